@@ -1,0 +1,1 @@
+"""The benchmark environments. This package knows nothing of policies or learning."""

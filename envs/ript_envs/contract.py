@@ -1,0 +1,91 @@
+"""What every benchmark offers: tasks, their instructions, their initial states and their environments.
+
+An environment is stepped and observed separately, so that nothing is rendered that no policy reads.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Observation = dict[str, NDArray[np.generic]]
+"""One observation: a named array per sensor, without a batch dimension."""
+
+Expert = Callable[[Observation], NDArray[np.float32]]
+"""A scripted policy of one task: observation -> action (A,), each entry in [-1, 1]."""
+
+
+class Environment(Protocol):
+    """One simulated task, reused from episode to episode."""
+
+    def reset(self, initial_state: NDArray[np.float64]) -> None:
+        """Start an episode at `initial_state`, whatever happened in this environment before."""
+        ...
+
+    def step(self, action: NDArray[np.float32]) -> bool:
+        """Apply one action (A,), clipped to [-1, 1]; True once the task is solved in this step."""
+        ...
+
+    def observe(self) -> Observation:
+        """What a policy sees now; rendering, where there is any, happens here and nowhere else."""
+        ...
+
+    def close(self) -> None:
+        """Free the simulator."""
+        ...
+
+
+class Benchmark(Protocol):
+    """A family of tasks. Small and picklable: simulators are built by `make`, in the process that steps them."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """Entries of one action, A."""
+        ...
+
+    @property
+    def state_dims(self) -> dict[str, int]:
+        """Name and length of each low-dimensional sensor of an observation."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """Longest episode the benchmark's authors allow, in environment steps."""
+        ...
+
+    def instruction(self, task: str) -> str:
+        """The task in words."""
+        ...
+
+    def make(self, task: str) -> Environment:
+        """Build the environment of `task`."""
+        ...
+
+    def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
+        """An initial state of `task`: the same for the same seed in every process."""
+        ...
+
+    def expert(self, task: str) -> Expert:
+        """The scripted expert of `task`."""
+        ...
+
+
+def require_task(task: str, known: Iterable[str], benchmark: str) -> None:
+    """Check that a benchmark has a task.
+
+    Raises:
+        ValueError: `task` is not among `known`; the message names the nearest.
+    """
+    known = tuple(known)
+    if task in known:
+        return
+    near = difflib.get_close_matches(task, known, n=3, cutoff=0.3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"its tasks are {', '.join(known)}"
+    raise ValueError(f"{benchmark} has no task {task!r}: {hint}")

@@ -1,0 +1,24 @@
+"""Checks of settings, with messages that name the field, the value and what is allowed."""
+
+from ript_ray.errors import ConfigError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError(message) unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def require_at_least(field: str, value: float, low: float) -> None:
+    """Check value >= low; NaN fails."""
+    require(value >= low, f"{field} must be at least {low}, not {value}")
+
+
+def require_between(field: str, value: float, low: float, high: float) -> None:
+    """Check low <= value <= high; NaN fails."""
+    require(low <= value <= high, f"{field} must be from {low} to {high}, not {value}")
+
+
+def require_positive(field: str, value: float) -> None:
+    """Check 0 < value < infinity; NaN fails."""
+    require(0 < value < float("inf"), f"{field} must be above 0 and finite, not {value}")

@@ -1,0 +1,85 @@
+"""Success rates on held-out contexts, with intervals.
+
+Every policy of an experiment meets the same contexts with the same seed per rollout, so two policies
+differ by what they do and not by what they met.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import binomtest
+
+from ript_ray.runtime.contract import Runtime
+from ript_ray.seeding import Purpose, seed_of
+from ript_ray.types import Context, RolloutRequest
+
+
+@dataclass(frozen=True)
+class SuccessRate:
+    """Successes among rollouts, with the 95 % Wilson interval.
+
+    Attributes:
+        success_rate: Share of successes, 0 to 1.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        num_rollouts: Rollouts behind it.
+    """
+
+    success_rate: float
+    low: float
+    high: float
+    num_rollouts: int
+
+    @classmethod
+    def of(cls, successes: Sequence[float]) -> "SuccessRate":
+        """Count successes (1.0 or 0.0 each), at least one rollout. Source: Wilson 1927."""
+        num_solved = int(sum(successes))
+        interval = binomtest(num_solved, len(successes)).proportion_ci(0.95, method="wilson")
+        return cls(num_solved / len(successes), float(interval.low), float(interval.high), len(successes))
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Success in all and per task.
+
+    Attributes:
+        overall: Over all rollouts.
+        per_task: Over the rollouts of each task.
+        num_env_steps: Environment steps that the evaluation took.
+    """
+
+    overall: SuccessRate
+    per_task: dict[str, SuccessRate]
+    num_env_steps: int
+
+
+def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, seed: int) -> EvaluationResult:
+    """Run one rollout from each context.
+
+    Args:
+        runtime: Whose actors run them; nothing else may be in flight.
+        contexts: Where the rollouts start.
+        batch_size: Episodes that one actor runs side by side.
+        seed: The experiment's seed.
+    """
+    starts = range(0, len(contexts), batch_size)
+    for start in starts:
+        chosen = tuple(contexts[start : start + batch_size])
+        seeds = tuple(seed_of(seed, Purpose.EVALUATION_ROLLOUTS, start + row) for row in range(len(chosen)))
+        runtime.launch(RolloutRequest(start, chosen, seeds, keep_record=False))
+    successes: dict[int, float] = {}
+    num_env_steps = 0
+    for _ in starts:
+        summary = runtime.next_summary()
+        runtime.drop(summary.index)
+        num_env_steps += sum(summary.num_steps)
+        for row, success in enumerate(summary.successes):
+            successes[summary.index + row] = success
+    by_task: dict[str, list[float]] = {}
+    for index, context in enumerate(contexts):
+        by_task.setdefault(context.task, []).append(successes[index])
+    return EvaluationResult(
+        overall=SuccessRate.of(list(successes.values())),
+        per_task={task: SuccessRate.of(found) for task, found in by_task.items()},
+        num_env_steps=num_env_steps,
+    )

@@ -1,0 +1,64 @@
+"""The clipped surrogate on the log-probabilities of single units (tokens or chunk steps).
+
+Source: RIPT-VLA equation 6 (PPO, Schulman et al. 2017); asymmetric clip: DAPO (Yu et al. 2025).
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class SurrogateStats:
+    """What one minibatch looked like, as detached scalars.
+
+    Attributes:
+        clip_fraction: Share of valid units whose ratio lies outside the clip range.
+        approx_kl: Mean of (r - 1) - log r over valid units, an estimate of KL(sampling || present), in nats.
+        mean_ratio: Mean ratio over valid units.
+    """
+
+    clip_fraction: torch.Tensor
+    approx_kl: torch.Tensor
+    mean_ratio: torch.Tensor
+
+
+def clipped_surrogate(
+    new_log_probs_NU: torch.Tensor,
+    old_log_probs_NU: torch.Tensor,
+    *,
+    advantages_N: torch.Tensor,
+    valid_NU: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[torch.Tensor, SurrogateStats]:
+    """Mean over valid units of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A).
+
+    Args:
+        new_log_probs_NU: Under the present policy, with gradients.
+        old_log_probs_NU: Under the sampling policy.
+        advantages_N: One per decision; every unit of a decision shares it.
+        valid_NU: Units that count, bool; what the others hold never reaches the loss.
+        clip_low: How far a ratio may fall below 1, in (0, 1).
+        clip_high: How far a ratio may rise above 1, above 0.
+
+    Returns:
+        The scalar loss (zero where no unit is valid) and its statistics.
+    """
+    log_ratio = torch.where(valid_NU, new_log_probs_NU - old_log_probs_NU, 0.0)
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    advantages = advantages_N.unsqueeze(-1)
+    gains = torch.minimum(ratio * advantages, clipped * advantages)
+    count = valid_NU.sum().clamp(min=1)
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return torch.where(valid_NU, values, 0.0).sum() / count
+
+    with torch.no_grad():
+        stats = SurrogateStats(
+            clip_fraction=mean((ratio != clipped).float()),
+            approx_kl=mean(ratio - 1.0 - log_ratio),
+            mean_ratio=mean(ratio),
+        )
+    return -mean(gains), stats

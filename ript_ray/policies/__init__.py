@@ -1,0 +1,1 @@
+"""The policy contract and one folder per model."""

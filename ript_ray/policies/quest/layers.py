@@ -1,0 +1,93 @@
+"""Transformer parts that QueST's autoencoder and prior share.
+
+Parameter names follow the published checkpoints (`layers.0.self_attn.in_proj_weight`, ...).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
+"""Per layer the keys and values of all positions so far, each (B, heads, L, width of a head)."""
+
+
+class SinusoidalPositions(nn.Module):
+    """Sine and cosine of each position, interleaved."""
+
+    inv_freq: torch.Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("inv_freq", 1.0 / 10_000 ** (torch.arange(0, width, 2).float() / width))
+
+    def forward(self, length: int, start: int = 0) -> torch.Tensor:
+        """Vectors (length, width) of the positions from `start`."""
+        positions = torch.arange(start, start + length, device=self.inv_freq.device).float()
+        angles = positions[:, None] * self.inv_freq
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+class AddPositions(nn.Module):
+    """Adds sinusoidal positions to a sequence."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.penc = SinusoidalPositions(width)
+
+    def forward(self, sequence: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Add positions `start`, `start + 1`, ... to (B, L, width)."""
+        return sequence + self.penc(sequence.shape[1], start)
+
+
+class CausalTransformer(nn.Module):
+    """Pre-norm causal self-attention, over whole sequences or position by position.
+
+    The layers are torch's own, used as named parameters; the forward pass is written out because theirs
+    cannot keep keys and values between calls.
+    """
+
+    def __init__(self, *, width: int, num_heads: int, num_layers: int, feedforward: int, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, num_heads, feedforward, dropout, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(num_layers)
+        )
+
+    def forward(self, x: torch.Tensor, cache: KeysValues | None = None) -> torch.Tensor:
+        """Transform (B, L, width).
+
+        Args:
+            x: The whole sequence, or, with a cache, the positions that follow it.
+            cache: Filled by earlier calls and extended in place. After the first call only one
+                position at a time may follow.
+        """
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.TransformerEncoderLayer)
+            x = x + layer.dropout1(self._attend(layer.self_attn, layer.norm1(x), cache, index))
+            hidden = layer.dropout(F.gelu(layer.linear1(layer.norm2(x))))
+            x = x + layer.dropout2(layer.linear2(hidden))
+        return x
+
+    def _attend(
+        self, attention: nn.MultiheadAttention, x: torch.Tensor, cache: KeysValues | None, index: int
+    ) -> torch.Tensor:
+        projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
+        )
+        follows = cache is not None and len(cache) > index
+        if cache is not None:
+            if follows:
+                assert x.shape[1] == 1, "a cached sequence grows by one position at a time"
+                key = torch.cat([cache[index][0], key], dim=2)
+                value = torch.cat([cache[index][1], value], dim=2)
+                cache[index] = (key, value)
+            else:
+                cache.append((key, value))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=not follows)
+        return attention.out_proj(mixed.transpose(1, 2).flatten(-2))

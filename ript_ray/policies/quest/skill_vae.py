@@ -1,0 +1,118 @@
+"""QueST's skill autoencoder: a chunk of actions <-> a few discrete skill tokens.
+
+Source: Mete et al. 2024 (QueST), section 4.1; names and shapes of the published checkpoints.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ript_ray.policies.quest.fsq import FiniteScalarQuantizer
+from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, SinusoidalPositions
+
+KERNELS = (5, 3, 3)
+STRIDES = (2, 2, 1)
+ACTIONS_PER_TOKEN = math.prod(STRIDES)
+
+
+class CausalConv(nn.Module):
+    """A strided convolution in time that sees no later step."""
+
+    def __init__(self, width: int, kernel: int, stride: int):
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, kernel, stride)
+        self.padding = kernel - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, width, L) -> (B, width, L / stride)."""
+        return self.conv(F.pad(x, (self.padding, 0)))
+
+
+class ConvBlock(nn.Module):
+    """One causal convolution with normalisation and activation, wrapped as the checkpoints name it."""
+
+    def __init__(self, width: int, kernel: int, stride: int):
+        super().__init__()
+        conv = CausalConv(width, kernel, stride)
+        self.block = nn.Sequential(conv, nn.Identity(), nn.GroupNorm(8, width), nn.Mish())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, width, L) -> (B, width, L / stride)."""
+        return self.block(x)
+
+
+class ConvStack(nn.Module):
+    """The convolutions that shorten a chunk to one vector per token."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        blocks = (ConvBlock(width, kernel, stride) for kernel, stride in zip(KERNELS, STRIDES, strict=True))
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, width) -> (B, U, width)."""
+        return self.blocks(x.transpose(1, 2)).transpose(1, 2)
+
+
+class SkillVAE(nn.Module):
+    """Encodes a chunk (B, C, A) to tokens (B, U) and decodes tokens to a chunk."""
+
+    def __init__(
+        self,
+        *,
+        action_dim: int,
+        chunk_length: int,
+        fsq_levels: tuple[int, ...],
+        width: int,
+        num_layers: tuple[int, int],
+        dropout: float,
+    ):
+        """Build the autoencoder.
+
+        Args:
+            action_dim: Entries of an action, A.
+            chunk_length: Actions of a chunk, C; a multiple of `ACTIONS_PER_TOKEN`.
+            fsq_levels: Levels of the quantiser; their product is the vocabulary V.
+            width: Width of the hidden vectors; 4 heads, feed-forward 4 times as wide.
+            num_layers: Layers of the encoder and of the decoder.
+            dropout: Probability of dropping a unit while training.
+        """
+        super().__init__()
+        self.num_tokens = chunk_length // ACTIONS_PER_TOKEN
+        self.chunk_length = chunk_length
+        self.action_proj = nn.Linear(action_dim, width)
+        self.conv_block = ConvStack(width)
+        self.add_positional_emb = AddPositions(width)
+        self.encoder = CausalTransformer(
+            width=width, num_heads=4, num_layers=num_layers[0], feedforward=4 * width, dropout=dropout
+        )
+        self.vq = FiniteScalarQuantizer(width, fsq_levels)
+        self.fixed_positional_emb = SinusoidalPositions(width)
+        layer = nn.TransformerDecoderLayer(
+            width, 4, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.decoder = nn.TransformerDecoder(layer, num_layers[1])
+        self.action_head = nn.Linear(width, action_dim)
+
+    def forward(self, actions_BCA: torch.Tensor) -> torch.Tensor:
+        """Reconstruct a chunk through the quantiser."""
+        return self._decode(self.vq(self._encode(actions_BCA))[0])
+
+    def tokens(self, actions_BCA: torch.Tensor) -> torch.Tensor:
+        """Skill tokens (B, U) of a chunk, int64."""
+        return self.vq(self._encode(actions_BCA))[1]
+
+    def decode_tokens(self, tokens_BU: torch.Tensor) -> torch.Tensor:
+        """The chunk (B, C, A) that tokens stand for."""
+        return self._decode(self.vq.embed(tokens_BU))
+
+    def _encode(self, actions_BCA: torch.Tensor) -> torch.Tensor:
+        hidden = self.conv_block(self.action_proj(actions_BCA))
+        return self.encoder(self.add_positional_emb(hidden))
+
+    def _decode(self, codes_BUD: torch.Tensor) -> torch.Tensor:
+        queries = self.fixed_positional_emb(self.chunk_length).expand(len(codes_BUD), -1, -1)
+        mask = nn.Transformer.generate_square_subsequent_mask(self.chunk_length, device=codes_BUD.device)
+        return self.action_head(self.decoder(queries, codes_BUD, tgt_mask=mask, tgt_is_causal=True))

@@ -1,0 +1,47 @@
+"""The whole system in one process: the same parts as on Ray, one request after the other."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from ript_ray.learner import Learner, UpdateReport
+from ript_ray.runtime.contract import Parts
+from ript_ray.runtime.worker import RolloutWorker
+from ript_ray.types import Group, GroupSummary, RolloutRequest, Weights
+
+
+class SerialRuntime:
+    """See `Runtime`."""
+
+    num_actors = 1
+
+    def __init__(self, parts: Parts):
+        """Build one worker and the learner here."""
+        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps)
+        self._learner = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
+        self._requests: deque[RolloutRequest] = deque()
+        self._finished: dict[int, Group] = {}
+
+    def launch(self, request: RolloutRequest) -> None:
+        self._requests.append(request)
+
+    def next_summary(self) -> GroupSummary:
+        summary, group = self._worker.roll(self._requests.popleft())
+        self._finished[summary.index] = group
+        return summary
+
+    def keep(self, index: int) -> None:
+        self._learner.receive(self._finished.pop(index))
+
+    def drop(self, index: int) -> None:
+        del self._finished[index]
+
+    def update(self, indices: Sequence[int]) -> UpdateReport:
+        return self._learner.update(indices)
+
+    def broadcast(self) -> Weights:
+        weights = self._learner.weights()
+        self._worker.load(weights)
+        return weights
+
+    def close(self) -> None:
+        self._worker.close()

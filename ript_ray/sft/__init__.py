@@ -1,0 +1,1 @@
+"""The supervised stages that come before post-training."""

@@ -1,0 +1,155 @@
+"""What a person sees while a run goes on: live in a terminal, nothing but stages elsewhere."""
+
+import time
+from collections import deque
+from enum import StrEnum
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ript_ray.evaluate import EvaluationResult, SuccessRate
+from ript_ray.filters import Verdict
+from ript_ray.train import Collection, UpdateRecord
+
+SHOWN_UPDATES = 12
+
+
+class ViewMode(StrEnum):
+    """How much is shown.
+
+    `auto` is live in a terminal and quiet elsewhere; `lines` prints one line per update (for job logs).
+    """
+
+    AUTO = "auto"
+    LINES = "lines"
+    QUIET = "quiet"
+
+
+class View:
+    """Shows stages, updates and the group under way. Use as a context manager."""
+
+    def __init__(self, mode: ViewMode, num_updates: int, console: Console | None = None):
+        """Decide what to show; nothing is drawn before the first call."""
+        self.console = console or Console()
+        self._live_mode = mode is ViewMode.AUTO and self.console.is_terminal
+        self._lines = mode is ViewMode.LINES
+        self._num_updates = num_updates
+        self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN_UPDATES)
+        self._live: Live | None = None
+        self._started = time.perf_counter()
+        self._training_started: float | None = None
+        self._done = 0
+        self._last_drawn = 0.0
+
+    def __enter__(self) -> "View":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_live()
+
+    def stage(self, text: str) -> None:
+        """Announce what happens now."""
+        self._stop_live()
+        elapsed = time.perf_counter() - self._started
+        self.console.print(f"[dim]{elapsed:6.1f} s[/dim]  {text}", highlight=False)
+
+    def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
+        """Show progress of a supervised stage."""
+        if self._live_mode:
+            body = Text(f"{name}: step {step} of {num_steps}, loss {loss:.4f}")
+            self._draw(Group(body, ProgressBar(num_steps, step, width=60)), force=step == num_steps)
+
+    def on_group(self, collection: Collection) -> None:
+        """Show the rollouts of the update under way."""
+        if self._training_started is None:
+            self._training_started = collection.started
+        if self._live_mode:
+            self._draw(self._training(collection))
+
+    def on_update(self, record: UpdateRecord) -> None:
+        """Add a finished update."""
+        self._done = record.collection.update
+        self._rows.append(_row(record))
+        if self._lines:
+            self.console.print("  ".join(f"{name} {value}" for name, value in zip(COLUMNS, _row(record), strict=True)))
+        if self._live_mode:
+            self._draw(self._training(record.collection), force=True)
+
+    def _training(self, collection: Collection) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in COLUMNS:
+            table.add_column(column, justify="right")
+        for row in self._rows:
+            table.add_row(*row)
+        now = time.perf_counter()
+        rate = collection.env_steps / max(1e-9, now - collection.started)
+        verdicts = collection.verdicts
+        status = Text(
+            f"update {collection.update} of {self._num_updates}: "
+            f"{verdicts[Verdict.ACCEPTED]} of {collection.num_wanted} groups accepted, "
+            f"{verdicts[Verdict.ALL_FAILED]} all failed, {verdicts[Verdict.ALL_SOLVED]} all solved, "
+            f"success {collection.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
+        )
+        progress = self._done + verdicts[Verdict.ACCEPTED] / collection.num_wanted * (collection.update > self._done)
+        return Group(table, ProgressBar(self._num_updates, progress, width=60), status)
+
+    def _time_left(self, now: float) -> str:
+        if not self._done or self._training_started is None:
+            return "time left unknown"
+        left = (now - self._training_started) / self._done * (self._num_updates - self._done)
+        return f"about {left // 60:.0f} min {left % 60:02.0f} s left"
+
+    def _draw(self, body: Group, *, force: bool = False) -> None:
+        now = time.perf_counter()
+        if not force and now - self._last_drawn < 0.1:
+            return
+        self._last_drawn = now
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False)
+            self._live.start()
+        self._live.update(body, refresh=True)
+
+    def _stop_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+COLUMNS = ("update", "success", "accepted", "failed", "solved", "env steps/s", "KL", "clipped", "rollouts s", "learn s")
+
+
+def _row(record: UpdateRecord) -> tuple[str, ...]:
+    collection, report = record.collection, record.report
+    return (
+        str(collection.update),
+        f"{collection.success_rate:.0%}",
+        str(collection.verdicts[Verdict.ACCEPTED]),
+        str(collection.verdicts[Verdict.ALL_FAILED]),
+        str(collection.verdicts[Verdict.ALL_SOLVED]),
+        f"{collection.env_steps / record.rollout_s:,.0f}",
+        f"{report.approx_kl:.3f}",
+        f"{report.clip_fraction:.0%}",
+        f"{record.rollout_s:.1f}",
+        f"{report.learn_s:.1f}",
+    )
+
+
+def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
+    """Success per task and in all, with 95 % intervals, one column per evaluation."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("task")
+    for name in columns:
+        table.add_column(name, justify="right")
+    results = list(columns.values())
+    for task in results[0].per_task:
+        table.add_row(task, *(_cell(result.per_task[task]) for result in results))
+    table.add_section()
+    table.add_row("all tasks", *(_cell(result.overall) for result in results), style="bold")
+    return table
+
+
+def _cell(rate: SuccessRate) -> str:
+    return f"{rate.success_rate:.1%} [{rate.low:.1%}, {rate.high:.1%}] of {rate.num_rollouts}"
