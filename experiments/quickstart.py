@@ -19,8 +19,9 @@ from ript_ray.runtime.cluster import Cluster
 
 EXPERIMENT = Experiment(
     name="quickstart",
-    tasks=("drawer-open-v3", "button-press-topdown-v3", "button-press-v3"),
+    tasks=("button-press-topdown-v3", "drawer-open-v3", "window-open-v3"),
     policy=QuestSettings(
+        sensors=("relative",),
         chunk_length=8,
         num_executed=8,
         fsq_levels=(8, 5, 5),
@@ -37,11 +38,11 @@ EXPERIMENT = Experiment(
     demos=Demonstrations(num_per_task=1, action_noise=0.3),
     sft=SFT(
         autoencoder=SupervisedStage(num_steps=500, batch_size=64, learning_rate=1.5e-3),
-        prior=SupervisedStage(num_steps=300, batch_size=32, learning_rate=1.5e-3),
+        prior=SupervisedStage(num_steps=200, batch_size=32, learning_rate=1.5e-3),
     ),
-    sampling=Sampling(group_size=8, batch_rollouts=96, max_uniform_groups=200),
-    ppo=PPO(num_iterations=5, minibatch_rollouts=24, learning_rate=6e-4),
-    num_updates=20,
+    sampling=Sampling(group_size=8, batch_rollouts=96, contexts_per_task=300, max_uniform_groups=200),
+    ppo=PPO(num_iterations=8, minibatch_rollouts=32, learning_rate=1.5e-4),
+    num_updates=40,
     max_steps=150,
 )
 

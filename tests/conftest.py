@@ -1,0 +1,60 @@
+"""Fixtures that several tests share."""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from ript_ray.config import PPO
+from ript_ray.contexts import ContextStream, draw_contexts
+from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.policies.quest.settings import QuestSettings
+from ript_ray.runtime.contract import Parts
+from ript_ray.seeding import Purpose
+from tests.fakes import LineBenchmark, TinyChunkPolicy
+
+TINY_QUEST = QuestSettings(
+    chunk_length=4,
+    num_executed=2,
+    fsq_levels=(3, 3),
+    skill_width=16,
+    skill_layers=(1, 1),
+    prior_width=16,
+    prior_layers=2,
+    prior_heads=2,
+    state_width=8,
+    text_features=16,
+    dropout=0.0,
+    top_k=0,
+)
+
+
+def tiny_quest() -> QuestPolicy:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return QuestPolicy(TINY_QUEST, action_dim=1, state_dims={"state": 2})
+
+
+def line_parts(build_policy: Callable[[], object], **ppo: float) -> Parts:
+    return Parts(
+        build_policy=build_policy,
+        make_environment=LineBenchmark().make,
+        max_steps=12,
+        ppo=PPO(**{"num_iterations": 2, "minibatch_rollouts": 8, "learning_rate": 1e-2, **ppo}),
+        seed=5,
+        learner_threads=1,
+    )
+
+
+def line_stream(num_per_task: int = 6) -> ContextStream:
+    benchmark = LineBenchmark()
+    contexts = draw_contexts(
+        benchmark, benchmark.tasks, num_per_task=num_per_task, seed=5, purpose=Purpose.TRAINING_CONTEXTS
+    )
+    return ContextStream(contexts, seed=5)
+
+
+@pytest.fixture(params=["gaussian", "laplace"])
+def build_chunk_policy(request: pytest.FixtureRequest) -> Callable[[], TinyChunkPolicy]:
+    return functools.partial(TinyChunkPolicy, request.param)

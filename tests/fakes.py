@@ -1,0 +1,114 @@
+"""Real, tiny parts: a benchmark on a line and a continuous policy. They check what they are given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ript_envs.contract import Environment, Observation, require_task
+from ript_ray.policies.contract import Decisions
+from ript_ray.policies.module_state import load_module_arrays, module_arrays
+from ript_ray.types import Arrays
+
+CHUNK = 3
+
+
+@dataclass(frozen=True)
+class LineBenchmark:
+    """A point on a line must come within 0.1 of its goal; a task names the side on which the goal lies."""
+
+    tasks: tuple[str, ...] = ("left", "right")
+    action_dim: int = 1
+    state_dims: dict[str, int] = field(default_factory=lambda: {"state": 2})
+    max_steps: int = 12
+
+    def instruction(self, task: str) -> str:
+        return f"go {task}"
+
+    def make(self, task: str) -> Environment:
+        require_task(task, self.tasks, "the line")
+        return LineEnvironment()
+
+    def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
+        side = -1.0 if task == "left" else 1.0
+        return np.array([0.0, side * np.random.default_rng(seed).uniform(0.5, 1.0)])
+
+
+class LineEnvironment:
+    """Refuses to be stepped or observed once solved."""
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self.num_observations = 0
+        self._solved = True
+
+    def reset(self, initial_state: NDArray[np.float64]) -> None:
+        assert initial_state.shape == (2,)
+        self._position, self._goal = initial_state
+        self._solved = False
+
+    def step(self, action: NDArray[np.float32]) -> bool:
+        assert not self._solved, "a finished episode was stepped"
+        assert action.shape == (1,)
+        assert abs(action[0]) <= 1
+        self.num_steps += 1
+        self._position += 0.2 * float(action[0])
+        self._solved = abs(self._position - self._goal) < 0.1
+        return self._solved
+
+    def observe(self) -> Observation:
+        assert not self._solved, "a finished episode was observed"
+        self.num_observations += 1
+        return {"state": np.array([self._position, self._goal], dtype=np.float32)}
+
+    def close(self) -> None:
+        self._solved = True
+
+
+class TinyChunkPolicy(nn.Module):
+    """A continuous policy in the shape of OpenVLA-OFT: mean by regression, one scale, scored per chunk step."""
+
+    def __init__(self, head: Literal["gaussian", "laplace"]):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.mean = nn.Linear(2, CHUNK)
+        self.log_scale = nn.Parameter(torch.full((CHUNK,), -0.5))
+        self._distribution = torch.distributions.Normal if head == "gaussian" else torch.distributions.Laplace
+
+    def act(
+        self, observations: Arrays, instructions: Sequence[str], generators: Sequence[np.random.Generator]
+    ) -> Decisions:
+        state = torch.from_numpy(observations["state"])
+        assert state.shape == (len(instructions), 2)
+        assert len(generators) == len(instructions)
+        with torch.no_grad():
+            distribution = self._at(state)
+            uniforms = np.stack([generator.uniform(1e-6, 1 - 1e-6, CHUNK) for generator in generators])
+            chunk_BC = distribution.icdf(torch.from_numpy(uniforms).float())
+            log_probs_BC = distribution.log_prob(chunk_BC)
+        return Decisions(
+            actions_BCA=chunk_BC.clamp(-1, 1).unsqueeze(-1).numpy(),
+            record={"state": state.numpy(), "chunk": chunk_BC.numpy()},
+            log_probs_BU=log_probs_BC.numpy(),
+            valid_BU=np.ones(chunk_BC.shape, dtype=np.bool_),
+        )
+
+    def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return self._at(record["state"]).log_prob(record["chunk"])
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return dict(self.named_parameters())
+
+    def state_arrays(self) -> Arrays:
+        return module_arrays(self)
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        load_module_arrays(self, arrays)
+
+    def _at(self, state: torch.Tensor) -> torch.distributions.Distribution:
+        return self._distribution(self.mean(state), self.log_scale.exp())

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from ript_ray.admission import Admission
+from ript_ray.errors import SearchExhaustedError
+from ript_ray.filters import Verdict
+from ript_ray.types import GroupSummary, Version
+
+MIXED, FAILED, SOLVED = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
+
+
+def summary(index: int, successes: tuple[float, ...]) -> GroupSummary:
+    return GroupSummary(index, Version(0), "task", successes, (1,) * len(successes), 0)
+
+
+def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int) -> list[list[int]]:
+    """Fill batches while groups arrive in random order; returns the batches."""
+    admission = Admission(groups_per_update=groups_per_update, max_uniform_groups=1000)
+    batches: list[list[int]] = []
+    flying: list[int] = []
+    while len(batches) < 3:
+        while admission.num_wanted > 0:
+            flying.append(admission.launch())
+        index = flying.pop(arrival.integers(len(flying)))
+        admission.offer(summary(index, outcomes[index]))
+        if admission.complete:
+            assert not flying, "a launched group was neither rejected nor trained"
+            batches.append(admission.take_batch())
+    return batches
+
+
+def test_a_batch_is_the_first_mixed_groups_by_index_in_whatever_order_they_arrive() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        outcomes = [(MIXED, FAILED, SOLVED)[choice] for choice in rng.integers(0, 3, 200)]
+        mixed = [index for index, outcome in enumerate(outcomes) if outcome is MIXED]
+        for arrival in range(5):
+            batches = collect(outcomes, np.random.default_rng(arrival), groups_per_update=4)
+            assert batches == [mixed[0:4], mixed[4:8], mixed[8:12]]
+
+
+def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
+    admission = Admission(groups_per_update=1, max_uniform_groups=len(outcomes))
+    with pytest.raises(SearchExhaustedError) as caught:
+        for outcome in outcomes:
+            admission.offer(summary(admission.launch(), outcome))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message", "is_success"),
+    [
+        ([SOLVED] * 6, "every context is solved (6 groups in a row taught nothing: 6 all solved, 0 all failed)", True),
+        ([FAILED] * 6, "the base policy never succeeds (6 groups in a row", False),
+        ([FAILED, SOLVED, SOLVED], "either solved or out of reach (3 groups in a row taught nothing: 2 all s", False),
+    ],
+)
+def test_an_exhausted_search_says_which_case_it_is(
+    outcomes: list[tuple[float, ...]], message: str, is_success: bool
+) -> None:
+    error = exhaust(outcomes)
+    assert message in str(error)
+    assert error.is_success is is_success
+
+
+def test_a_mixed_group_starts_the_count_anew() -> None:
+    admission = Admission(groups_per_update=2, max_uniform_groups=3)
+    for outcome in (FAILED, FAILED, MIXED, FAILED, FAILED):
+        admission.offer(summary(admission.launch(), outcome))
+    assert admission.offer(summary(admission.launch(), MIXED)) is Verdict.ACCEPTED
+    assert admission.take_batch() == [2, 5]
+
+
+def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> None:
+    admission = Admission(groups_per_update=4, max_uniform_groups=3)
+    launched = [admission.launch() for _ in range(4)]
+    admission.offer(summary(launched[3], FAILED))
+    admission.offer(summary(launched[2], FAILED))
+    admission.offer(summary(launched[1], FAILED))  # three uniform groups, but group 0 may yet be mixed
+    with pytest.raises(SearchExhaustedError, match="3 groups in a row"):
+        admission.offer(summary(launched[0], MIXED))

@@ -1,0 +1,208 @@
+"""The runtimes: the same mathematics in one process and on Ray, whatever the number of actors."""
+
+import functools
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psutil
+import pytest
+import ray
+
+from ript_ray.config import Sampling
+from ript_ray.errors import ConfigError, WorkerError
+from ript_ray.evaluate import evaluate
+from ript_ray.filters import Verdict
+from ript_ray.policies.module_state import module_arrays
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.contract import Parts, Runtime
+from ript_ray.runtime.on_ray import RayRuntime
+from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.train import Collection, UpdateRecord, train
+from ript_ray.types import RolloutRequest
+from tests.conftest import line_parts, line_stream, tiny_quest
+from tests.fakes import LineEnvironment, TinyChunkPolicy
+
+SAMPLING = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=200)
+NUM_UPDATES = 3
+
+
+class Log:
+    def __init__(self) -> None:
+        self.records: list[UpdateRecord] = []
+        self.num_groups = 0
+
+    def on_group(self, collection: Collection) -> None:
+        self.num_groups += 1
+
+    def on_update(self, record: UpdateRecord) -> None:
+        self.records.append(record)
+
+
+def train_on(runtime: Runtime, num_updates: int = NUM_UPDATES) -> Log:
+    log = Log()
+    outcome = train(
+        runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, observers=[log]
+    )
+    assert outcome.exhausted is None
+    return log
+
+
+def checksums(log: Log) -> list[str]:
+    return [record.weights.checksum for record in log.records]
+
+
+POLICIES = {
+    "tokens": tiny_quest,
+    "gaussian": functools.partial(TinyChunkPolicy, "gaussian"),
+    "laplace": functools.partial(TinyChunkPolicy, "laplace"),
+}
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_serial_training_repeats_bit_for_bit_and_changes_the_weights(kind: str) -> None:
+    first, second = (checksums(train_on(SerialRuntime(line_parts(POLICIES[kind])))) for _ in range(2))
+    assert first == second
+    assert len(set(first)) == NUM_UPDATES
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_a_continuous_policy_learns_the_line(kind: str) -> None:
+    parts = line_parts(POLICIES[kind], num_iterations=4, learning_rate=3e-3)
+    sampling = Sampling(group_size=8, batch_rollouts=64)
+    log = Log()
+    train(SerialRuntime(parts), line_stream(), sampling=sampling, num_updates=6, seed=5, observers=[log])
+    rates = [record.collection.success_rate for record in log.records]
+    assert rates[-1] > rates[0] + 0.3, rates
+
+
+def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
+    log = train_on(SerialRuntime(line_parts(POLICIES["laplace"])))
+    for update, record in enumerate(log.records, start=1):
+        assert record.collection.update == update
+        assert record.weights.version == update
+        assert record.collection.verdicts[Verdict.ACCEPTED] == 4
+        assert record.collection.num_rollouts == 4 * record.collection.verdicts.total()
+        assert record.collection.record_bytes > 0
+    assert log.num_groups == sum(record.collection.verdicts.total() for record in log.records)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def on_ray(parts: Parts, num_actors: int, **changes: float) -> RayRuntime:
+    return RayRuntime(parts, replace(Cluster(num_actors=num_actors, cpus_per_actor=0.5), **changes))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("kind", ["tokens", "laplace"])
+def test_serial_one_actor_and_four_actors_give_bitwise_the_same_weights(kind: str) -> None:
+    expected = checksums(train_on(SerialRuntime(line_parts(POLICIES[kind]))))
+    for num_actors in (1, 4):
+        runtime = on_ray(line_parts(POLICIES[kind]), num_actors)
+        try:
+            assert runtime.num_actors == num_actors
+            assert checksums(train_on(runtime)) == expected
+        finally:
+            runtime.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_evaluation_is_the_same_on_every_runtime() -> None:
+    contexts = [line_stream().at(index) for index in range(12)]
+    parts = line_parts(POLICIES["laplace"])
+    expected = evaluate(SerialRuntime(parts), contexts, batch_size=5, seed=5)
+    runtime = on_ray(parts, 3)
+    try:
+        assert evaluate(runtime, contexts, batch_size=5, seed=5) == expected
+    finally:
+        runtime.close()
+
+
+class HangingEnvironment(LineEnvironment):
+    def step(self, action):
+        import time
+
+        time.sleep(60)
+
+
+class RaisingEnvironment(LineEnvironment):
+    def step(self, action):
+        raise RuntimeError("the simulator is unstable")
+
+
+class DyingEnvironment(LineEnvironment):
+    def step(self, action):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (HangingEnvironment, "has not finished group 0 \\(left\\|right\\) within 3 s|has not finished group 0"),
+        (RaisingEnvironment, "the simulator is unstable"),
+        (DyingEnvironment, "rollout actor 0, group 0"),
+    ],
+)
+def test_a_broken_actor_ends_the_run_with_a_named_error_and_leaves_no_process(environment, message: str) -> None:
+    parts = replace(line_parts(POLICIES["laplace"]), make_environment=lambda task: environment())
+    runtime = on_ray(parts, 1, group_timeout_s=3.0)
+    try:
+        with pytest.raises(WorkerError, match=message):
+            train_on(runtime)
+    finally:
+        runtime.close()
+    names = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not [name for name in names if "ray::RolloutWorker.roll" in name]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_actors_than_the_cluster_holds_are_refused_with_both_figures() -> None:
+    with pytest.raises(ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 2 cores .* hold 4"):
+        on_ray(line_parts(POLICIES["laplace"]), 9)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_actor_that_cannot_be_built_is_reported_at_the_start() -> None:
+    def broken_policy() -> TinyChunkPolicy:
+        raise OSError("no such weights")
+
+    with pytest.raises(WorkerError, match="no such weights"):
+        on_ray(line_parts(broken_policy), 1)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_broadcast_reaches_every_actor_before_the_next_group() -> None:
+    runtime = on_ray(line_parts(POLICIES["laplace"]), 2)
+    try:
+        train_on(runtime, num_updates=1)
+        for index in range(6):
+            runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
+        assert {runtime.next_summary().version for _ in range(6)} == {1}
+    finally:
+        runtime.close()
+
+
+def test_a_cluster_fills_the_machine_by_default() -> None:
+    assert Cluster().count_actors(8, 0) == 8
+    assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors(8, 0) == 3
+    assert Cluster(gpus_per_actor=0.25, learner_gpus=1).count_actors(64, 2) == 4
+    with pytest.raises(ConfigError, match="which hold 0"):
+        Cluster(cpus_per_actor=4).count_actors(2, 0)
+
+
+def test_policies_are_built_alike_from_their_factories() -> None:
+    first, second = (module_arrays(POLICIES["tokens"]()) for _ in range(2))
+    assert all((first[name] == second[name]).all() for name in first)
