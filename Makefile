@@ -19,7 +19,7 @@ test: check
 	$(BIN)/pytest -q
 
 test-fast: install
-	$(BIN)/pytest -q -m 'not ray and not sim and not slow'
+	$(BIN)/pytest -q -m 'not ray and not sim and not cli and not slow'
 
 check: install
 	$(BIN)/ruff format --check --quiet .

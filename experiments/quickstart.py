@@ -15,11 +15,10 @@ What it shrinks, against the paper: low-dimensional observations for images, 0.2
 from ript_ray.config import PPO, SFT, Demonstrations, Experiment, Sampling, SupervisedStage
 from ript_ray.launch import launch
 from ript_ray.policies.quest.settings import QuestSettings
-from ript_ray.runtime.cluster import Cluster
 
 EXPERIMENT = Experiment(
     name="quickstart",
-    tasks=("button-press-topdown-v3", "drawer-open-v3", "window-open-v3"),
+    tasks=("button-press-topdown-v3", "faucet-open-v3", "window-open-v3"),
     policy=QuestSettings(
         sensors=("relative",),
         chunk_length=8,
@@ -41,10 +40,11 @@ EXPERIMENT = Experiment(
         prior=SupervisedStage(num_steps=200, batch_size=32, learning_rate=1.5e-3),
     ),
     sampling=Sampling(group_size=8, batch_rollouts=96, contexts_per_task=300, max_uniform_groups=200),
-    ppo=PPO(num_iterations=8, minibatch_rollouts=32, learning_rate=1.5e-4),
+    ppo=PPO(num_iterations=8, minibatch_rollouts=32, learning_rate=2e-4),
     num_updates=40,
     max_steps=150,
+    learner_threads=2,
 )
 
 if __name__ == "__main__":
-    launch(EXPERIMENT, Cluster(), __doc__)
+    launch(EXPERIMENT, __doc__)

@@ -21,6 +21,7 @@ SCHEMA = 1
 WEIGHTS = "policy.safetensors"
 EXPERIMENT = "experiment.json"
 MANIFEST = "manifest.json"
+FILES = (WEIGHTS, EXPERIMENT)
 
 
 def save(folder: Path, source: PolicySource) -> None:
@@ -39,7 +40,7 @@ def save(folder: Path, source: PolicySource) -> None:
     unfinished.mkdir(parents=True)
     save_file(dict(source.arrays), unfinished / WEIGHTS)
     (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
-    hashes = {name: _sha256(unfinished / name) for name in (WEIGHTS, EXPERIMENT)}
+    hashes = {name: _sha256(unfinished / name) for name in FILES}
     (unfinished / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
     for path in (*unfinished.iterdir(), unfinished):
         _flush(path)
@@ -56,7 +57,7 @@ def load(folder: Path) -> PolicySource:
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a checkpoint of ript-ray: it has no {MANIFEST}")
     hashes = _read_manifest(folder / MANIFEST)
-    for name in (WEIGHTS, EXPERIMENT):
+    for name in FILES:
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")

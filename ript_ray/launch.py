@@ -36,21 +36,20 @@ class Launch:
     view: ViewMode = ViewMode.AUTO
 
 
-def launch(experiment: Experiment, cluster: Cluster, description: str) -> None:
+def launch(experiment: Experiment, description: str) -> None:
     """Run an experiment from the command line; every field can be overridden there. Never returns.
 
     Args:
         experiment: The experiment as its file states it.
-        cluster: Where it runs unless the command line says otherwise.
         description: What `--help` says above the options.
     """
 
     def parse() -> Launch:
         return tyro.cli(
             Launch,
-            default=Launch(experiment, cluster),
+            default=Launch(experiment),
             description=description,
-            config=(tyro.conf.AvoidSubcommands,),
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues),
         )
 
     run_command(lambda: _run(parse()))
@@ -89,7 +88,7 @@ def check_cluster(cluster: Cluster) -> None:
 
 def report(results: Results, experiment: Experiment, console: Console) -> int:
     """Print what was found; returns the exit code."""
-    title = f"{experiment.name}: success on held-out contexts [95 % interval] of rollouts"
+    title = f"{experiment.name}, seed {experiment.seed}: success on held-out contexts"
     console.print(results_table({"before RIPT": results.before, "after RIPT": results.after}, title))
     console.print(f"results, metrics, checkpoints and curve: {results.folder}", highlight=False)
     console.print("compare runs: mlflow ui", highlight=False)

@@ -1,6 +1,5 @@
 """What a run writes down while it goes on: metrics, checkpoints, and at the end its results."""
 
-import time
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +24,6 @@ class Recorder:
         self._experiment = source.experiment
         self._folder = folder
         self._policy = source()
-        self._started = time.perf_counter()
         self._env_steps = 0
         self._num_rollouts = 0
         self._verdicts: Counter[Verdict] = Counter()
@@ -86,7 +84,7 @@ class Recorder:
             {
                 "before": _evaluation_json(before),
                 "after": _evaluation_json(after),
-                "wall_s": round(self._wall_s, 2),
+                "wall_s": round(self._folder.wall_s, 2),
                 "env_steps": self._env_steps,
                 "evaluation_env_steps": before.num_env_steps + after.num_env_steps,
                 "num_rollouts": self._num_rollouts,
@@ -101,17 +99,13 @@ class Recorder:
         self._tracker.log_files([results, self._folder.curve])
         return self._tracker.close()
 
-    @property
-    def _wall_s(self) -> float:
-        return time.perf_counter() - self._started
-
     def _count(self, collection: Collection) -> None:
         self._env_steps += collection.env_steps
         self._num_rollouts += collection.num_rollouts
         self._verdicts.update(collection.verdicts)
 
     def _log(self, metrics: dict[str, float]) -> Point:
-        point = Point(self.num_updates, self._env_steps, self._wall_s, now_ms(), metrics)
+        point = Point(self.num_updates, self._env_steps, self._folder.wall_s, now_ms(), metrics)
         self._tracker.log(point)
         return point
 

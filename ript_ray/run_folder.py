@@ -23,6 +23,7 @@ class RunFolder:
         parent = root / experiment.name
         parent.mkdir(parents=True, exist_ok=True)
         self.path = _create_unique(parent, stem)
+        self._started = time.perf_counter()
         (self.path / "config.json").write_text(experiment_to_json(experiment))
         self.write_json("versions.json", versions())
 
@@ -30,6 +31,11 @@ class RunFolder:
     def name(self) -> str:
         """Name of the run: time and seed."""
         return self.path.name
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._started
 
     @property
     def journal(self) -> Path:

@@ -2,8 +2,10 @@
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from enum import StrEnum
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -60,7 +62,7 @@ class View:
         """Show progress of a supervised stage."""
         if self._live_mode:
             body = Text(f"{name}: step {step} of {num_steps}, loss {loss:.4f}")
-            self._draw(Group(body, ProgressBar(num_steps, step, width=60)), force=step == num_steps)
+            self._draw(Group(body, _bar(num_steps, step)), force=step == num_steps)
 
     def on_group(self, collection: Collection) -> None:
         """Show the rollouts of the update under way."""
@@ -74,7 +76,8 @@ class View:
         self._done = record.collection.update
         self._rows.append(_row(record))
         if self._lines:
-            self.console.print("  ".join(f"{name} {value}" for name, value in zip(COLUMNS, _row(record), strict=True)))
+            cells = zip(COLUMNS, _row(record), strict=True)
+            self.console.print(", ".join(f"{name} {cell}" for name, cell in cells), highlight=False, soft_wrap=True)
         if self._live_mode:
             self._draw(self._training(record.collection), force=True)
 
@@ -94,7 +97,7 @@ class View:
             f"success {collection.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
         )
         progress = self._done + verdicts[Verdict.ACCEPTED] / collection.num_wanted * (collection.update > self._done)
-        return Group(table, ProgressBar(self._num_updates, progress, width=60), status)
+        return Group(table, _bar(self._num_updates, progress), status)
 
     def _time_left(self, now: float) -> str:
         if not self._done or self._training_started is None:
@@ -118,6 +121,12 @@ class View:
             self._live = None
 
 
+def _bar(total: float, done: float) -> Table:
+    grid = Table.grid()  # a bare bar would not end its line
+    grid.add_row(ProgressBar(total, done, width=60))
+    return grid
+
+
 COLUMNS = ("update", "success", "accepted", "failed", "solved", "env steps/s", "KL", "clipped", "rollouts s", "learn s")
 
 
@@ -138,18 +147,19 @@ def _row(record: UpdateRecord) -> tuple[str, ...]:
 
 
 def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
-    """Success per task and in all, with 95 % intervals, one column per evaluation."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("task")
-    for name in columns:
-        table.add_column(name, justify="right")
+    """Success in per cent with its 95 % interval, per task and in all, one column per evaluation."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)  # fits into 80 columns
+    table.add_column("success, % [95 % interval]", no_wrap=True)
+    for name in (*columns, "rollouts"):
+        table.add_column(name, justify="right", no_wrap=True)
     results = list(columns.values())
     for task in results[0].per_task:
-        table.add_row(task, *(_cell(result.per_task[task]) for result in results))
+        table.add_row(task, *_cells([result.per_task[task] for result in results]))
     table.add_section()
-    table.add_row("all tasks", *(_cell(result.overall) for result in results), style="bold")
+    table.add_row("all tasks", *_cells([result.overall for result in results]), style="bold")
     return table
 
 
-def _cell(rate: SuccessRate) -> str:
-    return f"{rate.success_rate:.1%} [{rate.low:.1%}, {rate.high:.1%}] of {rate.num_rollouts}"
+def _cells(rates: Sequence[SuccessRate]) -> list[str]:
+    shown = [f"{100 * rate.success_rate:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" for rate in rates]
+    return [*shown, str(rates[0].num_rollouts)]

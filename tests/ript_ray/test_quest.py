@@ -40,9 +40,7 @@ def test_cached_sampling_equals_running_the_whole_sequence_again(top_k: int, tem
     )
     context = torch.randn(6, 2, 32)
     with torch.no_grad():
-        tokens, log_probs = policy.policy_prior.sample(
-            context, generators(6), top_k=top_k, temperature=temperature
-        )
+        tokens, log_probs = policy.policy_prior.sample(context, generators(6), top_k=top_k, temperature=temperature)
         expected = sample_without_cache(policy.policy_prior, context, generators(6), top_k, temperature)
         assert torch.equal(tokens, expected)
         torch.testing.assert_close(log_probs, policy.policy_prior.log_probs(context, tokens))

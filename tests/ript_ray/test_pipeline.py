@@ -1,0 +1,118 @@
+"""A whole small experiment, as a user runs it: real MetaWorld, real Ray, real MLflow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ript_ray import checkpoint
+from ript_ray.filters import REJECTIONS
+
+pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    *("--tasks", "button-press-topdown-v3", "window-open-v3"),
+    *("--sampling.batch-rollouts", "16", "--sampling.contexts-per-task", "6"),
+    *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
+    *("--evaluation.contexts-per-task", "6", "--evaluation.batch-size", "3"),
+    *("--num-updates", "2", "--checkpoint-every", "1", "--max-steps", "100", "--name", "small"),
+)
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Where the experiment ran, its run folder and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    result = run(str(ROOT / "experiments" / "quickstart.py"), *SMALL, "--view", "lines", cwd=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (folder,) = (home / "runs" / "small").iterdir()
+    return home, folder, result.stdout
+
+
+def test_the_results_hold_all_figures_and_they_add_up(finished: tuple[Path, Path, str]) -> None:
+    _, folder, printed = finished
+    results = json.loads((folder / "results.json").read_text())
+    for when in ("before", "after"):
+        rates = [results[when], *results[when]["per_task"].values()]
+        assert [rate["num_rollouts"] for rate in rates] == [12, 6, 6]
+        for rate in rates:
+            assert 0 <= rate["low"] <= rate["success_rate"] <= rate["high"] <= 1
+        assert f"{100 * results[when]['success_rate']:.1f} [{100 * results[when]['low']:.1f}" in printed
+    rejected = results["groups_rejected"]
+    assert set(rejected) == {str(verdict) for verdict in REJECTIONS}
+    assert results["groups_accepted"] == 2 * 2
+    assert results["num_rollouts"] == 8 * (results["groups_accepted"] + sum(rejected.values()))
+    assert results["env_steps"] > 0
+    assert results["wall_s"] > 0
+    assert "update 2, success" in printed
+    assert "Traceback" not in printed
+
+
+def test_the_folder_holds_configuration_versions_metrics_curve_and_checkpoints(
+    finished: tuple[Path, Path, str],
+) -> None:
+    _, folder, _ = finished
+    assert folder.name.endswith("-seed0")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["sampling"]["batch_rollouts"] == 16
+    versions = json.loads((folder / "versions.json").read_text())
+    assert {"python", "torch", "ray", "metaworld", "commit"} <= versions.keys()
+    points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [point["update"] for point in points if "ppo/loss" in point["metrics"]] == [1, 2]
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["update-00000", "update-00001", "update-00002"]
+    first, last = (checkpoint.load(folder / "checkpoints" / name).arrays for name in (names[0], names[-1]))
+    changed = {name for name in first if (first[name] != last[name]).any()}
+    assert changed
+    assert all(name.startswith("policy_prior.") for name in changed), "only the prior trains"
+
+
+def test_evaluating_the_checkpoint_gives_the_runs_own_figures_on_another_number_of_actors(
+    finished: tuple[Path, Path, str],
+) -> None:
+    home, folder, _ = finished
+    code = "from ript_ray.cli import main; main()"
+    arguments = ("evaluate", str(folder), "--out", "again.json", "--cluster.num-actors", "1")
+    result = run("-c", code, *arguments, cwd=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    again = json.loads((home / "again.json").read_text())
+    after = json.loads((folder / "results.json").read_text())["after"]
+    assert again["per_task"] == after.pop("per_task")
+    assert again["overall"] == after
+
+
+def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    home, folder, _ = finished
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert run_info.info.run_name == folder.name
+    assert run_info.data.params["ppo.num_iterations"]
+    for name in ("train/success_rate", "by_env_steps/train/success_rate", "by_wall_s/train/success_rate"):
+        assert len(client.get_metric_history(run_info.info.run_id, name)) == 2
+
+
+def test_a_search_without_mixed_groups_ends_with_its_case_and_keeps_the_weights(tmp_path: Path) -> None:
+    hopeless = ("--tasks", "pick-place-v3", "--max-steps", "150", "--sampling.max-uniform-groups", "3")
+    untrained = ("--sft.autoencoder.num-steps", "1", "--sft.prior.num-steps", "1")
+    result = run(str(ROOT / "experiments" / "quickstart.py"), *SMALL, *hopeless, *untrained, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "the base policy never succeeds (3 groups in a row taught nothing: 0 all solved, 3" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    assert "never succeeds" in json.loads((folder / "results.json").read_text())["stopped_early"]
+    assert checkpoint.load(checkpoint.find(folder)).experiment.tasks == ("pick-place-v3",)

@@ -1,0 +1,72 @@
+"""The house: layers, sizes, and that everything the documents name is really there."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ript_ray.config import Experiment
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "ript_ray").rglob("*.py")) + sorted((ROOT / "envs").rglob("*.py"))
+
+
+def load(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_layer_contracts_hold() -> None:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small_and_have_docstrings(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert text.count("\n") <= 400
+    assert ast.get_docstring(tree), "no module docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_every_experiment_loads_without_running_and_says_what_it_is(path: Path) -> None:
+    module = load(path)
+    assert isinstance(module.EXPERIMENT, Experiment)
+    for heading in ("Question:", "Source:", "Expected:", "Hardware:", "Time:"):
+        assert heading in module.__doc__
+
+
+def test_the_readmes_commands_exist() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^    make ([\w-]+)", readme, re.MULTILINE))
+    assert {"quickstart", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path in re.findall(r"\b(?:experiments|clusters|docs)/[\w/-]+\.\w+", readme):
+        assert (ROOT / path).exists(), path
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_constraints_pin_exact_versions_and_name_no_place() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert "torch==2.13.0" in lines
+    assert all(re.fullmatch(r"[\w.\-]+==[\w.+!]+", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    assert "torchvision" not in pinned
+    for name in re.findall(r'^    "([\w-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE):
+        if not name.startswith(("ript", "N8", "D1", "PL")):
+            assert name.lower() in pinned, name

@@ -1,0 +1,74 @@
+import io
+import time
+from collections import Counter
+
+from rich.console import Console
+
+from ript_ray.evaluate import EvaluationResult, SuccessRate
+from ript_ray.filters import Verdict
+from ript_ray.learner import UpdateReport
+from ript_ray.train import Collection, UpdateRecord
+from ript_ray.types import Version
+from ript_ray.view import View, ViewMode, results_table
+from ript_ray.weights import snapshot
+from tests.conftest import tiny_quest
+
+
+def collection() -> Collection:
+    verdicts = Counter({Verdict.ACCEPTED: 6, Verdict.ALL_FAILED: 2, Verdict.ALL_SOLVED: 3})
+    return Collection(2, 12, verdicts, num_rollouts=88, num_solved=44, env_steps=9000, started=time.perf_counter() - 3)
+
+
+def record() -> UpdateRecord:
+    report = UpdateReport(-0.1, 0.3, 0.15, 0.012, 1.0, 24, 500, 1.5)
+    return UpdateRecord(collection(), report, snapshot(tiny_quest(), Version(2)), 3.0, 0.1)
+
+
+def shown(mode: ViewMode, *, terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=140)
+    with View(mode, num_updates=10, console=console) as view:
+        view.stage("stage 3: RIPT")
+        view.on_step("prior", 100, 100, 0.5)
+        view.on_group(collection())
+        view.on_update(record())
+    return output.getvalue()
+
+
+def test_a_terminal_shows_update_success_verdicts_speed_and_time_left() -> None:
+    text = shown(ViewMode.AUTO, terminal=True)
+    for part in (
+        "update 2 of 10",
+        "6 of 12 groups accepted",
+        "2 all failed",
+        "3 all solved",
+        "success 50%",
+        "env steps/s",
+        "s left",
+    ):
+        assert part in text
+    assert "step 100 of 100, loss 0.5000" in text
+
+
+def test_elsewhere_only_stages_are_shown_and_no_control_codes() -> None:
+    for mode, terminal in ((ViewMode.AUTO, False), (ViewMode.QUIET, False)):
+        text = shown(mode, terminal=terminal)
+        assert text.strip().endswith("stage 3: RIPT")
+        assert len(text.splitlines()) == 1
+        assert "\x1b" not in text
+
+
+def test_line_mode_prints_one_line_per_update() -> None:
+    lines = shown(ViewMode.LINES, terminal=False).splitlines()
+    assert len(lines) == 2
+    assert "update 2" in lines[1]
+    assert "success 50%" in lines[1]
+
+
+def test_the_results_table_shows_intervals_and_the_number_of_rollouts() -> None:
+    rate = SuccessRate.of([1.0] * 30 + [0.0] * 20)
+    result = EvaluationResult(rate, {"button-press-topdown-v3": rate}, 100)
+    output = io.StringIO()
+    Console(file=output, width=80).print(results_table({"before RIPT": result, "after RIPT": result}, "success"))
+    assert output.getvalue().count("60.0 [46.2, 72.4]") == 4
+    assert output.getvalue().split().count("50") == 2
