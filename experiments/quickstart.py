@@ -12,7 +12,7 @@ What it shrinks, against the paper: low-dimensional observations for images, 0.2
 1e-6, episodes of 150 steps for 500. Tokens are drawn from the whole vocabulary, not from the top 5.
 """
 
-from ript_ray.config import PPO, SFT, Demonstrations, Experiment, Sampling, SupervisedStage
+from ript_ray.config import PPO, SFT, Demonstrations, Evaluation, Experiment, Sampling, SupervisedStage
 from ript_ray.launch import launch
 from ript_ray.policies.quest.settings import QuestSettings
 
@@ -41,7 +41,8 @@ EXPERIMENT = Experiment(
     ),
     sampling=Sampling(group_size=8, batch_rollouts=96, contexts_per_task=300, max_uniform_groups=200),
     ppo=PPO(num_iterations=8, minibatch_rollouts=32, learning_rate=2e-4),
-    num_updates=40,
+    evaluation=Evaluation(batch_size=8),
+    num_updates=55,
     max_steps=150,
     learner_threads=2,
 )

@@ -90,12 +90,12 @@ def report(results: Results, experiment: Experiment, console: Console) -> int:
     """Print what was found; returns the exit code."""
     title = f"{experiment.name}, seed {experiment.seed}: success on held-out contexts"
     console.print(results_table({"before RIPT": results.before, "after RIPT": results.after}, title))
-    console.print(f"results, metrics, checkpoints and curve: {results.folder}", highlight=False)
-    console.print("compare runs: mlflow ui", highlight=False)
+    console.print(f"results, metrics, checkpoints and curve: {results.folder}", highlight=False, soft_wrap=True)
+    console.print("compare runs: mlflow ui", highlight=False, soft_wrap=True)
     if results.tracking_problem:
-        console.print(f"MLflow: {results.tracking_problem}; metrics.jsonl is complete", highlight=False)
+        console.print(f"MLflow: {results.tracking_problem}; metrics.jsonl is complete", highlight=False, soft_wrap=True)
     exhausted = results.outcome.exhausted
     if exhausted is None:
         return 0
-    console.print(f"training ended early: {exhausted}; the last weights are kept", highlight=False)
+    console.print(f"training ended early: {exhausted}; the last weights are kept", highlight=False, soft_wrap=True)
     return 0 if exhausted.is_success else exhausted.exit_code

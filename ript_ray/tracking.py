@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_S = 10.0
 """Longest time that shipping may delay the end of a run."""
 
-_PATIENCE = {
+_MLFLOW_SETTINGS = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # its first words about a new store would tear the live view
     # MLflow's defaults block for minutes when a server is down.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -100,7 +101,7 @@ class Tracker:
             self.problem = f"the tracking store failed: {type(error).__name__}: {error}".split("\n")[0]
 
     def _ship_all(self) -> None:
-        for name, value in _PATIENCE.items():
+        for name, value in _MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
         from mlflow.entities import Param

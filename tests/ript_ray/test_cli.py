@@ -70,7 +70,7 @@ BAD_EVALUATIONS = {
     "a foreign folder": (["foreign"], "neither a checkpoint nor a run folder"),
     "a foreign file": (["foreign/model.pth"], "neither a checkpoint nor a run folder"),
     "an output that exists": (["foreign", "--out", "foreign/model.pth"], "exists already"),
-    "no argument": ([], "CHECKPOINT"),
+    "no argument": ([], "A checkpoint, or a run's folder"),
 }
 
 
