@@ -8,7 +8,7 @@ alone, not on the order in which they arrive.
 from collections import Counter
 
 from ript_ray.errors import SearchExhaustedError
-from ript_ray.filters import REJECTIONS, Verdict, judge
+from ript_ray.filters import Verdict, judge
 from ript_ray.types import GroupSummary
 
 
@@ -37,13 +37,25 @@ class Admission:
 
     @property
     def num_wanted(self) -> int:
-        """Groups that may be launched now."""
+        """Groups that may be launched now; none once the search is exhausted."""
+        if self.exhausted:
+            return 0
         return self._groups_per_update - len(self._accepted) - len(self._pending)
+
+    @property
+    def num_pending(self) -> int:
+        """Groups launched and not yet judged."""
+        return len(self._pending)
 
     @property
     def complete(self) -> bool:
         """Whether the batch is full."""
-        return len(self._accepted) == self._groups_per_update
+        return len(self._accepted) == self._groups_per_update and not self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether uniform groups in a row, by index, have reached the limit."""
+        return self._streak.total() >= self._max_uniform_groups
 
     def launch(self) -> int:
         """Claim the next index."""
@@ -53,15 +65,23 @@ class Admission:
         return index
 
     def offer(self, summary: GroupSummary) -> Verdict:
-        """Judge a group that has finished.
-
-        Raises:
-            SearchExhaustedError: It completes a row of uniform groups as long as the limit.
-        """
+        """Judge a group that has finished."""
         self._pending.remove(summary.index)
         verdict = self._verdicts[summary.index] = judge(summary.successes)
         self._count_in_order()
         return verdict
+
+    def explain_exhaustion(self) -> SearchExhaustedError:
+        """Which case a search without mixed groups is, with its figures."""
+        failed, solved = (self._streak[verdict] for verdict in (Verdict.ALL_FAILED, Verdict.ALL_SOLVED))
+        figures = f"{failed + solved} groups in a row taught nothing: {solved} all solved, {failed} all failed"
+        if not failed:
+            return SearchExhaustedError(f"every context drawn is solved ({figures})", is_success=True)
+        if not solved:
+            message = f"the policy never succeeds ({figures}); it needs better or more demonstrations"
+            return SearchExhaustedError(message, is_success=False)
+        message = f"every context drawn is either solved or out of reach ({figures})"
+        return SearchExhaustedError(message, is_success=False)
 
     def take_batch(self) -> list[int]:
         """Indices of the full batch, ascending; the next batch starts empty."""
@@ -77,25 +97,10 @@ class Admission:
 
     def _count_in_order(self) -> None:
         """Follow the verdicts by index, so that the search ends at the same group in every run."""
-        while self._counted_to in self._verdicts:
+        while self._counted_to in self._verdicts and not self.exhausted:
             verdict = self._verdicts[self._counted_to]
             self._counted_to += 1
             if verdict is Verdict.ACCEPTED:
                 self._streak.clear()
-                continue
-            self._streak[verdict] += 1
-            if self._streak.total() >= self._max_uniform_groups:
-                raise SearchExhaustedError(
-                    explain_exhaustion(self._streak), is_success=not self._streak[Verdict.ALL_FAILED]
-                )
-
-
-def explain_exhaustion(uniform: Counter[Verdict]) -> str:
-    """Say which case a search without mixed groups is, with its figures."""
-    failed, solved = (uniform[verdict] for verdict in REJECTIONS)
-    figures = f"{uniform.total()} groups in a row taught nothing: {solved} all solved, {failed} all failed"
-    if not failed:
-        return f"every context is solved ({figures})"
-    if not solved:
-        return f"the base policy never succeeds ({figures}); it needs better or more demonstrations"
-    return f"every context is either solved or out of reach ({figures})"
+            else:
+                self._streak[verdict] += 1

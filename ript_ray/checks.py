@@ -10,8 +10,9 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_at_least(field: str, value: float, low: float) -> None:
-    """Check value >= low; NaN fails."""
+    """Check low <= value < infinity; NaN fails."""
     require(value >= low, f"{field} must be at least {low}, not {value}")
+    require(value < float("inf"), f"{field} must be finite, not {value}")
 
 
 def require_between(field: str, value: float, low: float, high: float) -> None:

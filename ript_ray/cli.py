@@ -1,24 +1,16 @@
 """The command `ript-ray`: everything that is done with finished runs and with the machine."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from ript_ray import checkpoint
-from ript_ray.build import runtime_parts
+from ript_ray.command import run_command
 from ript_ray.doctor import diagnose
-from ript_ray.errors import CheckpointError
-from ript_ray.evaluate import evaluate
-from ript_ray.launch import check_cluster, run_command
-from ript_ray.pipeline import held_out_contexts
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.on_ray import RayRuntime
-from ript_ray.view import results_table
 
 
 @dataclass(frozen=True)
@@ -44,30 +36,16 @@ class Evaluate:
 
     def run(self) -> int:
         """Measure, print, and write what was asked for."""
-        if self.out is not None and self.out.exists():
-            raise CheckpointError(f"{self.out} exists already; nothing is overwritten")
-        source = checkpoint.load(checkpoint.find(self.checkpoint))
-        experiment = source.experiment
-        if self.tasks is not None:
-            experiment = replace(experiment, tasks=self.tasks)
-        if self.contexts_per_task is not None:
-            chosen = replace(experiment.evaluation, contexts_per_task=self.contexts_per_task)
-            experiment = replace(experiment, evaluation=chosen)
-        check_cluster(self.cluster)
-        runtime = RayRuntime(runtime_parts(source), self.cluster)
-        try:
-            result = evaluate(
-                runtime,
-                held_out_contexts(experiment),
-                batch_size=experiment.evaluation.batch_size,
-                seed=experiment.seed,
-            )
-        finally:
-            runtime.close()
-        Console().print(results_table({"success": result}, f"{self.checkpoint}: held-out contexts"))
-        if self.out is not None:
-            self.out.write_text(json.dumps(asdict(result), indent=2) + "\n")
-        return 0
+        # Imported here: `doctor` must answer where one of these packages is missing or broken.
+        from ript_ray.measure import measure_checkpoint
+
+        return measure_checkpoint(
+            self.checkpoint,
+            contexts_per_task=self.contexts_per_task,
+            tasks=self.tasks,
+            out=self.out,
+            cluster=self.cluster,
+        )
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class SupervisedStage:
-    """One supervised stage: AdamW with a cosine schedule over a number of steps.
+    """One supervised stage: AdamW with a cosine schedule from the learning rate down to a tenth of it.
 
     Attributes:
-        num_steps: Optimiser steps, at least 1.
+        num_steps: Optimiser steps, at least 1. Source: ours; QueST counts epochs.
         batch_size: Windows per step, at least 1. Source: QueST, 256 (autoencoder) and 128 (prior).
         learning_rate: Peak learning rate, above 0. Source: QueST, 1e-4.
         weight_decay: AdamW weight decay, at least 0. Source: QueST, 1e-4.
@@ -54,11 +54,11 @@ class SupervisedStage:
     max_grad_norm: float = 100.0
 
     def __post_init__(self) -> None:
-        require_at_least("num-steps", self.num_steps, 1)
-        require_at_least("batch-size", self.batch_size, 1)
-        require_positive("learning-rate", self.learning_rate)
-        require_at_least("weight-decay", self.weight_decay, 0.0)
-        require_positive("max-grad-norm", self.max_grad_norm)
+        require_at_least("num-steps of a supervised stage", self.num_steps, 1)
+        require_at_least("batch-size of a supervised stage", self.batch_size, 1)
+        require_positive("learning-rate of a supervised stage", self.learning_rate)
+        require_at_least("weight-decay of a supervised stage", self.weight_decay, 0.0)
+        require_positive("max-grad-norm of a supervised stage", self.max_grad_norm)
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,10 @@ class Experiment:
         num_updates: M, updates of the policy, at least 1. Source: authors' code, 15 to 30.
         checkpoint_every: Updates from one checkpoint to the next, at least 1; the last weights are always
             saved. Source: authors' code, 5 to 10.
-        max_steps: Longest episode in environment steps, at least 1. Source: MetaWorld, 500.
+        max_steps: Longest episode in environment steps, 1 to the benchmark's own limit. Source: MetaWorld, 500.
         learner_threads: Torch threads of the learner, at least 1; decides the order of sums, so it belongs
             to the experiment. Source: ours.
-        seed: Seed of every random stream, at least 0.
+        seed: Seed of every random stream, from 0 to 2147483647.
     """
 
     name: str
@@ -218,6 +218,7 @@ class Experiment:
                 sensor in self.benchmark.state_dims,
                 f"policy.sensors: MetaWorld has no sensor {sensor!r}; it has {', '.join(self.benchmark.state_dims)}",
             )
-        for field_name in ("num_updates", "checkpoint_every", "max_steps", "learner_threads"):
+        require_between("max-steps", self.max_steps, 1, self.benchmark.max_steps)
+        for field_name in ("num_updates", "checkpoint_every", "learner_threads"):
             require_at_least(field_name.replace("_", "-"), getattr(self, field_name), 1)
-        require_at_least("seed", self.seed, 0)
+        require_between("seed", self.seed, 0, 2**31 - 1)

@@ -1,6 +1,10 @@
-"""What the machine has and lacks, with the command that mends each."""
+"""What the machine has and lacks, with the command that mends each.
+
+Imports nothing that may be missing: that is what it is asked about.
+"""
 
 import ctypes.util
+import importlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,10 +16,11 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from ript_ray.machine import memory_bytes, num_cpus, num_gpus
+from ript_ray.machine import memory_bytes, num_cpus
 
 GIB = 2**30
 SHARED_MEMORY = Path("/dev/shm")
+INSTALL = "make install"
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class Finding:
         thing: What was looked at.
         found: What is there.
         good: Whether it suffices.
-        needed: Whether anything at all runs without it.
-        mend: The command, or the advice, that mends it.
+        needed: Whether nothing at all runs without it.
+        mend: The command that mends it, or what to know where none does.
     """
 
     thing: str
@@ -39,7 +44,7 @@ class Finding:
 
 def diagnose(console: Console) -> int:
     """Print all findings; returns 1 where something that is needed is missing, else 0."""
-    findings = [*_hardware(), *_rendering(), *_packages()]
+    findings = [*hardware(), *rendering(), *packages()]
     table = Table(title="ript-ray doctor", title_justify="left")
     for column in ("", "thing", "found", "to mend it"):
         table.add_column(column)
@@ -52,12 +57,13 @@ def diagnose(console: Console) -> int:
     return 1 if lacking else 0
 
 
-def _hardware() -> Iterator[Finding]:
+def hardware() -> Iterator[Finding]:
+    """Python, cores, memory, disk, GPU."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", version, sys.version_info >= (3, 11), True, "apt-get install python3.11 python3.11-venv")
     yield Finding("cores", str(num_cpus()), num_cpus() >= 2, False, "one core works, at half the speed")
     memory = memory_bytes() / GIB
-    yield Finding("memory", f"{memory:.1f} GiB", memory >= 4, True, "the quickstart needs 4 GiB")
+    yield Finding("memory", f"{memory:.1f} GiB", memory >= 3.5, True, "the quickstart needs a machine of 4 GiB")
     if SHARED_MEMORY.exists():
         shared = shutil.disk_usage(SHARED_MEMORY)
         yield Finding(
@@ -65,27 +71,27 @@ def _hardware() -> Iterator[Finding]:
             f"{shared.free / GIB:.1f} of {shared.total / GIB:.1f} GiB free",
             shared.free >= GIB,
             False,
-            "mount -o remount,size=4G /dev/shm (docker run --shm-size=4g): Ray's objects go to the disk without it",
+            "mount -o remount,size=4G /dev/shm (docker run --shm-size=4g); Ray's objects go to the disk without it",
         )
     disk = shutil.disk_usage(Path.cwd()).free / GIB
-    yield Finding("disk", f"{disk:.1f} GiB free here", disk >= 2, True, "free 2 GiB: ray's logs and checkpoints")
-    yield Finding("GPU", f"{num_gpus()}", num_gpus() > 0, False, "not needed by the quickstart")
+    yield Finding("disk", f"{disk:.1f} GiB free here", disk >= 2, True, "free 2 GiB for logs and checkpoints")
+    yield _gpu()
 
 
-def _rendering() -> Iterator[Finding]:
+def rendering() -> Iterator[Finding]:
+    """The GL libraries that MuJoCo draws with."""
     for library, package in (("EGL", "libegl1"), ("OSMesa", "libosmesa6"), ("GL", "libgl1")):
         found = ctypes.util.find_library(library)
-        yield Finding(
-            f"lib{library} (rendering)", found or "not found", bool(found), False, f"apt-get install {package}"
-        )
+        mend = f"apt-get install {package}"
+        yield Finding(f"lib{library} (rendering)", found or "not found", bool(found), False, mend)
 
 
-def _packages() -> Iterator[Finding]:
-    install = "make install (or: pip install -c constraints.txt -e .)"
+def packages() -> Iterator[Finding]:
+    """Every package that this one requires, with its version."""
     try:
         requirements = metadata.requires("ript-ray") or []
     except metadata.PackageNotFoundError:
-        yield Finding("ript-ray", "not installed", False, True, install)
+        yield Finding("ript-ray", "not installed", False, True, INSTALL)
         return
     for requirement in map(Requirement, requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -93,6 +99,16 @@ def _packages() -> Iterator[Finding]:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Finding(requirement.name, "not installed", False, True, install)
+            yield Finding(requirement.name, "not installed", False, True, INSTALL)
             continue
-        yield Finding(requirement.name, version, requirement.specifier.contains(version), True, install)
+        good = requirement.specifier.contains(version)
+        found = version if good else f"{version}, not {requirement.specifier}"
+        yield Finding(requirement.name, found, good, True, INSTALL)
+
+
+def _gpu() -> Finding:
+    try:
+        count = importlib.import_module("torch").cuda.device_count()
+    except ImportError as error:
+        return Finding("GPU", f"torch cannot be imported: {error}", False, True, INSTALL)
+    return Finding("GPU", str(count), count > 0, False, "not needed by the quickstart")

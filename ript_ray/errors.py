@@ -32,6 +32,10 @@ class SearchExhaustedError(RiptError):
         return str(self.args[0])
 
 
+class DivergenceError(RiptError):
+    """The loss or its gradient is not finite; the parameters are those of the step before."""
+
+
 class WorkerError(RiptError):
     """A rollout actor or the learner failed, or did not answer in time."""
 

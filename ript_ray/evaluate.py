@@ -4,14 +4,16 @@ Every policy of an experiment meets the same contexts with the same seed per rol
 differ by what they do and not by what they met.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from scipy.stats import binomtest
 
 from ript_ray.runtime.contract import Runtime
-from ript_ray.seeding import Purpose, seed_of
-from ript_ray.types import Context, RolloutRequest
+from ript_ray.seeding import Purpose, seed_of, text_code
+from ript_ray.types import Context, RolloutRequest, Seed
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class EvaluationResult:
     per_task: dict[str, SuccessRate]
     num_env_steps: int
 
+    def to_json(self) -> dict[str, Any]:
+        """The figures over all rollouts, and `per_task` the same for each task."""
+        return {**asdict(self.overall), "per_task": {task: asdict(rate) for task, rate in self.per_task.items()}}
+
 
 def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, seed: int) -> EvaluationResult:
     """Run one rollout from each context.
@@ -62,11 +68,11 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
         batch_size: Episodes that one actor runs side by side.
         seed: The experiment's seed.
     """
+    seeds = _rollout_seeds(contexts, seed)
     starts = range(0, len(contexts), batch_size)
     for start in starts:
-        chosen = tuple(contexts[start : start + batch_size])
-        seeds = tuple(seed_of(seed, Purpose.EVALUATION_ROLLOUTS, start + row) for row in range(len(chosen)))
-        runtime.launch(RolloutRequest(start, chosen, seeds, keep_record=False))
+        rows = slice(start, start + batch_size)
+        runtime.launch(RolloutRequest(start, tuple(contexts[rows]), seeds[rows], keep_record=False))
     successes: dict[int, float] = {}
     num_env_steps = 0
     for _ in starts:
@@ -83,3 +89,13 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
         per_task={task: SuccessRate.of(found) for task, found in by_task.items()},
         num_env_steps=num_env_steps,
     )
+
+
+def _rollout_seeds(contexts: Sequence[Context], seed: int) -> tuple[Seed, ...]:
+    """One per context, by its task and its place among the task's: other tasks or more contexts change none."""
+    counts: Counter[str] = Counter()
+    seeds = []
+    for context in contexts:
+        seeds.append(seed_of(seed, Purpose.EVALUATION_ROLLOUTS, text_code(context.task), counts[context.task]))
+        counts[context.task] += 1
+    return tuple(seeds)

@@ -4,7 +4,7 @@ Source: RIPT-VLA Algorithm 1, lines 9 to 18.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,9 @@ from torch import nn
 
 from ript_ray.batch import assemble, minibatches
 from ript_ray.config import PPO
+from ript_ray.errors import DivergenceError
 from ript_ray.loss import clipped_surrogate
+from ript_ray.optimizer import decay_groups
 from ript_ray.policies.contract import Policy
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import Batch, Group, Version, Weights
@@ -112,16 +114,11 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self._policy.trainable().values(), ppo.max_grad_norm)
+        if not (loss.isfinite() and grad_norm.isfinite()):
+            raise DivergenceError(
+                f"update {self._version + 1}: loss {loss.item()} and gradient norm {grad_norm.item()} are not both "
+                "finite; lower ppo.learning-rate"
+            )
         self._optimizer.step()
         figures = (loss.detach(), grad_norm, stats.clip_fraction, stats.approx_kl, stats.mean_ratio)
         return tuple(float(figure) for figure in figures)
-
-
-def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
-    """AdamW groups: matrices decay; biases, normalisation weights and embeddings do not, as the authors have it."""
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for name, parameter in parameters:
-        decays = parameter.ndim >= 2 and not name.endswith("emb.weight")
-        (decayed if decays else kept).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

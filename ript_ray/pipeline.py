@@ -1,7 +1,6 @@
 """One whole experiment: demonstrations, supervised stages, measure, post-train, measure again."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from ript_ray.evaluate import EvaluationResult, evaluate
 from ript_ray.recorder import Recorder
 from ript_ray.run_folder import RunFolder
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.on_ray import RayRuntime
+from ript_ray.runtime.contract import Runtime
+from ript_ray.runtime.open import open_runtime, session
 from ript_ray.seeding import Purpose, torch_seed_of
 from ript_ray.sft.demonstrations import make_windows, record_demonstrations
 from ript_ray.sft.stages import train_autoencoder, train_prior
@@ -51,35 +51,45 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         runs: Folder that collects the runs of all experiments.
         view: What is shown meanwhile.
     """
-    folder = RunFolder(runs, experiment)
-    view.stage(f"run folder {folder.path}")
-    source = train_supervised(experiment, view)
-    view.stage("starting Ray")
-    runtime = RayRuntime(runtime_parts(source), cluster)
-    try:
-        recorder = Recorder(folder, source)
-        measure = functools.partial(
-            evaluate,
-            runtime,
-            held_out_contexts(experiment),
-            batch_size=experiment.evaluation.batch_size,
-            seed=experiment.seed,
-        )
-        before = _measure(measure, recorder, view, "before RIPT")
-        view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
-        outcome = train(
-            runtime,
-            ContextStream(training_contexts(experiment), experiment.seed),
-            sampling=experiment.sampling,
-            num_updates=experiment.num_updates,
-            seed=experiment.seed,
-            observers=(view, recorder),
-        )
-        after = _measure(measure, recorder, view, "after RIPT") if recorder.num_updates else before
-        problem = recorder.finish(before, after, outcome)
-    finally:
-        runtime.close()
-    return Results(folder.path, before, after, outcome, problem)
+    with session(cluster):
+        folder = RunFolder(runs, experiment)
+        view.stage(f"run folder {folder.path}")
+        source = train_supervised(experiment, view)
+        with Recorder(folder, source) as recorder:
+            view.stage("starting actors")
+            with open_runtime(runtime_parts(source), cluster) as runtime:
+                before, after, outcome = _post_train(experiment, runtime, recorder, view)
+    return Results(folder.path, before, after, outcome, recorder.tracking_problem)
+
+
+def _post_train(
+    experiment: Experiment, runtime: Runtime, recorder: Recorder, view: View
+) -> tuple[EvaluationResult, EvaluationResult, Outcome]:
+    """Measure, post-train, measure again."""
+    training, held_out = training_contexts(experiment), held_out_contexts(experiment)
+    assert set(training).isdisjoint(held_out), "a policy must not be measured on what it was trained on"
+
+    def measure(when: str) -> EvaluationResult:
+        view.stage(f"measuring success on held-out contexts, {when}")
+        result = evaluate(runtime, held_out, batch_size=experiment.evaluation.batch_size, seed=experiment.seed)
+        recorder.on_evaluation(result)
+        view.stage(f"success {result.overall.success_rate:.1%} {when}")
+        return result
+
+    before = measure("before RIPT")
+    view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
+    outcome = train(
+        runtime,
+        ContextStream(training, experiment.seed),
+        sampling=experiment.sampling,
+        num_updates=experiment.num_updates,
+        seed=experiment.seed,
+        observers=(view, recorder),
+    )
+    recorder.on_end(outcome)
+    after = measure("after RIPT") if recorder.num_updates else before
+    recorder.write_results(before, after, outcome)
+    return before, after, outcome
 
 
 def train_supervised(experiment: Experiment, view: View) -> PolicySource:
@@ -94,14 +104,14 @@ def train_supervised(experiment: Experiment, view: View) -> PolicySource:
     policy = new_policy(experiment)
     policy.fit_standardizer(windows.observations, min_scale=sft.min_state_scale)
     view.stage(f"stage 1: skill autoencoder on {len(windows.instructions)} windows")
-    train_autoencoder(
+    error = train_autoencoder(
         policy,
         windows,
         stage=sft.autoencoder,
         seed=torch_seed_of(seed, Purpose.AUTOENCODER_STAGE),
         progress=functools.partial(view.on_step, "autoencoder", sft.autoencoder.num_steps),
     )
-    view.stage("stage 2: supervised prior")
+    view.stage(f"stage 2: supervised prior (mean action error of stage 1: {error:.3f})")
     train_prior(
         policy,
         windows,
@@ -132,11 +142,3 @@ def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
         seed=experiment.seed,
         purpose=Purpose.TRAINING_CONTEXTS,
     )
-
-
-def _measure(measure: Callable[[], EvaluationResult], recorder: Recorder, view: View, when: str) -> EvaluationResult:
-    view.stage(f"measuring success on held-out contexts, {when}")
-    result = measure()
-    recorder.on_evaluation(result)
-    view.stage(f"success {result.overall.success_rate:.1%} {when}")
-    return result

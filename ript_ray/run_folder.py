@@ -1,12 +1,12 @@
 """The folder a run leaves behind: everything needed to read, compare and repeat it."""
 
+import functools
 import importlib.metadata
 import json
 import platform
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from ript_ray.config import Experiment
 from ript_ray.serialization import experiment_to_json
@@ -19,13 +19,13 @@ class RunFolder:
 
     def __init__(self, root: Path, experiment: Experiment):
         """Create the folder, with the resolved configuration and the versions of everything in it."""
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"
         parent = root / experiment.name
         parent.mkdir(parents=True, exist_ok=True)
-        self.path = _create_unique(parent, stem)
+        self.path = _create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}")
+        self.versions = versions()
         self._started = time.perf_counter()
         (self.path / "config.json").write_text(experiment_to_json(experiment))
-        self.write_json("versions.json", versions())
+        (self.path / "versions.json").write_text(json.dumps(self.versions, indent=2) + "\n")
 
     @property
     def name(self) -> str:
@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def results(self) -> Path:
+        """What the run found."""
+        return self.path / "results.json"
+
+    @property
     def curve(self) -> Path:
         """The training curve as a picture."""
         return self.path / "curve.png"
@@ -51,13 +56,8 @@ class RunFolder:
         """Where the weights after `update` updates belong."""
         return self.path / "checkpoints" / f"update-{update:05d}"
 
-    def write_json(self, name: str, content: Any) -> Path:
-        """Write a JSON file into the folder."""
-        path = self.path / name
-        path.write_text(json.dumps(content, indent=2) + "\n")
-        return path
 
-
+@functools.cache
 def versions() -> dict[str, str]:
     """Python, packages and the commit of the working tree ("+changes" where files differ from it)."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
@@ -81,14 +81,14 @@ def _create_unique(parent: Path, stem: str) -> Path:
 
 
 def _commit() -> str:
-    source = Path(__file__).parent
     try:
-        commit = _git(source, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(source, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # else an installed copy names a foreign repository
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

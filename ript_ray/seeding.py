@@ -4,6 +4,7 @@ No stream depends on which process draws from it or on what was drawn before, so
 actor or a resumed run cannot change a result.
 """
 
+import zlib
 from enum import IntEnum
 
 from ript_ray.types import Seed
@@ -28,6 +29,11 @@ class Purpose(IntEnum):
 def seed_of(seed: int, purpose: Purpose, *position: int) -> Seed:
     """Entropy for `np.random.default_rng`."""
     return (seed, int(purpose), *position)
+
+
+def text_code(text: str) -> int:
+    """A number that stands for a name in a seed."""
+    return zlib.crc32(text.encode())
 
 
 def torch_seed_of(seed: int, purpose: Purpose) -> int:

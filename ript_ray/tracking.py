@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,14 @@ _MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
 }
+
+
+class RunStatus(StrEnum):
+    """How a run ended, in MLflow's words."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Tracker:
         self._names = (experiment, run)
         self._params = dict(params)
         self._tags = dict(tags)
-        self._queue: queue.Queue[Point | list[Path] | None] = queue.Queue()
+        self._queue: queue.Queue[Point | list[Path] | RunStatus] = queue.Queue()
         self._thread = threading.Thread(target=self._ship, name="mlflow-shipping", daemon=True)
         self._thread.start()
 
@@ -82,13 +91,13 @@ class Tracker:
         """Queue files as artifacts of the run."""
         self._queue.put(paths)
 
-    def close(self) -> str | None:
-        """Ship what is queued, for at most `CLOSE_TIMEOUT_S`.
+    def close(self, status: RunStatus) -> str | None:
+        """Ship what is queued, for at most `CLOSE_TIMEOUT_S`, and end the MLflow run with `status`.
 
         Returns:
             What went wrong with the tracking store, if anything did; the journal is complete either way.
         """
-        self._queue.put(None)
+        self._queue.put(status)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
             return f"the tracking store did not take everything within {CLOSE_TIMEOUT_S:g} s"
@@ -112,13 +121,13 @@ class Tracker:
         experiment_id = found.experiment_id if found else client.create_experiment(experiment)
         run_id = client.create_run(experiment_id, run_name=run, tags=self._tags).info.run_id
         client.log_batch(run_id, params=[Param(name, value[:6000]) for name, value in self._params.items()])
-        while (item := self._queue.get()) is not None:
+        while not isinstance(item := self._queue.get(), RunStatus):
             if isinstance(item, Point):
                 client.log_batch(run_id, metrics=_mlflow_metrics(item))
                 continue
             for path in item:
                 client.log_artifact(run_id, str(path))
-        client.set_terminated(run_id)
+        client.set_terminated(run_id, item)
 
 
 def _mlflow_metrics(point: Point) -> "list[Metric]":

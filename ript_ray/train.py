@@ -10,11 +10,11 @@ from ript_ray.admission import Admission
 from ript_ray.config import Sampling
 from ript_ray.contexts import ContextStream
 from ript_ray.errors import SearchExhaustedError
-from ript_ray.filters import REJECTIONS, Verdict
+from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
 from ript_ray.runtime.contract import Runtime
 from ript_ray.seeding import Purpose, seed_of
-from ript_ray.types import GroupSummary, RolloutRequest, Weights
+from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
 
 
 @dataclass
@@ -53,11 +53,6 @@ class Collection:
     def success_rate(self) -> float:
         """Share of rollouts solved, over all groups, rejected ones included; 0 before the first."""
         return self.num_solved / max(1, self.num_rollouts)
-
-    @property
-    def num_rejected(self) -> int:
-        """Uniform groups."""
-        return sum(self.verdicts[verdict] for verdict in REJECTIONS)
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,9 @@ def train(
     for update in range(1, num_updates + 1):
         collection = Collection(update, sampling.groups_per_update)
         try:
-            _fill_batch(runtime, admission, request, collection=collection, observers=observers)
+            _fill_batch(
+                runtime, admission, request, collection=collection, version=Version(update - 1), observers=observers
+            )
         except SearchExhaustedError as exhausted:
             return Outcome(exhausted, collection)
         collected = time.perf_counter()
@@ -149,13 +146,21 @@ def _fill_batch(
     request: Callable[[int], RolloutRequest],
     *,
     collection: Collection,
+    version: Version,
     observers: Sequence[Observer],
 ) -> None:
-    """Dynamic sampling: draw, roll out and reject until the batch is full (Algorithm 1, lines 5 to 15)."""
+    """Dynamic sampling: draw, roll out and reject until the batch is full (Algorithm 1, lines 5 to 15).
+
+    Raises:
+        SearchExhaustedError: No mixed group within the limit; nothing is in flight any more.
+    """
     while not admission.complete:
         while admission.num_wanted > 0:
             runtime.launch(request(admission.launch()))
+        if admission.num_pending == 0:
+            raise admission.explain_exhaustion()
         summary = runtime.next_summary()
+        assert summary.version == version, "at lag 0 every group is made by the newest policy"
         verdict = admission.offer(summary)
         if verdict is Verdict.ACCEPTED:
             runtime.keep(summary.index)

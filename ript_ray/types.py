@@ -95,7 +95,6 @@ class GroupSummary:
 
     index: int
     version: Version
-    task: str
     successes: tuple[float, ...]
     num_steps: tuple[int, ...]
     num_bytes: int

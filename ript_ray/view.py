@@ -8,6 +8,7 @@ from enum import StrEnum
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -56,7 +57,7 @@ class View:
         """Announce what happens now."""
         self._stop_live()
         elapsed = time.perf_counter() - self._started
-        self.console.print(f"[dim]{elapsed:6.1f} s[/dim]  {text}", highlight=False)
+        self.console.print(f"{elapsed:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
         """Show progress of a supervised stage."""
@@ -148,7 +149,7 @@ def _row(record: UpdateRecord) -> tuple[str, ...]:
 
 def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
     """Success in per cent with its 95 % interval, per task and in all, one column per evaluation."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)  # fits into 80 columns
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)  # fits into 80 columns
     table.add_column("success, % [95 % interval]", no_wrap=True)
     for name in (*columns, "rollouts"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -65,6 +65,9 @@ class LineEnvironment:
         self.num_observations += 1
         return {"state": np.array([self._position, self._goal], dtype=np.float32)}
 
+    def expert_action(self) -> NDArray[np.float32]:
+        return np.clip([5 * (self._goal - self._position)], -1, 1).astype(np.float32)
+
     def close(self) -> None:
         self._solved = True
 

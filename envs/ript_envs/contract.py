@@ -4,7 +4,7 @@ An environment is stepped and observed separately, so that nothing is rendered t
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 Observation = dict[str, NDArray[np.generic]]
 """One observation: a named array per sensor, without a batch dimension."""
-
-Expert = Callable[[Observation], NDArray[np.float32]]
-"""A scripted policy of one task: observation -> action (A,), each entry in [-1, 1]."""
 
 
 class Environment(Protocol):
@@ -30,6 +27,10 @@ class Environment(Protocol):
 
     def observe(self) -> Observation:
         """What a policy sees now; rendering, where there is any, happens here and nowhere else."""
+        ...
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """What a scripted expert would do now, (A,), each entry in [-1, 1]; it sees all there is to see."""
         ...
 
     def close(self) -> None:
@@ -70,10 +71,6 @@ class Benchmark(Protocol):
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """An initial state of `task`: the same for the same seed in every process."""
-        ...
-
-    def expert(self, task: str) -> Expert:
-        """The scripted expert of `task`."""
         ...
 
 

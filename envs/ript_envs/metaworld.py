@@ -7,12 +7,13 @@ import functools
 import warnings
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Environment, Expert, Observation, require_task
+from ript_envs.contract import Environment, Observation, require_task
 
 STATE_DIM = 39
 """Hand, gripper and objects now (18), the same one step before (18), goal position (3); metres and quaternions."""
@@ -65,20 +66,6 @@ class MetaWorld:
         """The task's random reset vector (object and goal positions in metres), by the environment's own rules."""
         return _drawing_environment(task).draw_initial_state(seed)
 
-    def expert(self, task: str) -> Expert:
-        from metaworld.policies import ENV_POLICY_MAP
-
-        require_task(task, self.tasks, "MetaWorld")
-        script = ENV_POLICY_MAP[task]()
-
-        def act(observation: Observation) -> NDArray[np.float32]:
-            with warnings.catch_warnings():  # the scripts warn where they saturate; clipping is what they mean
-                warnings.simplefilter("ignore")
-                action = script.get_action(observation["state"])
-            return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-        return act
-
 
 class MetaWorldEnvironment:
     """One MetaWorld task behind the `Environment` contract."""
@@ -94,6 +81,7 @@ class MetaWorldEnvironment:
         self._sim._set_task_called = True
         self._sim._freeze_rand_vec = True
         self._state: NDArray[np.float64] = np.zeros(STATE_DIM)
+        self._expert: Any = None  # built when first asked
 
     def reset(self, initial_state: NDArray[np.float64]) -> None:
         """Start an episode.
@@ -123,6 +111,18 @@ class MetaWorldEnvironment:
         hand = state[HAND]
         relative = np.concatenate([state[GRIPPER], hand, state[OBJECT] - hand, state[GOAL] - hand])
         return {"state": state, "relative": relative}
+
+    def expert_action(self) -> NDArray[np.float32]:
+        from metaworld.policies import ENV_POLICY_MAP
+
+        if self._expert is None:
+            self._expert = ENV_POLICY_MAP[self._task]()
+        state = self._state.copy()
+        state[GOAL] = self._sim._get_pos_goal()
+        with warnings.catch_warnings():  # the scripts warn where they saturate; clipping is what they mean
+            warnings.simplefilter("ignore")
+            action = self._expert.get_action(state)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def close(self) -> None:
         self._sim.close()

@@ -1,5 +1,6 @@
 """Where an experiment runs: how many actors, and what each may use. Nothing here changes what is learned."""
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -13,59 +14,51 @@ class Cluster:
     Attributes:
         num_actors: Rollout actors, at least 1; none fills the machine or cluster.
         cpus_per_actor: Cores that Ray reserves for a rollout actor, above 0.
-        gpus_per_actor: GPUs that Ray reserves for a rollout actor, at least 0.
         learner_cpus: Cores that Ray reserves for the learner, at least 0. The learner works while the
             actors wait for new weights, so by default it reserves none.
-        learner_gpus: GPUs that Ray reserves for the learner, at least 0.
         address: Address of a running Ray cluster; none starts Ray on this machine, or joins the cluster
-            that the environment names (as it does inside a submitted job).
+            that RAY_ADDRESS names (as inside a submitted job).
+        in_process: Run everything in this process, without Ray: the same results, slower, easy to debug.
         start_timeout_s: Longest wait for the actors to start, in seconds, above 0.
-        group_timeout_s: Longest wait for one request, in seconds, above 0.
+        group_timeout_s: Longest wait for one group of rollouts, in seconds, above 0.
+        update_timeout_s: Longest wait for one update of the learner, in seconds, above 0.
     """
 
     num_actors: int | None = None
     cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
     learner_cpus: float = 0.0
-    learner_gpus: float = 0.0
     address: str | None = None
+    in_process: bool = False
     start_timeout_s: float = 120.0
     group_timeout_s: float = 600.0
+    update_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
         if self.num_actors is not None:
             require_at_least("cluster.num-actors", self.num_actors, 1)
         require_positive("cluster.cpus-per-actor", self.cpus_per_actor)
-        for name in ("gpus_per_actor", "learner_cpus", "learner_gpus"):
-            require_at_least(f"cluster.{name.replace('_', '-')}", getattr(self, name), 0.0)
-        require_positive("cluster.start-timeout-s", self.start_timeout_s)
-        require_positive("cluster.group-timeout-s", self.group_timeout_s)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether Ray is to be started on this machine."""
-        return self.joined_address is None
+        require_at_least("cluster.learner-cpus", self.learner_cpus, 0.0)
+        for name in ("start_timeout_s", "group_timeout_s", "update_timeout_s"):
+            require_positive(f"cluster.{name.replace('_', '-')}", getattr(self, name))
 
     @property
     def joined_address(self) -> str | None:
         """Address of the running cluster to join: the one given, else the one the environment names."""
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
-    def count_actors(self, cpus: float, gpus: float) -> int:
-        """Actors to start on a machine or cluster with this many cores and GPUs.
+    def count_actors(self, cpus: float) -> int:
+        """Actors to start where Ray has this many cores.
 
         Raises:
-            ConfigError: It does not hold `num_actors`, or not even one.
+            ConfigError: They do not hold `num_actors`, or not even one.
         """
-        fits = int((cpus - self.learner_cpus) // self.cpus_per_actor)
-        if self.gpus_per_actor:
-            fits = min(fits, int((gpus - self.learner_gpus) // self.gpus_per_actor))
+        # Cores are handed out in ten-thousandths: 2 / 0.2 is ten actors, whatever floats make of it.
+        fits = math.floor((cpus - self.learner_cpus) / self.cpus_per_actor + 1e-4)
         wanted = max(1, fits) if self.num_actors is None else self.num_actors
         require(
             wanted <= fits,
-            f"cluster.num-actors: {wanted} rollout actors of {self.cpus_per_actor:g} cores and "
-            f"{self.gpus_per_actor:g} GPUs each, plus a learner of {self.learner_cpus:g} cores and "
-            f"{self.learner_gpus:g} GPUs, do not fit into {cpus:g} cores and {gpus:g} GPUs, "
-            f"which hold {max(0, fits)}; lower cluster.num-actors or cluster.cpus-per-actor",
+            f"cluster.num-actors: {wanted} rollout actors of {self.cpus_per_actor:g} cores and a learner of "
+            f"{self.learner_cpus:g} do not fit into {cpus:g} cores, which hold {max(0, fits)}; "
+            "lower cluster.num-actors or cluster.cpus-per-actor",
         )
         return wanted

@@ -1,10 +1,13 @@
 """The system on Ray: a pool of rollout actors and one learner actor.
 
-The driver sees summaries only. A group goes from its actor to the learner by reference, as soon as it is
-accepted; rejected groups never move. Weights go out as one object that all actors of a node share.
+The driver reads summaries only. A group goes to the learner by reference, as soon as it is accepted; what
+Ray keeps in its object store (results above some 100 kB) moves from actor to learner alone. Weights go out
+as one object that all actors of a node share.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -14,61 +17,72 @@ from ript_ray.learner import Learner, UpdateReport
 from ript_ray.machine import num_cpus
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
-from ript_ray.runtime.pool import RAY_FAILURES, ActorPool
+from ript_ray.runtime.pool import ActorPool, answer
 from ript_ray.runtime.worker import RolloutWorker
 from ript_ray.types import GroupSummary, RolloutRequest, Weights
 
 
-def connect(cluster: Cluster) -> tuple[float, float]:
-    """Start Ray here, or join the cluster that `cluster` or the environment names.
-
-    Returns:
-        Cores and GPUs that Ray knows of.
+@contextlib.contextmanager
+def ray_session(cluster: Cluster) -> Iterator[None]:
+    """Start Ray here, or join the cluster that `cluster` names; leave it at the end.
 
     Raises:
-        WorkerError: There is no Ray cluster at the address.
+        WorkerError: There is no Ray cluster at the address, or Ray does not start.
+        ConfigError: It does not hold the actors asked for.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     address = cluster.joined_address
     try:
-        if address:
-            ray.init(address=address, **quiet)
+        if address is None:
+            ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
         else:
-            ray.init(num_cpus=num_cpus(), include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError) as error:
-        raise WorkerError(f"cannot join Ray at {address or 'this machine'}: {error}") from error
-    resources = ray.cluster_resources()
-    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
+    try:
+        cluster.count_actors(ray_cpus())
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ray_cpus() -> float:
+    """Cores that Ray knows of."""
+    return float(ray.cluster_resources().get("CPU", 0.0))
 
 
 class RayRuntime:
     """See `Runtime`."""
 
-    def __init__(self, parts: Parts, cluster: Cluster):
-        """Start the learner and the rollout actors, and wait until all of them answer.
+    def __init__(self, parts: Parts, cluster: Cluster, *, with_learner: bool = True):
+        """Start the rollout actors and the learner, and wait until all of them answer. Ray must be there.
+
+        Args:
+            parts: What they are made of.
+            cluster: How many, and what each may use.
+            with_learner: False where nothing is learned: then only requests can be run.
 
         Raises:
-            ConfigError: The cluster does not hold the actors asked for.
+            ConfigError: Ray does not hold the actors asked for.
             WorkerError: They do not start within `cluster.start_timeout_s`.
         """
-        self._owns_ray = not ray.is_initialized()
-        if self._owns_ray:
-            cpus, gpus = connect(cluster)
-        else:
-            resources = ray.cluster_resources()
-            cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        num_actors = cluster.count_actors(cpus, gpus)
-        self._timeout_s = cluster.group_timeout_s
+        num_actors = cluster.count_actors(ray_cpus())
+        self._update_timeout_s = cluster.update_timeout_s
         self._groups: dict[int, ray.ObjectRef] = {}
         build_policy = ray.put(parts.build_policy)  # stored once, read by every actor of a node
-        learner_class = ray.remote(num_cpus=cluster.learner_cpus, num_gpus=cluster.learner_gpus)(Learner)
-        self._learner = learner_class.remote(
-            build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads
-        )
-        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, num_gpus=cluster.gpus_per_actor)(RolloutWorker)
+        self._learners = []
+        if with_learner:
+            learner_class = ray.remote(num_cpus=cluster.learner_cpus)(Learner)
+            learner = learner_class.remote(build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
+            self._learners.append(learner)
+        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor)(RolloutWorker)
         actors = [worker_class.remote(build_policy, parts.make_environment, parts.max_steps) for _ in range(num_actors)]
         self._pool = ActorPool(actors, timeout_s=cluster.group_timeout_s)
-        self._await_start([self._learner, *actors], cluster.start_timeout_s)
+        try:
+            _await_start([*self._learners, *actors], cluster.start_timeout_s)
+        except WorkerError:
+            self.close()
+            raise
 
     @property
     def num_actors(self) -> int:
@@ -101,31 +115,27 @@ class RayRuntime:
                     f"rollout actor {actor} holds {checksum}, not the learner's {weights.checksum} "
                     f"of version {weights.version}"
                 )
-        return weights
+        # The caller's copy must outlive Ray's object store.
+        return replace(weights, buffer=weights.buffer.copy())
 
     def close(self) -> None:
         self._pool.kill()
-        ray.kill(self._learner, no_restart=True)
-        if self._owns_ray:
-            ray.shutdown()
+        for learner in self._learners:
+            ray.kill(learner, no_restart=True)
+
+    @property
+    def _learner(self) -> Any:
+        assert self._learners, "this runtime was started without a learner"
+        return self._learners[0]
 
     def _ask_learner(self, reference: ray.ObjectRef) -> Any:
-        try:
-            return ray.get(reference, timeout=self._timeout_s)
-        except RAY_FAILURES as error:
-            raise WorkerError(f"the learner: {error}") from error
+        return answer(reference, "the learner (cluster.update-timeout-s)", self._update_timeout_s)
 
-    def _await_start(self, actors: Sequence[Any], timeout_s: float) -> None:
-        started = [actor.__ray_ready__.remote() for actor in actors]
-        ready, waiting = ray.wait(started, num_returns=len(started), timeout=timeout_s)
-        try:
-            ray.get(ready, timeout=timeout_s)
-        except RAY_FAILURES as error:
-            self.close()
-            raise WorkerError(f"an actor failed to start: {error}") from error
-        if waiting:
-            self.close()
-            raise WorkerError(
-                f"asked for a learner and {len(actors) - 1} rollout actors; {len(ready)} of these "
-                f"{len(actors)} processes started within {timeout_s:g} s"
-            )
+
+def _await_start(actors: Sequence[Any], timeout_s: float) -> None:
+    started = [actor.__ray_ready__.remote() for actor in actors]
+    ready, waiting = ray.wait(started, num_returns=len(started), timeout=timeout_s)
+    for reference in ready:
+        answer(reference, "an actor failed to start", timeout_s)
+    if waiting:
+        raise WorkerError(f"{len(ready)} of {len(actors)} actors started within {timeout_s:g} s")

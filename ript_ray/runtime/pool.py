@@ -14,8 +14,6 @@ import ray
 from ript_ray.errors import WorkerError
 from ript_ray.types import GroupSummary, RolloutRequest
 
-RAY_FAILURES = (ray.exceptions.RayError,)
-
 
 @dataclass(frozen=True)
 class _Running:
@@ -66,20 +64,20 @@ class ActorPool:
             late = min(self._running.values(), key=lambda running: running.deadline)
             raise WorkerError(
                 f"rollout actor {late.actor} has not finished group {late.request.index} "
-                f"({late.request.contexts[0].task}) within {self._timeout_s:g} s"
+                f"({late.request.contexts[0].task}) within {self._timeout_s:g} s (cluster.group-timeout-s)"
             )
         done = self._running.pop(ready[0])
-        summary = _get(ready[0], f"rollout actor {done.actor}, group {done.request.index}", self._timeout_s)
+        summary = answer(ready[0], f"rollout actor {done.actor}, group {done.request.index}", self._timeout_s)
         self._idle.append(done.actor)
         self._dispatch()
         return summary, done.group
 
     def load(self, weights: ray.ObjectRef) -> list[str]:
         """Send weights to every actor; returns the checksum that each computed over what it got."""
-        answers = [actor.load.remote(weights) for actor in self._actors]
+        loads = [actor.load.remote(weights) for actor in self._actors]
         return [
-            _get(answer, f"rollout actor {actor} loading weights", self._timeout_s)
-            for actor, answer in enumerate(answers)
+            answer(loading, f"rollout actor {actor} loading weights", self._timeout_s)
+            for actor, loading in enumerate(loads)
         ]
 
     def kill(self) -> None:
@@ -94,8 +92,20 @@ class ActorPool:
             self._running[summary] = _Running(actor, request, group, time.monotonic() + self._timeout_s)
 
 
-def _get(reference: ray.ObjectRef, what: str, timeout_s: float) -> Any:
+def answer(reference: ray.ObjectRef, what: str, timeout_s: float) -> Any:
+    """What an actor answered.
+
+    Raises:
+        WorkerError: It died, raised, or did not answer in time; the message says what, and the cause
+            without its remote stack, which Ray's logs keep.
+    """
     try:
         return ray.get(reference, timeout=timeout_s)
-    except RAY_FAILURES as error:
-        raise WorkerError(f"{what}: {error}") from error
+    except ray.exceptions.GetTimeoutError as error:
+        raise WorkerError(f"{what}: no answer within {timeout_s:g} s") from error
+    except ray.exceptions.RayTaskError as error:
+        raise WorkerError(f"{what}: {type(error.cause).__name__}: {error.cause}") from error
+    except ray.exceptions.RayError as error:
+        lines = str(error).strip().splitlines()
+        in_constructor = "creation task" in lines[0]  # then a remote stack follows, and its last line is the cause
+        raise WorkerError(f"{what}: {lines[-1] if in_constructor else lines[0]}") from error

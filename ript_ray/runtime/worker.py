@@ -33,19 +33,18 @@ class RolloutWorker:
         """Run a request's episodes. On one thread: sums over several would come out in another order."""
         torch.set_num_threads(1)
         group = roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
-        return summarize(group, request.contexts[0].task), group
+        return summarize(group), group
 
     def close(self) -> None:
         """Close the environments."""
         self._pool.close()
 
 
-def summarize(group: Group, task: str) -> GroupSummary:
+def summarize(group: Group) -> GroupSummary:
     """What the training loop needs of a group."""
     return GroupSummary(
         index=group.index,
         version=group.version,
-        task=task,
         successes=tuple(float(rollout.success) for rollout in group.rollouts),
         num_steps=tuple(rollout.num_steps for rollout in group.rollouts),
         num_bytes=sum(

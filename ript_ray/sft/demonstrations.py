@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Benchmark, Environment, Expert
+from ript_envs.contract import Benchmark, Environment
 from ript_ray.config import Demonstrations
 from ript_ray.errors import RiptError
-from ript_ray.seeding import Purpose, seed_of
+from ript_ray.seeding import Purpose, seed_of, text_code
 from ript_ray.types import Arrays
 
 
@@ -23,7 +23,6 @@ class Demonstration:
         actions_TA: The actions it took, float32 in [-1, 1].
     """
 
-    task: str
     instruction: str
     observations: Arrays
     actions_TA: NDArray[np.float32]
@@ -62,14 +61,14 @@ def record_demonstrations(
 def _record_task(
     benchmark: Benchmark, task: str, *, settings: Demonstrations, max_steps: int, seed: int
 ) -> list[Demonstration]:
-    environment, expert = benchmark.make(task), benchmark.expert(task)
+    environment = benchmark.make(task)
     recorded: list[Demonstration] = []
     attempt = failures = 0
     while len(recorded) < settings.num_per_task:
         initial_state = benchmark.draw_initial_state(task, seed_of(seed, Purpose.DEMONSTRATION_CONTEXTS, attempt))
         environment.reset(initial_state)
-        noise = np.random.default_rng(seed_of(seed, Purpose.DEMONSTRATION_NOISE, attempt))
-        episode = _run_expert(environment, expert, noise, action_noise=settings.action_noise, max_steps=max_steps)
+        noise = np.random.default_rng(seed_of(seed, Purpose.DEMONSTRATION_NOISE, text_code(task), attempt))
+        episode = _run_expert(environment, noise, action_noise=settings.action_noise, max_steps=max_steps)
         attempt += 1
         if episode is None:
             failures += 1
@@ -80,18 +79,18 @@ def _record_task(
                 )
             continue
         failures = 0
-        recorded.append(Demonstration(task, benchmark.instruction(task), *episode))
+        recorded.append(Demonstration(benchmark.instruction(task), *episode))
     environment.close()
     return recorded
 
 
 def _run_expert(
-    environment: Environment, expert: Expert, noise: np.random.Generator, *, action_noise: float, max_steps: int
+    environment: Environment, noise: np.random.Generator, *, action_noise: float, max_steps: int
 ) -> tuple[Arrays, NDArray[np.float32]] | None:
     observations, actions = [], []
     for _ in range(max_steps):
         observation = environment.observe()
-        action = expert(observation)
+        action = environment.expert_action()
         action = np.clip(action + action_noise * noise.standard_normal(action.shape), -1, 1).astype(np.float32)
         observations.append(observation)
         actions.append(action)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ript_ray.config import SupervisedStage
-from ript_ray.learner import decay_groups
+from ript_ray.optimizer import decay_groups
 from ript_ray.policies.quest.policy import PRIOR, QuestPolicy
 from ript_ray.sft.demonstrations import Windows
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ MIXED, FAILED, SOLVED = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
 
 
 def summary(index: int, successes: tuple[float, ...]) -> GroupSummary:
-    return GroupSummary(index, Version(0), "task", successes, (1,) * len(successes), 0)
+    return GroupSummary(index, Version(0), successes, (1,) * len(successes), 0)
 
 
 def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int) -> list[list[int]]:
@@ -41,19 +43,19 @@ def test_a_batch_is_the_first_mixed_groups_by_index_in_whatever_order_they_arriv
 
 def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
     admission = Admission(groups_per_update=1, max_uniform_groups=len(outcomes))
-    for outcome in outcomes[:-1]:
+    for outcome in outcomes:
+        assert admission.num_wanted == 1
         admission.offer(summary(admission.launch(), outcome))
-    last = summary(admission.launch(), outcomes[-1])
-    with pytest.raises(SearchExhaustedError) as caught:
-        admission.offer(last)
-    return caught.value
+    assert admission.exhausted
+    assert admission.num_wanted == 0
+    return admission.explain_exhaustion()
 
 
 @pytest.mark.parametrize(
     ("outcomes", "message", "is_success"),
     [
-        ([SOLVED] * 6, "every context is solved (6 groups in a row taught nothing: 6 all solved, 0 all failed)", True),
-        ([FAILED] * 6, "the base policy never succeeds (6 groups in a row", False),
+        ([SOLVED] * 6, "every context drawn is solved (6 groups in a row taught nothing: 6 all solved, 0 all f", True),
+        ([FAILED] * 6, "the policy never succeeds (6 groups in a row", False),
         ([FAILED, SOLVED, SOLVED], "either solved or out of reach (3 groups in a row taught nothing: 2 all s", False),
     ],
 )
@@ -70,14 +72,18 @@ def test_a_mixed_group_starts_the_count_anew() -> None:
     for outcome in (FAILED, FAILED, MIXED, FAILED, FAILED):
         admission.offer(summary(admission.launch(), outcome))
     assert admission.offer(summary(admission.launch(), MIXED)) is Verdict.ACCEPTED
+    assert not admission.exhausted
     assert admission.take_batch() == [2, 5]
 
 
 def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> None:
-    admission = Admission(groups_per_update=4, max_uniform_groups=3)
-    launched = [admission.launch() for _ in range(4)]
-    admission.offer(summary(launched[3], FAILED))
-    admission.offer(summary(launched[2], FAILED))
-    admission.offer(summary(launched[1], FAILED))  # three uniform groups, but group 0 may yet be mixed
-    with pytest.raises(SearchExhaustedError, match="3 groups in a row"):
-        admission.offer(summary(launched[0], MIXED))
+    outcomes = [MIXED, FAILED, FAILED, FAILED]
+    for arrival in itertools.permutations(range(4)):
+        admission = Admission(groups_per_update=4, max_uniform_groups=3)
+        for _ in outcomes:
+            admission.launch()
+        for index in arrival:
+            assert not admission.exhausted
+            admission.offer(summary(index, outcomes[index]))
+        assert admission.exhausted
+        assert not admission.complete

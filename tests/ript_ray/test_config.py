@@ -36,7 +36,7 @@ def test_defaults_are_the_papers() -> None:
         (lambda: PPO(weight_decay=-1), "weight-decay must be at least 0"),
         (lambda: Demonstrations(num_per_task=0), "num-per-task must be at least 1"),
         (lambda: Demonstrations(action_noise=2), r"action-noise must be from 0\.0 to 1\.0, not 2"),
-        (lambda: SupervisedStage(num_steps=0, batch_size=1), "num-steps must be at least 1"),
+        (lambda: SupervisedStage(num_steps=0, batch_size=1), "num-steps of a supervised stage must be at least 1"),
         (lambda: Evaluation(contexts_per_task=0), r"evaluation\.contexts-per-task must be at least 1"),
         (lambda: Evaluation(batch_size=0), "batch-size must be at least 1"),
         (lambda: Cluster(num_actors=0), "num-actors must be at least 1"),
@@ -47,7 +47,9 @@ def test_defaults_are_the_papers() -> None:
         (lambda: replace(EXPERIMENT, policy=QuestSettings(sensors=("depth",))), "no sensor 'depth'; it has state"),
         (lambda: replace(EXPERIMENT, name="../up"), "name must be a word"),
         (lambda: replace(EXPERIMENT, num_updates=0), "num-updates must be at least 1"),
-        (lambda: replace(EXPERIMENT, seed=-1), "seed must be at least 0"),
+        (lambda: replace(EXPERIMENT, max_steps=501), "max-steps must be from 1 to 500, not 501"),
+        (lambda: replace(EXPERIMENT, seed=-1), "seed must be from 0 to 2147483647, not -1"),
+        (lambda: PPO(weight_decay=float("inf")), "weight-decay must be finite, not inf"),
     ],
 )
 def test_impossible_settings_are_refused_with_field_value_and_range(make, message: str) -> None:

@@ -90,10 +90,10 @@ def test_a_decision_is_scored_from_its_record_with_gradients_to_the_prior_alone(
 
 def test_the_instruction_changes_what_the_policy_does() -> None:
     policy = tiny_quest()
-    state = {"state": torch.zeros(2, 2)}
-    tokens = policy.context_tokens(state, ["go left", "go right"])
-    assert not torch.equal(tokens[0, 0], tokens[1, 0])
-    assert torch.equal(tokens[0, 1], tokens[1, 1])
+    state = {"state": np.zeros((64, 2), np.float32)}
+    left, right = (policy.act(state, [text] * 64, generators(64)) for text in ("go left", "go right"))
+    assert (left.record["tokens"] != right.record["tokens"]).any()
+    assert not np.array_equal(left.log_probs_BU, right.log_probs_BU)
 
 
 def quantize_oracle(values: np.ndarray, levels: tuple[int, ...]) -> np.ndarray:
@@ -125,14 +125,21 @@ def test_quantiser_picks_the_nearest_level_of_each_coordinate() -> None:
     assert quantizer.vocabulary == 1000
 
 
-def test_the_autoencoder_is_causal_in_its_decoder_and_passes_gradients_through_the_quantiser() -> None:
+def test_the_autoencoder_trains_through_its_quantiser() -> None:
     vae = SkillVAE(action_dim=3, chunk_length=16, fsq_levels=(5, 5), width=16, num_layers=(1, 1), dropout=0.0)
     actions = torch.randn(2, 16, 3)
     vae(actions).abs().mean().backward()
-    assert vae.action_proj.weight.grad.abs().sum() > 0
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in vae.action_proj.parameters())
     tokens = vae.tokens(actions)
     assert tokens.shape == (2, 4)
-    assert vae.decode_tokens(tokens).shape == (2, 16, 3)
+    torch.testing.assert_close(vae.decode_tokens(tokens), vae(actions))
+
+
+def test_the_prior_sees_no_later_token() -> None:
+    prior = tiny_quest().policy_prior
+    context = torch.randn(1, 2, 16)
+    first, second = torch.tensor([[0]]), torch.tensor([[1]])
+    torch.testing.assert_close(prior.logits(context, first)[:, 0], prior.logits(context, second)[:, 0])
 
 
 def test_the_default_sizes_are_the_published_models() -> None:
@@ -160,10 +167,10 @@ def test_foreign_weights_are_refused_with_every_name_and_nothing_is_loaded() -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chunk_length": 6}, "chunk_length must be a multiple of 4, at least 4, not 6"),
-        ({"num_executed": 40}, "num_executed must be from 1 to 32, not 40"),
+        ({"chunk_length": 6}, "policy.chunk-length must be a multiple of 4, at least 4, not 6"),
+        ({"num_executed": 40}, "policy.num-executed must be from 1 to 32, not 40"),
         ({"fsq_levels": (8, 1)}, r"each at least 2, not \(8, 1\)"),
-        ({"prior_width": 100}, "multiple of 2 \\* prior_heads = 12, not 100"),
+        ({"prior_width": 100}, "multiple of 2 \\* prior-heads = 12, not 100"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1"),
     ],

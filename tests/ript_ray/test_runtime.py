@@ -12,10 +12,9 @@ import pytest
 import ray
 
 from ript_ray.config import Sampling
-from ript_ray.errors import ConfigError, WorkerError
+from ript_ray.errors import ConfigError, DivergenceError, WorkerError
 from ript_ray.evaluate import evaluate
 from ript_ray.filters import Verdict
-from ript_ray.policies.module_state import module_arrays
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts, Runtime
 from ript_ray.runtime.on_ray import RayRuntime
@@ -159,20 +158,21 @@ def test_a_broken_actor_ends_the_run_with_a_named_error_and_leaves_no_process(en
     finally:
         runtime.close()
     deadline = time.monotonic() + 5
-    while workers_alive() and time.monotonic() < deadline:
+    while actors_alive() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not workers_alive()
+    assert not actors_alive()
 
 
-def workers_alive() -> list[str]:
-    names = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
-    return [name for name in names if "ray::RolloutWorker" in name]
+def actors_alive() -> list[str]:
+    """Actors below this process: workers are Ray's children, and Ray is ours."""
+    names = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    return [name for name in names if name.startswith(("ray::RolloutWorker", "ray::Learner"))]
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_more_actors_than_the_cluster_holds_are_refused_with_both_figures() -> None:
-    with pytest.raises(ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 2 cores .* hold 4"):
+    with pytest.raises(ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 2 cores, which hold 4"):
         on_ray(line_parts(POLICIES["laplace"]), 9)
 
 
@@ -200,13 +200,69 @@ def test_a_broadcast_reaches_every_actor_before_the_next_group() -> None:
 
 
 def test_a_cluster_fills_the_machine_by_default() -> None:
-    assert Cluster().count_actors(8, 0) == 8
-    assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors(8, 0) == 3
-    assert Cluster(gpus_per_actor=0.25, learner_gpus=1).count_actors(64, 2) == 4
+    assert Cluster().count_actors(8) == 8
+    assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors(8) == 3
     with pytest.raises(ConfigError, match="which hold 0"):
-        Cluster(cpus_per_actor=4).count_actors(2, 0)
+        Cluster(cpus_per_actor=4).count_actors(2)
+    assert Cluster(cpus_per_actor=0.2).count_actors(2) == 10
+    assert Cluster(cpus_per_actor=0.1, learner_cpus=1).count_actors(2) == 10
 
 
-def test_policies_are_built_alike_from_their_factories() -> None:
-    first, second = (module_arrays(POLICIES["tokens"]()) for _ in range(2))
-    assert all((first[name] == second[name]).all() for name in first)
+class EasyEnvironment(LineEnvironment):
+    """Solved by the first step: every group is uniform once `after` episodes have been run in this process."""
+
+    episodes = 0
+    after = 150
+
+    def reset(self, initial_state):
+        EasyEnvironment.episodes += 1
+        super().reset(initial_state)
+
+    def step(self, action):
+        solved = super().step(action)
+        if EasyEnvironment.episodes > self.after:
+            self._solved = solved = True
+        return solved
+
+
+def exhaust(runtime: Runtime) -> None:
+    log = Log()
+    sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=40)
+    outcome = train(runtime, line_stream(), sampling=sampling, num_updates=50, seed=5, observers=[log])
+    assert outcome.exhausted is not None
+    assert len(log.records) >= 1, "the example must end after an update"
+    assert outcome.last is not None
+    totals = [record.collection.verdicts.total() for record in log.records]
+    assert log.num_groups == sum(totals) + outcome.last.verdicts.total(), "a finished group was not counted"
+    assert outcome.last.num_rollouts == 4 * outcome.last.verdicts.total()
+    contexts = [line_stream().at(index) for index in range(8)]
+    result = evaluate(runtime, contexts, batch_size=3, seed=5)  # nothing of the search may be left in flight
+    assert result.overall.num_rollouts == 8
+    assert result.overall.success_rate == 1.0
+
+
+def test_a_search_that_ends_after_updates_leaves_nothing_in_flight() -> None:
+    EasyEnvironment.episodes = 0
+    parts = replace(
+        line_parts(POLICIES["laplace"], learning_rate=1e-4), make_environment=lambda task: EasyEnvironment()
+    )
+    exhaust(SerialRuntime(parts))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_search_that_ends_after_updates_leaves_nothing_in_flight_on_ray() -> None:
+    parts = replace(
+        line_parts(POLICIES["laplace"], learning_rate=1e-4), make_environment=lambda task: EasyEnvironment()
+    )
+    runtime = on_ray(parts, 3)
+    try:
+        exhaust(runtime)
+    finally:
+        runtime.close()
+
+
+def test_a_loss_that_is_not_finite_is_refused_before_it_touches_the_weights() -> None:
+    runtime = SerialRuntime(line_parts(POLICIES["tokens"], learning_rate=1e30))
+    with pytest.raises(DivergenceError, match="not both finite"):
+        train_on(runtime)

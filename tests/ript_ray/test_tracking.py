@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ript_ray.tracking import CLOSE_TIMEOUT_S, Point, Tracker, now_ms
+from ript_ray.tracking import CLOSE_TIMEOUT_S, Point, RunStatus, Tracker, now_ms
 
 
 def point(update: int) -> Point:
@@ -17,10 +17,12 @@ def track(folder: Path, points: list[Point]) -> str | None:
         folder / "metrics.jsonl", experiment="line", run="first", params={"ppo.clip_low": "0.2"}, tags={"commit": "abc"}
     )
     for each in points:
+        started = time.perf_counter()
         tracker.log(each)
+        assert time.perf_counter() - started < 0.5, "logging waited for the store"
     (folder / "results.json").write_text("{}")
     tracker.log_files([folder / "results.json"])
-    return tracker.close()
+    return tracker.close(RunStatus.FINISHED)
 
 
 def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(

@@ -8,7 +8,7 @@ from ript_ray.policies.quest.skill_vae import ACTIONS_PER_TOKEN
 
 @dataclass(frozen=True)
 class QuestSettings:
-    """Sizes of the QueST policy and how it samples (defaults: the published 20 M-parameter model).
+    """Sizes of the QueST policy and how it samples. Source of every default: the published 20 M-parameter model.
 
     Attributes:
         sensors: Low-dimensional sensors of the benchmark that the policy reads, at least one.
@@ -46,25 +46,26 @@ class QuestSettings:
         require(bool(self.sensors), "policy.sensors must name at least one sensor")
         require(
             self.chunk_length > 0 and self.chunk_length % ACTIONS_PER_TOKEN == 0,
-            f"chunk_length must be a multiple of {ACTIONS_PER_TOKEN}, at least {ACTIONS_PER_TOKEN}, "
+            f"policy.chunk-length must be a multiple of {ACTIONS_PER_TOKEN}, at least {ACTIONS_PER_TOKEN}, "
             f"not {self.chunk_length}",
         )
-        require_between("num_executed", self.num_executed, 1, self.chunk_length)
+        require_between("policy.num-executed", self.num_executed, 1, self.chunk_length)
         require(
             len(self.fsq_levels) > 0 and min(self.fsq_levels) >= 2,
-            f"fsq_levels must be one or more numbers, each at least 2, not {self.fsq_levels}",
+            f"policy.fsq-levels must be one or more numbers, each at least 2, not {self.fsq_levels}",
         )
         require(
             self.skill_width > 0 and self.skill_width % 8 == 0,
-            f"skill_width must be a multiple of 8, not {self.skill_width}",
+            f"policy.skill-width must be a multiple of 8, not {self.skill_width}",
         )
-        require(min(self.skill_layers) >= 1, f"skill_layers must each be at least 1, not {self.skill_layers}")
+        require(min(self.skill_layers) >= 1, f"policy.skill-layers must each be at least 1, not {self.skill_layers}")
         for name in ("prior_layers", "prior_heads", "state_width", "text_features"):
-            require_at_least(name, getattr(self, name), 1)
+            require_at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 1)
         require(
             self.prior_width > 0 and self.prior_width % (2 * self.prior_heads) == 0,
-            f"prior_width must be a multiple of 2 * prior_heads = {2 * self.prior_heads}, not {self.prior_width}",
+            f"policy.prior-width must be a multiple of 2 * prior-heads = {2 * self.prior_heads}, "
+            f"not {self.prior_width}",
         )
-        require(0 <= self.dropout < 1, f"dropout must be from 0 to below 1, not {self.dropout}")
-        require_at_least("top_k", self.top_k, 0)
-        require(self.temperature > 0, f"temperature must be above 0, not {self.temperature}")
+        require(0 <= self.dropout < 1, f"policy.dropout must be from 0 to below 1, not {self.dropout}")
+        require_at_least("policy.top-k", self.top_k, 0)
+        require(self.temperature > 0, f"policy.temperature must be above 0, not {self.temperature}")

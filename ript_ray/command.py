@@ -1,0 +1,22 @@
+"""The boundary between a command and its user: exit codes and messages, never a traceback for what a user can mend."""
+
+import sys
+from collections.abc import Callable
+
+from ript_ray.errors import RiptError
+
+
+def run_command(command: Callable[[], int]) -> None:
+    """Run a command and exit: its code, or a message without traceback and the error's code."""
+    try:
+        code = command()
+    except RiptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

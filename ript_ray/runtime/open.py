@@ -1,0 +1,25 @@
+"""The runtime that a cluster asks for."""
+
+import contextlib
+from collections.abc import Iterator
+
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.contract import Parts, Runtime
+from ript_ray.runtime.on_ray import RayRuntime, ray_session
+from ript_ray.runtime.serial import SerialRuntime
+
+
+def session(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
+    """Make sure, before any work is done, that the cluster is there and holds the actors asked for."""
+    return contextlib.nullcontext() if cluster.in_process else ray_session(cluster)
+
+
+@contextlib.contextmanager
+def open_runtime(parts: Parts, cluster: Cluster, *, with_learner: bool = True) -> Iterator[Runtime]:
+    """Start a runtime inside a `session`, and stop its processes at the end."""
+    in_process = cluster.in_process
+    runtime: Runtime = SerialRuntime(parts) if in_process else RayRuntime(parts, cluster, with_learner=with_learner)
+    try:
+        yield runtime
+    finally:
+        runtime.close()
