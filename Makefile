@@ -1,4 +1,4 @@
-# Everything happens in .venv; `make quickstart` and `make test` need nothing but Python >= 3.11 and make.
+# Everything happens in .venv; `make quickstart` and `make test` need nothing but Python >= 3.11 with venv, and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,7 +7,8 @@ BIN := .venv/bin
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ript-ray needs Python 3.11 or newer; set PYTHON=/path/to/it")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ript-ray needs Python 3.11 or newer; set PYTHON=/path/to/it")'
+	@$(PYTHON) -c 'import ensurepip, venv' || (echo 'Python lacks venv; mend it with: apt-get install python3-venv'; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

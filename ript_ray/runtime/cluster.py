@@ -21,6 +21,7 @@ class Cluster:
         in_process: Run everything in this process, without Ray: the same results, slower, easy to debug.
         start_timeout_s: Longest wait for the actors to start, in seconds, above 0.
         group_timeout_s: Longest wait for one group of rollouts, in seconds, above 0.
+        max_replacements: Rollout actors replaced in one run before it ends, at least 0.
         update_timeout_s: Longest wait for one update of the learner, in seconds, above 0.
     """
 
@@ -32,12 +33,14 @@ class Cluster:
     start_timeout_s: float = 120.0
     group_timeout_s: float = 600.0
     update_timeout_s: float = 3600.0
+    max_replacements: int = 100
 
     def __post_init__(self) -> None:
         if self.num_actors is not None:
             require_at_least("cluster.num-actors", self.num_actors, 1)
         require_positive("cluster.cpus-per-actor", self.cpus_per_actor)
         require_at_least("cluster.learner-cpus", self.learner_cpus, 0.0)
+        require_at_least("cluster.max-replacements", self.max_replacements, 0)
         for name in ("start_timeout_s", "group_timeout_s", "update_timeout_s"):
             require_positive(f"cluster.{name.replace('_', '-')}", getattr(self, name))
 

@@ -17,7 +17,7 @@ from ript_ray.learner import Learner, UpdateReport
 from ript_ray.machine import num_cpus
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
-from ript_ray.runtime.pool import ActorPool, answer
+from ript_ray.runtime.pool import ActorPool, Faults, Limits, answer_of
 from ript_ray.runtime.worker import RolloutWorker
 from ript_ray.types import GroupSummary, RolloutRequest, Weights
 
@@ -76,10 +76,14 @@ class RayRuntime:
             learner = learner_class.remote(build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
             self._learners.append(learner)
         worker_class = ray.remote(num_cpus=cluster.cpus_per_actor)(RolloutWorker)
-        actors = [worker_class.remote(build_policy, parts.make_environment, parts.max_steps) for _ in range(num_actors)]
-        self._pool = ActorPool(actors, timeout_s=cluster.group_timeout_s)
+        limits = Limits(cluster.start_timeout_s, cluster.group_timeout_s, cluster.max_replacements)
+        self._pool = ActorPool(
+            lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps), num_actors, limits
+        )
         try:
-            _await_start([*self._learners, *actors], cluster.start_timeout_s)
+            self._pool.await_start()
+            for learner in self._learners:
+                answer_of(learner.__ray_ready__.remote(), "the learner's start", cluster.start_timeout_s)
         except WorkerError:
             self.close()
             raise
@@ -87,6 +91,11 @@ class RayRuntime:
     @property
     def num_actors(self) -> int:
         return self._pool.num_actors
+
+    @property
+    def faults(self) -> Faults:
+        """Actors replaced and groups run again so far."""
+        return self._pool.faults
 
     def launch(self, request: RolloutRequest) -> None:
         self._pool.submit(request)
@@ -109,12 +118,7 @@ class RayRuntime:
     def broadcast(self) -> Weights:
         reference = self._learner.weights.remote()
         weights: Weights = self._ask_learner(reference)
-        for actor, checksum in enumerate(self._pool.load(reference)):
-            if checksum != weights.checksum:
-                raise WorkerError(
-                    f"rollout actor {actor} holds {checksum}, not the learner's {weights.checksum} "
-                    f"of version {weights.version}"
-                )
+        self._pool.load(reference, weights.checksum)
         # The caller's copy must outlive Ray's object store.
         return replace(weights, buffer=weights.buffer.copy())
 
@@ -129,13 +133,4 @@ class RayRuntime:
         return self._learners[0]
 
     def _ask_learner(self, reference: ray.ObjectRef) -> Any:
-        return answer(reference, "the learner (cluster.update-timeout-s)", self._update_timeout_s)
-
-
-def _await_start(actors: Sequence[Any], timeout_s: float) -> None:
-    started = [actor.__ray_ready__.remote() for actor in actors]
-    ready, waiting = ray.wait(started, num_returns=len(started), timeout=timeout_s)
-    for reference in ready:
-        answer(reference, "an actor failed to start", timeout_s)
-    if waiting:
-        raise WorkerError(f"{len(ready)} of {len(actors)} actors started within {timeout_s:g} s")
+        return answer_of(reference, "the learner (cluster.update-timeout-s)", self._update_timeout_s)

@@ -32,7 +32,11 @@ class RolloutWorker:
     def roll(self, request: RolloutRequest) -> tuple[GroupSummary, Group]:
         """Run a request's episodes. On one thread: sums over several would come out in another order."""
         torch.set_num_threads(1)
-        group = roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
+        try:
+            group = roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
+        except Exception:
+            self._pool.close()  # whatever state an environment was left in, the next request builds it anew
+            raise
         return summarize(group), group
 
     def close(self) -> None:

@@ -2,10 +2,13 @@
 
 import ast
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,7 @@ def test_every_experiment_loads_without_running_and_says_what_it_is(path: Path) 
 
 def test_the_readmes_commands_exist() -> None:
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    assert "@@" not in readme
     targets = set(re.findall(r"^    make ([\w-]+)", readme, re.MULTILINE))
     assert {"quickstart", "test"} <= targets
     for target in targets:
@@ -59,7 +63,7 @@ def test_the_readmes_commands_exist() -> None:
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 def test_constraints_pin_exact_versions_and_name_no_place() -> None:
@@ -71,3 +75,35 @@ def test_constraints_pin_exact_versions_and_name_no_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
         assert re.match(r"[\w-]+", requirement).group().lower() in pinned
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else_and_imports_from_anywhere(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # building leaves files beside what it builds
+    for name in ("ript_ray", "envs", "pyproject.toml", "README.md", "LICENSE"):
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+        else:
+            shutil.copy(path, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run([*pip, *build], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"ript_ray", "ript_envs"}
+    target = tmp_path / "installed"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)
+    code = "import ript_envs.metaworld, ript_ray.launch, ript_ray.cli; print(ript_ray.launch.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert shown.stdout.startswith(str(target)), shown.stderr
+
+
+def test_the_installed_command_answers() -> None:
+    command = [Path(sys.executable).parent / "ript-ray", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0
+    for name in ("evaluate", "doctor"):
+        assert name in shown.stdout
