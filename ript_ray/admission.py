@@ -9,31 +9,28 @@ from collections import Counter
 
 from ript_ray.errors import SearchExhaustedError
 from ript_ray.filters import Verdict, judge
-from ript_ray.types import GroupSummary
+from ript_ray.types import GroupSummary, Progress
 
 
 class Admission:
     """Fills one batch after the other."""
 
-    def __init__(self, *, groups_per_update: int, max_uniform_groups: int):
+    def __init__(self, *, groups_per_update: int, max_uniform_groups: int, start: Progress | None = None):
         """Start with an empty batch.
 
         Args:
             groups_per_update: Mixed groups that make a batch.
             max_uniform_groups: Uniform groups in a row, by index, that end the search.
+            start: Where an earlier admission stood, to go on from there.
         """
+        start = start or Progress()
         self._groups_per_update = groups_per_update
         self._max_uniform_groups = max_uniform_groups
-        self._next_index = 0
+        self._next_index = start.next_index
         self._pending: set[int] = set()
         self._verdicts: dict[int, Verdict] = {}
-        self._counted_to = 0
-        self._streak: Counter[Verdict] = Counter()
-
-    @property
-    def next_index(self) -> int:
-        """Index of the next group to launch: the position in the context stream."""
-        return self._next_index
+        self._counted_to = start.next_index
+        self._streak = Counter({Verdict(name): count for name, count in start.uniform_streak.items()})
 
     @property
     def num_wanted(self) -> int:
@@ -56,6 +53,11 @@ class Admission:
     def exhausted(self) -> bool:
         """Whether uniform groups in a row, by index, have reached the limit."""
         return self._streak.total() >= self._max_uniform_groups
+
+    def progress(self, update: int) -> Progress:
+        """Where things stand after `update` updates; nothing may be pending."""
+        assert not self._pending
+        return Progress(update, self._next_index, {str(verdict): count for verdict, count in self._streak.items()})
 
     def launch(self) -> int:
         """Claim the next index."""

@@ -1,12 +1,16 @@
 """A checkpoint is a folder: weights (safetensors), the experiment (JSON) and a manifest of their hashes.
 
-It appears whole or not at all: written under a temporary name, flushed to disk, then renamed.
+One taken during training also holds the optimiser's moments and where training stood, so that it can go on
+as if it had never stopped. A checkpoint appears whole or not at all: written under a temporary name, flushed
+to disk, then renamed. No file is ever read by unpickling.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +20,39 @@ from safetensors.numpy import load_file, save_file
 from ript_ray.build import PolicySource
 from ript_ray.errors import CheckpointError
 from ript_ray.serialization import experiment_from_json, experiment_to_json
+from ript_ray.types import Arrays, Progress
 
 SCHEMA = 1
 WEIGHTS = "policy.safetensors"
 EXPERIMENT = "experiment.json"
 MANIFEST = "manifest.json"
 FILES = (WEIGHTS, EXPERIMENT)
+LEARNER = "learner.safetensors"
+TRAINING = "training.json"
 
 
-def save(folder: Path, source: PolicySource) -> None:
+@dataclass(frozen=True)
+class Training:
+    """What training needs besides weights and experiment to go on.
+
+    Attributes:
+        progress: Where it stood.
+        totals: Running sums of the run's figures.
+        learner: The optimiser's moments.
+    """
+
+    progress: Progress
+    totals: dict[str, float]
+    learner: Arrays = field(repr=False)
+
+
+def save(folder: Path, source: PolicySource, training: Training | None = None) -> None:
     """Write a checkpoint to `folder`, which must not exist.
+
+    Args:
+        folder: Where it goes.
+        source: Experiment and weights.
+        training: Present where training can go on from here.
 
     Raises:
         CheckpointError: The folder exists, or a weight is not finite.
@@ -40,7 +67,11 @@ def save(folder: Path, source: PolicySource) -> None:
     unfinished.mkdir(parents=True)
     save_file(dict(source.arrays), unfinished / WEIGHTS)
     (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
-    hashes = {name: _sha256(unfinished / name) for name in FILES}
+    if training is not None:
+        save_file(training.learner, unfinished / LEARNER)
+        content = {"progress": asdict(training.progress), "totals": training.totals}
+        (unfinished / TRAINING).write_text(json.dumps(content, indent=2))
+    hashes = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
     (unfinished / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
     for path in (*unfinished.iterdir(), unfinished):
         _flush(path)
@@ -56,18 +87,44 @@ def load(folder: Path) -> PolicySource:
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a checkpoint of ript-ray: it has no {MANIFEST}")
-    hashes = _read_manifest(folder / MANIFEST)
-    for name in FILES:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        if _sha256(path) != hashes.get(name):
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    _verify(folder, FILES)
+    return PolicySource(experiment_from_json(folder / EXPERIMENT), _load_arrays(folder / WEIGHTS))
+
+
+def load_training(folder: Path) -> Training:
+    """Read and verify what training needs to go on from a checkpoint; see `load` for errors."""
+    if not (folder / TRAINING).is_file():
+        return Training(Progress(), {}, {})  # taken before the first update
+    _verify(folder, (LEARNER, TRAINING))
     try:
-        arrays = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}") from error
-    return PolicySource(experiment_from_json(folder / EXPERIMENT), arrays)
+        content = json.loads((folder / TRAINING).read_text())
+        progress, totals = Progress(**content["progress"]), dict(content["totals"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / TRAINING} cannot be read: {error!r}") from error
+    return Training(progress, totals, _load_arrays(folder / LEARNER))
+
+
+def newest_resumable(run: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint of a run that training can go on from.
+
+    Returns:
+        The checkpoint, and what is wrong with each newer one that had to be passed over.
+
+    Raises:
+        CheckpointError: There is none; what is wrong with each is listed.
+    """
+    problems: list[str] = []
+    for folder in sorted((run / "checkpoints").glob("update-*"), reverse=True):
+        try:
+            load(folder)()
+            training = load_training(folder)
+            number = int(folder.name.removeprefix("update-"))
+            if training.progress.update == number:
+                return folder, problems
+            problems.append(f"{folder} holds weights alone")
+        except (CheckpointError, ValueError) as error:
+            problems.append(str(error))
+    raise CheckpointError("\n  ".join([f"{run} has no checkpoint to go on from", *problems]))
 
 
 def find(path: Path) -> Path:
@@ -86,6 +143,13 @@ def find(path: Path) -> Path:
     return saved[-1]
 
 
+def set_aside_later(folder: Path) -> None:
+    """Set aside the checkpoints of a run that are newer than `folder`: what made them will be done again."""
+    for later in folder.parent.glob("update-*"):
+        if later.name > folder.name:
+            later.rename(later.with_name(f".{later.name}.passed-over-{time.time_ns()}"))
+
+
 def _read_manifest(path: Path) -> dict[str, str]:
     try:
         manifest = json.loads(path.read_text())
@@ -95,6 +159,23 @@ def _read_manifest(path: Path) -> dict[str, str]:
     if schema != SCHEMA:
         raise CheckpointError(f"{path} has schema {schema!r}; this version reads {SCHEMA}")
     return hashes
+
+
+def _verify(folder: Path, names: tuple[str, ...]) -> None:
+    hashes = _read_manifest(folder / MANIFEST)
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        if _sha256(path) != hashes.get(name):
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def _load_arrays(path: Path) -> Arrays:
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -49,6 +49,28 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """Go on with an interrupted run from its newest valid checkpoint, as if it had not been interrupted.
+
+    Attributes:
+        run_folder: The run's folder.
+        view: What is shown: auto (live in a terminal, quiet elsewhere), lines (one per update), quiet.
+        cluster: Where it runs; it may be another one than before.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    view: Literal["auto", "lines", "quiet"] = "auto"
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def run(self) -> int:
+        """Go on, print the results."""
+        from ript_ray.launch import resume
+        from ript_ray.view import ViewMode
+
+        return resume(self.run_folder, self.cluster, ViewMode(self.view))
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Say what this machine has and lacks, with the command that mends each."""
 
@@ -59,5 +81,5 @@ class Doctor:
 
 def main() -> None:
     """Entry point of `ript-ray`."""
-    commands: dict[str, Callable[..., Any]] = {"evaluate": Evaluate, "doctor": Doctor}
+    commands: dict[str, Callable[..., Any]] = {"evaluate": Evaluate, "resume": Resume, "doctor": Doctor}
     run_command(lambda: tyro.extras.subcommand_cli_from_dict(commands).run())

@@ -55,8 +55,16 @@ class EvaluationResult:
     num_env_steps: int
 
     def to_json(self) -> dict[str, Any]:
-        """The figures over all rollouts, and `per_task` the same for each task."""
-        return {**asdict(self.overall), "per_task": {task: asdict(rate) for task, rate in self.per_task.items()}}
+        """The figures over all rollouts, `per_task` the same for each task, and `env_steps`."""
+        per_task = {task: asdict(rate) for task, rate in self.per_task.items()}
+        return {**asdict(self.overall), "per_task": per_task, "env_steps": self.num_env_steps}
+
+    @classmethod
+    def from_json(cls, figures: dict[str, Any]) -> "EvaluationResult":
+        """Read what `to_json` gave."""
+        overall = {name: value for name, value in figures.items() if name not in ("per_task", "env_steps")}
+        per_task = {task: SuccessRate(**rate) for task, rate in figures["per_task"].items()}
+        return cls(SuccessRate(**overall), per_task, figures["env_steps"])
 
 
 def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, seed: int) -> EvaluationResult:

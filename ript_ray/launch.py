@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ript_ray.command import run_command
 from ript_ray.config import Experiment
-from ript_ray.pipeline import Results, run_experiment
+from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.view import View, ViewMode, results_table
 
@@ -55,6 +55,15 @@ def _run(launch: Launch) -> int:
     with View(launch.view, launch.experiment.num_updates, console) as view:
         results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view)
     return report(results, launch.experiment, console)
+
+
+def resume(run: Path, cluster: Cluster, mode: ViewMode) -> int:
+    """Go on with an interrupted run and print its results; returns the exit code."""
+    console = Console()
+    results, experiment = resume_experiment(
+        run, cluster, view_of=lambda experiment: View(mode, experiment.num_updates, console)
+    )
+    return report(results, experiment, console)
 
 
 def report(results: Results, experiment: Experiment, console: Console) -> int:

@@ -13,12 +13,12 @@ from torch import nn
 
 from ript_ray.batch import assemble, minibatches
 from ript_ray.config import PPO
-from ript_ray.errors import DivergenceError
+from ript_ray.errors import CheckpointError, DivergenceError
 from ript_ray.loss import clipped_surrogate
 from ript_ray.optimizer import decay_groups
 from ript_ray.policies.contract import Policy
 from ript_ray.seeding import Purpose, seed_of
-from ript_ray.types import Batch, Group, Version, Weights
+from ript_ray.types import Arrays, Batch, Group, Version, Weights
 from ript_ray.weights import snapshot
 
 
@@ -100,6 +100,28 @@ class Learner:
     def weights(self) -> Weights:
         """The present weights."""
         return snapshot(self._policy, self._version)
+
+    def state(self) -> Arrays:
+        """The optimiser's moments, copied: with the weights, all that the next update depends on."""
+        return {
+            f"{part}/{name}": value.numpy().copy()
+            for name, parameter in self._policy.trainable().items()
+            for part, value in self._optimizer.state.get(parameter, {}).items()
+        }
+
+    def restore(self, version: Version, state: Arrays) -> None:
+        """Take over the moments of `state`; the policy must hold the weights of that moment already.
+
+        Raises:
+            CheckpointError: A name is unknown or a shape differs.
+        """
+        parameters = self._policy.trainable()
+        for key, array in state.items():
+            part, name = key.split("/", 1)
+            if name not in parameters or (array.ndim and array.shape != tuple(parameters[name].shape)):
+                raise CheckpointError(f"the optimiser's state does not fit the policy: {key} of shape {array.shape}")
+            self._optimizer.state[parameters[name]][part] = torch.from_numpy(array.copy())
+        self._version = version
 
     def _step(self, minibatch: Batch) -> tuple[float, ...]:
         ppo = self._ppo

@@ -1,25 +1,29 @@
 """One whole experiment: demonstrations, supervised stages, measure, post-train, measure again."""
 
 import functools
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ript_ray import checkpoint
 from ript_ray.build import PolicySource, new_policy, runtime_parts
+from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
 from ript_ray.contexts import ContextStream, draw_contexts
+from ript_ray.errors import CheckpointError
 from ript_ray.evaluate import EvaluationResult, evaluate
 from ript_ray.recorder import Recorder
 from ript_ray.run_folder import RunFolder
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.contract import Runtime
 from ript_ray.runtime.open import open_runtime, session
 from ript_ray.seeding import Purpose, torch_seed_of
 from ript_ray.sft.demonstrations import make_windows, record_demonstrations
 from ript_ray.sft.stages import train_autoencoder, train_prior
 from ript_ray.train import Outcome, train
-from ript_ray.types import Context
+from ript_ray.types import Context, Version
 from ript_ray.view import View
 
 
@@ -52,22 +56,47 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         view: What is shown meanwhile.
     """
     with session(cluster):
-        folder = RunFolder(runs, experiment)
+        folder = RunFolder.create(runs, experiment)
         view.stage(f"run folder {folder.path}")
-        source = train_supervised(experiment, view)
-        with Recorder(folder, source) as recorder:
-            view.stage("starting actors")
-            with open_runtime(runtime_parts(source), cluster) as runtime:
-                before, after, outcome = _post_train(experiment, runtime, recorder, view)
-    return Results(folder.path, before, after, outcome, recorder.tracking_problem)
+        return _post_train(folder, train_supervised(experiment, view), None, cluster, view)
+
+
+def resume_experiment(
+    run: Path, cluster: Cluster, *, view_of: Callable[[Experiment], View]
+) -> tuple[Results, Experiment]:
+    """Go on with a run that was interrupted, as if it had not been: the same weights, bit for bit.
+
+    Args:
+        run: The run's folder.
+        cluster: Where; it may be another one than before.
+        view_of: Makes what is shown meanwhile.
+
+    Returns:
+        What it found, and the experiment, which is as it was when the run began.
+
+    Raises:
+        CheckpointError: The run has finished, or no checkpoint of it is valid.
+    """
+    if RunFolder(run).results.exists():
+        raise CheckpointError(f"{run} has finished: there is nothing to resume")
+    newest, passed_over = checkpoint.newest_resumable(run)
+    source, training = checkpoint.load(newest), checkpoint.load_training(newest)
+    with view_of(source.experiment) as view, session(cluster):
+        for problem in passed_over:
+            view.stage(f"passed over: {problem}")
+        checkpoint.set_aside_later(newest)
+        view.stage(f"going on from {newest}")
+        folder = RunFolder(run, earlier_s=training.totals.get("wall_s", 0.0))
+        return _post_train(folder, source, training, cluster, view), source.experiment
 
 
 def _post_train(
-    experiment: Experiment, runtime: Runtime, recorder: Recorder, view: View
-) -> tuple[EvaluationResult, EvaluationResult, Outcome]:
-    """Measure, post-train, measure again."""
-    training, held_out = training_contexts(experiment), held_out_contexts(experiment)
-    assert set(training).isdisjoint(held_out), "a policy must not be measured on what it was trained on"
+    folder: RunFolder, source: PolicySource, training: Training | None, cluster: Cluster, view: View
+) -> Results:
+    """Measure, post-train, measure again; from where `training` stands, if anywhere."""
+    experiment = source.experiment
+    contexts, held_out = training_contexts(experiment), held_out_contexts(experiment)
+    assert set(contexts).isdisjoint(held_out), "a policy must not be measured on what it was trained on"
 
     def measure(when: str) -> EvaluationResult:
         view.stage(f"measuring success on held-out contexts, {when}")
@@ -76,20 +105,29 @@ def _post_train(
         view.stage(f"success {result.overall.success_rate:.1%} {when}")
         return result
 
-    before = measure("before RIPT")
-    view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
-    outcome = train(
-        runtime,
-        ContextStream(training, experiment.seed),
-        sampling=experiment.sampling,
-        num_updates=experiment.num_updates,
-        seed=experiment.seed,
-        observers=(view, recorder),
-    )
-    recorder.on_end(outcome)
-    after = measure("after RIPT") if recorder.num_updates else before
-    recorder.write_results(before, after, outcome)
-    return before, after, outcome
+    with Recorder(folder, source, training) as recorder:
+        view.stage("starting actors")
+        with open_runtime(runtime_parts(source), cluster) as runtime:
+            if training is not None:
+                runtime.restore(Version(training.progress.update), training.learner)
+            known = folder.before.exists()
+            before = (
+                EvaluationResult.from_json(json.loads(folder.before.read_text())) if known else measure("before RIPT")
+            )
+            view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
+            outcome = train(
+                runtime,
+                ContextStream(contexts, experiment.seed),
+                sampling=experiment.sampling,
+                num_updates=experiment.num_updates,
+                seed=experiment.seed,
+                observers=(view, recorder),
+                start=training.progress if training else None,
+            )
+            recorder.on_end(outcome)
+            after = measure("after RIPT") if recorder.num_updates else before
+            recorder.write_results(before, after, outcome)
+    return Results(folder.path, before, after, outcome, recorder.tracking_problem)
 
 
 def train_supervised(experiment: Experiment, view: View) -> PolicySource:

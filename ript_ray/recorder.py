@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ript_ray import checkpoint
 from ript_ray.build import PolicySource
+from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
 from ript_ray.evaluate import EvaluationResult
 from ript_ray.filters import REJECTIONS, Verdict
@@ -15,7 +17,6 @@ from ript_ray.plot import plot_curve
 from ript_ray.run_folder import RunFolder
 from ript_ray.tracking import Point, RunStatus, Tracker, now_ms
 from ript_ray.train import Collection, Outcome, UpdateRecord
-from ript_ray.types import Weights
 from ript_ray.weights import apply
 
 
@@ -25,19 +26,27 @@ class Recorder:
     A context manager: however the block ends, the last weights are saved and the MLflow run is closed.
     """
 
-    def __init__(self, folder: RunFolder, source: PolicySource):
-        """Save the policy that RIPT starts from, and open journal and MLflow run."""
-        self.num_updates = 0
+    def __init__(self, folder: RunFolder, source: PolicySource, training: Training | None = None):
+        """Open journal and MLflow run.
+
+        Args:
+            folder: The run's folder.
+            source: The policy that training starts from; saved as the checkpoint of update 0.
+            training: Where an earlier process left off; `source` is then the policy of that moment.
+        """
+        totals = training.totals if training else {}
+        self.num_updates = training.progress.update if training else 0
         self.tracking_problem: str | None = None
         self._experiment: Experiment = source.experiment
         self._folder = folder
         self._policy = source()
-        self._env_steps = 0
-        self._num_rollouts = 0
-        self._verdicts: Counter[Verdict] = Counter()
-        self._unsaved: Weights | None = None
-        self._points: list[Point] = []
-        checkpoint.save(folder.checkpoint(0), source)
+        self._env_steps = int(totals.get("env_steps", 0))
+        self._num_rollouts = int(totals.get("num_rollouts", 0))
+        self._verdicts = Counter({verdict: int(totals.get(f"groups/{verdict}", 0)) for verdict in Verdict})
+        self._unsaved: UpdateRecord | None = None
+        self._points = rewind_journal(folder.journal, self.num_updates)
+        if training is None:
+            checkpoint.save(folder.checkpoint(0), source)
         self._tracker = Tracker(
             folder.journal,
             experiment=source.experiment.name,
@@ -53,7 +62,7 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._save_weights()
+            self._save(resumable=False)  # what runs the learner has gone
         finally:
             failed = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
             self.tracking_problem = self._tracker.close(RunStatus.FINISHED if kind is None else failed)
@@ -66,9 +75,9 @@ class Recorder:
         collection, report = record.collection, record.report
         self._count(collection)
         self.num_updates = collection.update
-        self._unsaved = record.weights
+        self._unsaved = record
         if collection.update % self._experiment.checkpoint_every == 0:
-            self._save_weights()
+            self._save(resumable=True)
         metrics = {
             "train/success_rate": collection.success_rate,
             "train/num_rollouts": collection.num_rollouts,
@@ -88,12 +97,14 @@ class Recorder:
         """Book the rollouts of an update that never came about, and save the last weights."""
         if outcome.last is not None:
             self._count(outcome.last)
-        self._save_weights()
+        self._save(resumable=True)
 
     def on_evaluation(self, result: EvaluationResult) -> None:
         """Book a measurement of the present weights."""
         rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
         self._log({"eval/success_rate": result.overall.success_rate, **rates})
+        if self.num_updates == 0:
+            self._folder.before.write_text(json.dumps(result.to_json(), indent=2) + "\n")
 
     def write_results(self, before: EvaluationResult, after: EvaluationResult, outcome: Outcome) -> None:
         """Write the results and draw the curve."""
@@ -102,7 +113,6 @@ class Recorder:
             "after": after.to_json(),
             "wall_s": round(self._folder.wall_s, 2),
             "env_steps": self._env_steps,
-            "evaluation_env_steps": before.num_env_steps + after.num_env_steps,
             "num_rollouts": self._num_rollouts,
             "num_updates": self.num_updates,
             "groups_accepted": self._verdicts[Verdict.ACCEPTED],
@@ -124,13 +134,28 @@ class Recorder:
         self._tracker.log(point)
         return point
 
-    def _save_weights(self) -> None:
+    def _save(self, *, resumable: bool) -> None:
         if self._unsaved is None:
             return
-        apply(self._unsaved, self._policy)
-        self._unsaved = None
+        record, self._unsaved = self._unsaved, None
+        apply(record.weights, self._policy)
         source = PolicySource(self._experiment, self._policy.state_arrays())
-        checkpoint.save(self._folder.checkpoint(self.num_updates), source)
+        training = None
+        if resumable:
+            verdicts = {f"groups/{verdict}": count for verdict, count in self._verdicts.items()}
+            sums = {"env_steps": self._env_steps, "num_rollouts": self._num_rollouts, "wall_s": self._folder.wall_s}
+            training = Training(record.progress, {**sums, **verdicts}, record.learner_state())
+        checkpoint.save(self._folder.checkpoint(record.progress.update), source, training)
+
+
+def rewind_journal(journal: Path, num_updates: int) -> list[Point]:
+    """Drop what the journal says of updates that will be done again; returns the training points that stay."""
+    if not journal.exists():
+        return []
+    points = [Point(**json.loads(line)) for line in journal.read_text().splitlines() if line.endswith("}")]
+    kept = [point for point in points if point.update <= num_updates]
+    journal.write_text("".join(json.dumps(vars(point)) + "\n" for point in kept))
+    return [point for point in kept if "train/success_rate" in point.metrics]
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from pathlib import Path
+from typing import Self
 
 from ript_ray.config import Experiment
 from ript_ray.serialization import experiment_to_json
@@ -17,15 +18,21 @@ PACKAGES = ("ript-ray", "ray", "torch", "numpy", "metaworld", "mujoco", "gymnasi
 class RunFolder:
     """The folder runs/<experiment>/<time>-seed<seed>/ of one run."""
 
-    def __init__(self, root: Path, experiment: Experiment):
+    def __init__(self, path: Path, earlier_s: float = 0.0):
+        """Use the folder at `path`, whose run has lasted `earlier_s` seconds already."""
+        self.path = path
+        self.versions = versions()
+        self._started = time.perf_counter() - earlier_s
+
+    @classmethod
+    def create(cls, root: Path, experiment: Experiment) -> Self:
         """Create the folder, with the resolved configuration and the versions of everything in it."""
         parent = root / experiment.name
         parent.mkdir(parents=True, exist_ok=True)
-        self.path = _create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}")
-        self.versions = versions()
-        self._started = time.perf_counter()
-        (self.path / "config.json").write_text(experiment_to_json(experiment))
-        (self.path / "versions.json").write_text(json.dumps(self.versions, indent=2) + "\n")
+        folder = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
+        (folder.path / "config.json").write_text(experiment_to_json(experiment))
+        (folder.path / "versions.json").write_text(json.dumps(folder.versions, indent=2) + "\n")
+        return folder
 
     @property
     def name(self) -> str:
@@ -41,6 +48,11 @@ class RunFolder:
     def journal(self) -> Path:
         """One JSON object per update."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def before(self) -> Path:
+        """Success before post-training, kept for a run that is resumed."""
+        return self.path / "before.json"
 
     @property
     def results(self) -> Path:

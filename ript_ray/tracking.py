@@ -66,7 +66,8 @@ class Tracker:
         """Start the shipping thread.
 
         Args:
-            journal: Where points are kept, one JSON object per line.
+            journal: Where points are kept, one JSON object per line. Beside it lies the MLflow run's id;
+                where there is one already, that run is continued.
             experiment: Name of the MLflow experiment.
             run: Name of the MLflow run.
             params: The resolved configuration, flat.
@@ -74,6 +75,7 @@ class Tracker:
         """
         self.problem: str | None = None
         self._journal = journal
+        self._run_id_file = journal.with_name("mlflow-run-id")
         self._names = (experiment, run)
         self._params = dict(params)
         self._tags = dict(tags)
@@ -119,8 +121,13 @@ class Tracker:
         experiment, run = self._names
         found = client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else client.create_experiment(experiment)
-        run_id = client.create_run(experiment_id, run_name=run, tags=self._tags).info.run_id
-        client.log_batch(run_id, params=[Param(name, value[:6000]) for name, value in self._params.items()])
+        if self._run_id_file.exists():
+            run_id = self._run_id_file.read_text()
+            client.update_run(run_id, status="RUNNING")
+        else:
+            run_id = client.create_run(experiment_id, run_name=run, tags=self._tags).info.run_id
+            client.log_batch(run_id, params=[Param(name, value[:6000]) for name, value in self._params.items()])
+            self._run_id_file.write_text(run_id)
         while not isinstance(item := self._queue.get(), RunStatus):
             if isinstance(item, Point):
                 client.log_batch(run_id, metrics=_mlflow_metrics(item))

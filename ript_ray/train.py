@@ -14,7 +14,7 @@ from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
 from ript_ray.runtime.contract import Runtime
 from ript_ray.seeding import Purpose, seed_of
-from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, GroupSummary, Progress, RolloutRequest, Version, Weights
 
 
 @dataclass
@@ -63,6 +63,8 @@ class UpdateRecord:
         collection: The rollouts.
         report: The learning.
         weights: What the actors hold now.
+        progress: Where training stands now.
+        learner_state: Fetches the learner's state, which the next update changes.
         rollout_s: Seconds spent collecting.
         broadcast_s: Seconds spent sending weights.
     """
@@ -70,6 +72,8 @@ class UpdateRecord:
     collection: Collection
     report: UpdateReport
     weights: Weights
+    progress: Progress
+    learner_state: Callable[[], Arrays]
     rollout_s: float
     broadcast_s: float
 
@@ -107,16 +111,24 @@ def train(
     num_updates: int,
     seed: int,
     observers: Sequence[Observer] = (),
+    start: Progress | None = None,
 ) -> Outcome:
-    """Update the policy `num_updates` times, or until no mixed group is found within the limit."""
-    admission = Admission(groups_per_update=sampling.groups_per_update, max_uniform_groups=sampling.max_uniform_groups)
+    """Update the policy until there have been `num_updates`, or until no mixed group is found within the limit.
+
+    From `start`, with the learner's state of that moment, it goes on as if it had never stopped.
+    """
+    start = start or Progress()
+    admission = Admission(
+        groups_per_update=sampling.groups_per_update, max_uniform_groups=sampling.max_uniform_groups, start=start
+    )
+    runtime.broadcast()
 
     def request(index: int) -> RolloutRequest:
         members = range(sampling.group_size)
         seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
         return RolloutRequest(index, (stream.at(index),) * sampling.group_size, seeds)
 
-    for update in range(1, num_updates + 1):
+    for update in range(start.update + 1, num_updates + 1):
         collection = Collection(update, sampling.groups_per_update)
         try:
             _fill_batch(
@@ -132,6 +144,8 @@ def train(
             collection=collection,
             report=report,
             weights=weights,
+            progress=admission.progress(update),
+            learner_state=runtime.learner_state,
             rollout_s=collected - collection.started,
             broadcast_s=time.perf_counter() - learned,
         )

@@ -122,6 +122,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where training stands between two updates: with the learner's state, all that the next one depends on.
+
+    Attributes:
+        update: Updates done.
+        next_index: Index of the next group, the position in the context stream.
+        uniform_streak: Uniform groups in a row so far, by verdict.
+    """
+
+    update: int = 0
+    next_index: int = 0
+    uniform_streak: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Weights:
     """One version of the trainable parameters, as one flat buffer.
 

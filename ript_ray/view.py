@@ -148,10 +148,10 @@ def _row(record: UpdateRecord) -> tuple[str, ...]:
 
 
 def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
-    """Success in per cent with its 95 % interval, per task and in all, one column per evaluation."""
+    """Success with its 95 % interval and the number of rollouts, per task and in all, one column per evaluation."""
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)  # fits into 80 columns
-    table.add_column("success, % [95 % interval]", no_wrap=True)
-    for name in (*columns, "rollouts"):
+    table.add_column("task", no_wrap=True)
+    for name in (*(f"{name}, %" for name in columns), "of"):
         table.add_column(name, justify="right", no_wrap=True)
     results = list(columns.values())
     for task in results[0].per_task:

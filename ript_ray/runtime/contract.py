@@ -8,7 +8,7 @@ from ript_envs.contract import Environment
 from ript_ray.config import PPO
 from ript_ray.learner import UpdateReport
 from ript_ray.policies.contract import Policy
-from ript_ray.types import GroupSummary, RolloutRequest, Weights
+from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ class Runtime(Protocol):
         Raises:
             WorkerError: An actor's bytes differ from the learner's.
         """
+        ...
+
+    def learner_state(self) -> Arrays:
+        """The learner's state besides its weights, for a checkpoint."""
+        ...
+
+    def restore(self, version: Version, state: Arrays) -> None:
+        """Put the learner where a checkpoint left it; the policy was built with its weights already."""
         ...
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.pool import ActorPool, Faults, Limits, answer_of
 from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.types import GroupSummary, RolloutRequest, Weights
+from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
 
 
 @contextlib.contextmanager
@@ -121,6 +121,13 @@ class RayRuntime:
         self._pool.load(reference, weights.checksum)
         # The caller's copy must outlive Ray's object store.
         return replace(weights, buffer=weights.buffer.copy())
+
+    def learner_state(self) -> Arrays:
+        state: Arrays = self._ask_learner(self._learner.state.remote())
+        return state
+
+    def restore(self, version: Version, state: Arrays) -> None:
+        self._ask_learner(self._learner.restore.remote(version, state))
 
     def close(self) -> None:
         self._pool.kill()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ript_ray.learner import Learner, UpdateReport
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.types import Group, GroupSummary, RolloutRequest, Weights
+from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 class SerialRuntime:
@@ -42,6 +42,12 @@ class SerialRuntime:
         weights = self._learner.weights()
         self._worker.load(weights)
         return weights
+
+    def learner_state(self) -> Arrays:
+        return self._learner.state()
+
+    def restore(self, version: Version, state: Arrays) -> None:
+        self._learner.restore(version, state)
 
     def close(self) -> None:
         self._worker.close()

@@ -19,7 +19,7 @@ SMALL = (
     *("--sampling.batch-rollouts", "16", "--sampling.contexts-per-task", "6"),
     *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
     *("--evaluation.contexts-per-task", "6", "--evaluation.batch-size", "3"),
-    *("--num-updates", "2", "--checkpoint-every", "1", "--max-steps", "100", "--name", "small"),
+    *("--num-updates", "3", "--checkpoint-every", "1", "--max-steps", "100", "--name", "small"),
 )
 
 
@@ -52,7 +52,7 @@ def test_the_results_hold_all_figures_and_they_add_up(finished: tuple[Path, Path
         assert f"{100 * results[when]['success_rate']:.1f} [{100 * results[when]['low']:.1f}" in printed
     rejected = results["groups_rejected"]
     assert set(rejected) == {str(verdict) for verdict in REJECTIONS}
-    assert results["groups_accepted"] == 2 * 2
+    assert results["groups_accepted"] == 3 * 2
     assert results["num_rollouts"] == 8 * (results["groups_accepted"] + sum(rejected.values()))
     assert results["env_steps"] > 0
     assert results["wall_s"] > 0
@@ -70,10 +70,10 @@ def test_the_folder_holds_configuration_versions_metrics_curve_and_checkpoints(
     versions = json.loads((folder / "versions.json").read_text())
     assert {"python", "torch", "ray", "metaworld", "commit"} <= versions.keys()
     points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [point["update"] for point in points if "ppo/loss" in point["metrics"]] == [1, 2]
+    assert [point["update"] for point in points if "ppo/loss" in point["metrics"]] == [1, 2, 3]
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert names == ["update-00000", "update-00001", "update-00002"]
+    assert names == [f"update-{update:05d}" for update in range(4)]
     first, last = (checkpoint.load(folder / "checkpoints" / name).arrays for name in (names[0], names[-1]))
     changed = {name for name in first if (first[name] != last[name]).any()}
     assert changed
@@ -102,7 +102,49 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
     assert run_info.info.run_name == folder.name
     assert run_info.data.params["ppo.num_iterations"]
     for name in ("train/success_rate", "by_env_steps/train/success_rate", "by_wall_s/train/success_rate"):
-        assert len(client.get_metric_history(run_info.info.run_id, name)) == 2
+        assert len(client.get_metric_history(run_info.info.run_id, name)) == 3
+
+
+def kill_after_first_update(home: Path) -> Path:
+    """Start the same experiment and SIGKILL its process once update 1 is reported; returns the run's folder."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}"}
+    command = [sys.executable, str(ROOT / "experiments" / "quickstart.py"), *SMALL, "--view", "lines"]
+    with subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("update 1,"):
+                break
+        process.kill()
+    (folder,) = (home / "runs" / "small").iterdir()
+    return folder
+
+
+def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
+    finished: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    folder = kill_after_first_update(tmp_path)
+    assert not (folder / "results.json").exists()
+    code = "from ript_ray.cli import main; main()"
+    result = run("-c", code, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    _, undisturbed, _ = finished
+    last = Path("checkpoints") / "update-00003"
+    for name in ("policy.safetensors", "learner.safetensors"):
+        assert (folder / last / name).read_bytes() == (undisturbed / last / name).read_bytes()
+    figures, expected = (json.loads((path / "results.json").read_text()) for path in (folder, undisturbed))
+    for name in ("before", "after", "env_steps", "num_rollouts", "groups_accepted", "groups_rejected"):
+        assert figures[name] == expected[name], name
+    updates = [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert updates == [0, 1, 2, 3, 3]
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert run_info.info.status == "FINISHED"
+
+    again = run("-c", code, "resume", str(folder), cwd=tmp_path)
+    assert again.returncode == 1
+    assert "has finished: there is nothing to resume" in again.stderr
 
 
 def test_a_search_without_mixed_groups_ends_with_its_case_and_keeps_the_weights(tmp_path: Path) -> None:

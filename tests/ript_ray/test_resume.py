@@ -1,0 +1,113 @@
+"""Going on from a checkpoint equals never having stopped."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ript_ray import checkpoint
+from ript_ray.build import PolicySource, new_policy
+from ript_ray.checkpoint import Training
+from ript_ray.config import Experiment
+from ript_ray.errors import CheckpointError
+from ript_ray.policies.module_state import load_module_arrays, module_arrays
+from ript_ray.recorder import rewind_journal
+from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.tracking import Point
+from ript_ray.train import train
+from ript_ray.types import Progress, Version
+from ript_ray.weights import apply
+from tests.conftest import TINY_QUEST, line_parts, line_stream
+from tests.ript_ray.test_runtime import POLICIES, SAMPLING, Log, checksums
+
+
+def train_from(runtime: SerialRuntime, num_updates: int, start: Progress | None = None) -> Log:
+    log = Log()
+    train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, observers=[log], start=start)
+    return log
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("stop", [1, 2])
+def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str, stop: int) -> None:
+    parts = line_parts(POLICIES[kind])
+    expected = checksums(train_from(SerialRuntime(parts), stop + 3))
+
+    interrupted = SerialRuntime(parts)
+    record = train_from(interrupted, stop).records[-1]
+    state = record.learner_state()
+    policy = POLICIES[kind]()
+    apply(record.weights, policy)
+    arrays = module_arrays(policy)
+
+    def build():
+        rebuilt = POLICIES[kind]()
+        load_module_arrays(rebuilt, arrays)
+        return rebuilt
+
+    resumed = SerialRuntime(line_parts(build))
+    resumed.restore(Version(stop), state)
+    assert checksums(train_from(resumed, stop + 3, start=record.progress)) == expected[stop:]
+
+
+def test_moments_of_another_policy_are_refused_by_name() -> None:
+    donor = SerialRuntime(line_parts(POLICIES["tokens"]))
+    train_from(donor, 1)
+    with pytest.raises(CheckpointError, match=r"does not fit the policy: .*policy_prior"):
+        SerialRuntime(line_parts(POLICIES["laplace"])).restore(Version(1), donor.learner_state())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with resumable checkpoints of updates 0 to 3, and weights alone of update 4."""
+    experiment = Experiment("small", ("reach-v3",), policy=TINY_QUEST)
+    source = PolicySource(experiment, new_policy(experiment).state_arrays())
+    checkpoint.save(tmp_path / "checkpoints" / "update-00000", source)
+    for update in (1, 2, 3):
+        moments = {"exp_avg/x": np.full(3, update, np.float32)}
+        training = Training(Progress(update, 10 * update, {"all_failed": 2}), {"env_steps": 7.0}, moments)
+        checkpoint.save(tmp_path / "checkpoints" / f"update-{update:05d}", source, training)
+    checkpoint.save(tmp_path / "checkpoints" / "update-00004", source)
+    return tmp_path
+
+
+def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(run: Path) -> None:
+    newest, problems = checkpoint.newest_resumable(run)
+    assert newest.name == "update-00003"
+    assert problems == [f"{run}/checkpoints/update-00004 holds weights alone"]
+    training = checkpoint.load_training(newest)
+    assert training.progress == Progress(3, 30, {"all_failed": 2})
+    assert training.totals == {"env_steps": 7.0}
+    np.testing.assert_array_equal(training.learner["exp_avg/x"], np.full(3, 3, np.float32))
+
+
+@pytest.mark.parametrize("name", ["learner.safetensors", "training.json", "policy.safetensors"])
+def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(run: Path, name: str) -> None:
+    path = run / "checkpoints" / "update-00003" / name
+    path.write_bytes(path.read_bytes()[:-3])
+    newest, problems = checkpoint.newest_resumable(run)
+    assert newest.name == "update-00002"
+    assert any(f"{path} is damaged" in problem for problem in problems)
+
+
+def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "policy.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint to go on from(.|\n)*update-00003(.|\n)*update-00000"):
+        checkpoint.newest_resumable(run)
+
+
+def test_later_checkpoints_are_set_aside_and_not_deleted(run: Path) -> None:
+    checkpoint.set_aside_later(run / "checkpoints" / "update-00002")
+    assert checkpoint.find(run).name == "update-00002"
+    assert len(list((run / "checkpoints").iterdir())) == 5
+
+
+def test_the_journal_forgets_what_will_be_done_again_and_a_torn_last_line(tmp_path: Path) -> None:
+    journal = tmp_path / "metrics.jsonl"
+    points = [Point(update, 100 * update, 1.0, 0, {"train/success_rate": 0.5}) for update in range(1, 5)]
+    journal.write_text("".join(json.dumps(vars(point)) + "\n" for point in points) + '{"update": 5, "env_st')
+    assert rewind_journal(journal, 2) == points[:2]
+    assert [json.loads(line)["update"] for line in journal.read_text().splitlines()] == [1, 2]
+    assert rewind_journal(tmp_path / "none.jsonl", 2) == []
