@@ -6,6 +6,8 @@ as one object that all actors of a node share.
 """
 
 import contextlib
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +34,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     address = cluster.joined_address
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
@@ -39,6 +42,8 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in place: it would end us unsaved
     try:
         cluster.count_actors(ray_cpus())
         yield

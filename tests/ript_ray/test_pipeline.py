@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,17 @@ def test_evaluating_the_checkpoint_gives_the_runs_own_figures_on_another_number_
     assert again == after
 
 
+def test_one_process_without_ray_gives_bitwise_the_same_weights(
+    finished: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    result = run(str(ROOT / "experiments" / "quickstart.py"), *SMALL, "--cluster.in-process", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    for update in range(4):
+        name = Path("checkpoints") / f"update-{update:05d}" / "policy.safetensors"
+        assert (folder / name).read_bytes() == (finished[1] / name).read_bytes()
+
+
 def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str]) -> None:
     from mlflow import MlflowClient
 
@@ -105,26 +117,41 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
         assert len(client.get_metric_history(run_info.info.run_id, name)) == 3
 
 
-def kill_after_first_update(home: Path) -> Path:
-    """Start the same experiment and SIGKILL its process once update 1 is reported; returns the run's folder."""
+def stop_after_first_update(home: Path, with_signal: signal.Signals) -> tuple[Path, int]:
+    """Start the same experiment and send it a signal once update 1 is reported; returns run folder and exit code."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, str(ROOT / "experiments" / "quickstart.py"), *SMALL, "--view", "lines"]
     with subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("update 1,"):
                 break
-        process.kill()
+        process.send_signal(with_signal)
+        code = process.wait(timeout=30)
     (folder,) = (home / "runs" / "small").iterdir()
-    return folder
+    return folder, code
+
+
+def test_a_terminated_run_leaves_in_order_and_can_be_resumed(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder, code = stop_after_first_update(tmp_path, signal.SIGTERM)
+    assert code == 130
+    newest, _ = checkpoint.newest_resumable(folder)
+    assert newest.name >= "update-00001"
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert run_info.info.status == "KILLED"
 
 
 def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
     finished: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    folder = kill_after_first_update(tmp_path)
+    folder, code = stop_after_first_update(tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
     assert not (folder / "results.json").exists()
-    code = "from ript_ray.cli import main; main()"
-    result = run("-c", code, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
+    command = "from ript_ray.cli import main; main()"
+    result = run("-c", command, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     _, undisturbed, _ = finished
     last = Path("checkpoints") / "update-00003"
@@ -142,7 +169,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
     (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
     assert run_info.info.status == "FINISHED"
 
-    again = run("-c", code, "resume", str(folder), cwd=tmp_path)
+    again = run("-c", command, "resume", str(folder), cwd=tmp_path)
     assert again.returncode == 1
     assert "has finished: there is nothing to resume" in again.stderr
 
