@@ -71,6 +71,27 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class SyncTracking:
+    """Send a run's metrics and results to the tracking store, for what did not arrive while it went on.
+
+    The store is the one that MLFLOW_TRACKING_URI names. What has arrived already is not stored twice.
+
+    Attributes:
+        run_folder: The run's folder.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+
+    def run(self) -> int:
+        """Send it, say how much it was."""
+        from ript_ray.recorder import sync_tracking
+        from ript_ray.run_folder import RunFolder
+
+        print(f"{sync_tracking(RunFolder(self.run_folder))} points are in the tracking store")
+        return 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Say what this machine has and lacks, with the command that mends each."""
 
@@ -81,5 +102,10 @@ class Doctor:
 
 def main() -> None:
     """Entry point of `ript-ray`."""
-    commands: dict[str, Callable[..., Any]] = {"evaluate": Evaluate, "resume": Resume, "doctor": Doctor}
+    commands: dict[str, Callable[..., Any]] = {
+        "evaluate": Evaluate,
+        "resume": Resume,
+        "sync-tracking": SyncTracking,
+        "doctor": Doctor,
+    }
     run_command(lambda: tyro.extras.subcommand_cli_from_dict(commands).run())

@@ -36,6 +36,10 @@ class DivergenceError(RiptError):
     """The loss or its gradient is not finite; the parameters are those of the step before."""
 
 
+class TrackingError(RiptError):
+    """The tracking store does not take what it is sent; the journal keeps it."""
+
+
 class WorkerError(RiptError):
     """A rollout actor or the learner failed, or did not answer in time."""
 

@@ -75,12 +75,8 @@ def report(results: Results, experiment: Experiment, console: Console) -> int:
     )
     console.print("compare runs: mlflow ui", highlight=False, markup=False, soft_wrap=True)
     if results.tracking_problem:
-        console.print(
-            f"MLflow: {results.tracking_problem}; metrics.jsonl is complete",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        later = f"metrics.jsonl is complete; send it later with: ript-ray sync-tracking {results.folder}"
+        console.print(f"MLflow: {results.tracking_problem}; {later}", highlight=False, markup=False, soft_wrap=True)
     exhausted = results.outcome.exhausted
     if exhausted is None:
         return 0

@@ -11,11 +11,14 @@ from ript_ray import checkpoint
 from ript_ray.build import PolicySource
 from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
+from ript_ray.errors import TrackingError
 from ript_ray.evaluate import EvaluationResult
 from ript_ray.filters import REJECTIONS, Verdict
+from ript_ray.mlflow_store import Identity, MlflowRun, Point
 from ript_ray.plot import plot_curve
 from ript_ray.run_folder import RunFolder
-from ript_ray.tracking import Point, RunStatus, Tracker, now_ms
+from ript_ray.serialization import experiment_from_json
+from ript_ray.tracking import RunStatus, Tracker, now_ms, read_journal
 from ript_ray.train import Collection, Outcome, UpdateRecord
 from ript_ray.weights import apply
 
@@ -47,13 +50,7 @@ class Recorder:
         self._points = rewind_journal(folder.journal, self.num_updates)
         if training is None:
             checkpoint.save(folder.checkpoint(0), source)
-        self._tracker = Tracker(
-            folder.journal,
-            experiment=source.experiment.name,
-            run=folder.name,
-            params=flatten(asdict(source.experiment)),
-            tags={"folder": str(folder.path), **folder.versions},
-        )
+        self._tracker = Tracker(folder.journal, identity_of(folder, source.experiment))
 
     def __enter__(self) -> Self:
         return self
@@ -150,12 +147,43 @@ class Recorder:
 
 def rewind_journal(journal: Path, num_updates: int) -> list[Point]:
     """Drop what the journal says of updates that will be done again; returns the training points that stay."""
-    if not journal.exists():
-        return []
-    points = [Point(**json.loads(line)) for line in journal.read_text().splitlines() if line.endswith("}")]
-    kept = [point for point in points if point.update <= num_updates]
-    journal.write_text("".join(json.dumps(vars(point)) + "\n" for point in kept))
+    kept = [point for point in read_journal(journal) if point.update <= num_updates]
+    if journal.exists():
+        journal.write_text("".join(json.dumps(vars(point)) + "\n" for point in kept))
     return [point for point in kept if "train/success_rate" in point.metrics]
+
+
+def identity_of(folder: RunFolder, experiment: Experiment) -> Identity:
+    """How a run is known in the tracking store."""
+    return Identity(
+        experiment=experiment.name,
+        run=folder.name,
+        params=flatten(asdict(experiment)),
+        tags={"folder": str(folder.path), **folder.versions},
+        id_file=folder.path / "mlflow-run-id",
+    )
+
+
+def sync_tracking(folder: RunFolder) -> int:
+    """Send a run's journal and results to the tracking store; returns the number of points in it.
+
+    What has arrived before is not stored twice.
+
+    Raises:
+        CheckpointError: The folder is not that of a run.
+        TrackingError: The store does not take it.
+    """
+    experiment = experiment_from_json(folder.path / "config.json")
+    points = read_journal(folder.journal)
+    try:
+        run = MlflowRun(identity_of(folder, experiment))
+        for point in points:
+            run.log(point)
+        run.log_files([path for path in (folder.results, folder.curve) if path.exists()])
+        run.end(RunStatus.FINISHED if folder.results.exists() else RunStatus.KILLED)
+    except Exception as error:  # boundary: a store raises whatever its client library raises
+        raise TrackingError(f"the tracking store does not take the run: {type(error).__name__}: {error}") from error
+    return len(points)
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

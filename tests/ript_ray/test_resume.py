@@ -11,10 +11,10 @@ from ript_ray.build import PolicySource, new_policy
 from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
 from ript_ray.errors import CheckpointError
+from ript_ray.mlflow_store import Point
 from ript_ray.policies.module_state import load_module_arrays, module_arrays
 from ript_ray.recorder import rewind_journal
 from ript_ray.runtime.serial import SerialRuntime
-from ript_ray.tracking import Point
 from ript_ray.train import train
 from ript_ray.types import Progress, Version
 from ript_ray.weights import apply

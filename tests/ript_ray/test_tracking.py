@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ript_ray.tracking import CLOSE_TIMEOUT_S, Point, RunStatus, Tracker, now_ms
+from ript_ray.config import Experiment
+from ript_ray.errors import TrackingError
+from ript_ray.mlflow_store import Identity, Point
+from ript_ray.recorder import sync_tracking
+from ript_ray.run_folder import RunFolder
+from ript_ray.tracking import CLOSE_TIMEOUT_S, RunStatus, Tracker, now_ms, read_journal
 
 
 def point(update: int) -> Point:
@@ -13,9 +18,8 @@ def point(update: int) -> Point:
 
 
 def track(folder: Path, points: list[Point]) -> str | None:
-    tracker = Tracker(
-        folder / "metrics.jsonl", experiment="line", run="first", params={"ppo.clip_low": "0.2"}, tags={"commit": "abc"}
-    )
+    identity = Identity("line", "first", {"ppo.clip_low": "0.2"}, {"commit": "abc"}, folder / "mlflow-run-id")
+    tracker = Tracker(folder / "metrics.jsonl", identity)
     for each in points:
         started = time.perf_counter()
         tracker.log(each)
@@ -78,5 +82,25 @@ def test_a_dead_server_costs_the_loop_nothing_and_the_journal_is_complete(
     assert problem is not None
     assert "tracking store" in problem
     assert time.monotonic() - started < CLOSE_TIMEOUT_S + 2
-    journal = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [Point(**entry) for entry in journal] == points
+    assert read_journal(tmp_path / "metrics.jsonl") == points
+
+
+def test_what_did_not_arrive_is_sent_later_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    folder = RunFolder.create(tmp_path, Experiment("line", ("reach-v3",)))
+    points = [point(update) for update in range(1, 6)]
+    folder.journal.write_text("".join(json.dumps(vars(each)) + "\n" for each in points) + '{"update": 6, "env')
+    folder.results.write_text("{}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="does not take the run"):
+        sync_tracking(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert sync_tracking(folder) == 5
+    client = MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("line").experiment_id])
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/success_rate")
+    assert [(metric.step, metric.value) for metric in history] == [(update, update / 10) for update in range(1, 6)]
