@@ -7,7 +7,6 @@ to disk, then renamed. No file is ever read by unpickling.
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from ript_ray.build import PolicySource
 from ript_ray.errors import CheckpointError
+from ript_ray.files import flush
 from ript_ray.serialization import experiment_from_json, experiment_to_json
 from ript_ray.types import Arrays, Progress
 
@@ -59,24 +59,25 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; a checkpoint is never overwritten")
-    broken = [name for name, array in source.arrays.items() if not np.isfinite(array).all()]
+    arrays = {**source.arrays, **(training.learner if training else {})}
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
         raise CheckpointError(f"refusing to save weights that are not finite: {', '.join(broken)}")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_file(dict(source.arrays), unfinished / WEIGHTS)
+    _save_arrays(source.arrays, unfinished / WEIGHTS)
     (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
     if training is not None:
-        save_file(training.learner, unfinished / LEARNER)
+        _save_arrays(training.learner, unfinished / LEARNER)
         content = {"progress": asdict(training.progress), "totals": training.totals}
         (unfinished / TRAINING).write_text(json.dumps(content, indent=2))
     hashes = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
     (unfinished / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
     for path in (*unfinished.iterdir(), unfinished):
-        _flush(path)
+        flush(path)
     unfinished.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def load(folder: Path) -> PolicySource:
@@ -122,7 +123,7 @@ def newest_resumable(run: Path) -> tuple[Path, list[str]]:
             if training.progress.update == number:
                 return folder, problems
             problems.append(f"{folder} holds weights alone")
-        except (CheckpointError, ValueError) as error:
+        except (CheckpointError, ValueError, OSError) as error:
             problems.append(str(error))
     raise CheckpointError("\n  ".join([f"{run} has no checkpoint to go on from", *problems]))
 
@@ -171,6 +172,13 @@ def _verify(folder: Path, names: tuple[str, ...]) -> None:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
 
 
+def _save_arrays(arrays: Arrays, path: Path) -> None:
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:  # a full disk, among others
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+
+
 def _load_arrays(path: Path) -> Arrays:
     try:
         return dict(load_file(path))
@@ -181,11 +189,3 @@ def _load_arrays(path: Path) -> Arrays:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

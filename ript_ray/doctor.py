@@ -109,6 +109,6 @@ def packages() -> Iterator[Finding]:
 def _gpu() -> Finding:
     try:
         count = importlib.import_module("torch").cuda.device_count()
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return Finding("GPU", f"torch cannot be imported: {error}", False, True, INSTALL)
     return Finding("GPU", str(count), count > 0, False, "not needed by the quickstart")

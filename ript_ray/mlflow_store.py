@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ript_ray.files import write_whole
+
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
@@ -75,9 +77,9 @@ class MlflowRun:
         found = self._client.get_experiment_by_name(identity.experiment)
         experiment_id = found.experiment_id if found else self._client.create_experiment(identity.experiment)
         self._id = self._client.create_run(experiment_id, run_name=identity.run, tags=identity.tags).info.run_id
+        write_whole(identity.id_file, self._id)
         params = [Param(name, value[:6000]) for name, value in identity.params.items()]
         self._client.log_batch(self._id, params=params)
-        identity.id_file.write_text(self._id)
 
     def log(self, point: Point) -> None:
         """Write a point in one call; the store keeps a point that comes twice only once."""

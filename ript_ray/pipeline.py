@@ -110,10 +110,8 @@ def _post_train(
         with open_runtime(runtime_parts(source), cluster) as runtime:
             if training is not None:
                 runtime.restore(Version(training.progress.update), training.learner)
-            known = folder.before.exists()
-            before = (
-                EvaluationResult.from_json(json.loads(folder.before.read_text())) if known else measure("before RIPT")
-            )
+            before = _read_before(folder) if training else None
+            before = before or measure("before RIPT")
             view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
             outcome = train(
                 runtime,
@@ -128,6 +126,19 @@ def _post_train(
             after = measure("after RIPT") if recorder.num_updates else before
             recorder.write_results(before, after, outcome)
     return Results(folder.path, before, after, outcome, recorder.tracking_problem)
+
+
+def _read_before(folder: RunFolder) -> EvaluationResult | None:
+    """The first measurement of a resumed run; none where it had not been taken.
+
+    Raises:
+        CheckpointError: It is gone though updates have followed it: it cannot be taken again.
+    """
+    if folder.before.exists():
+        return EvaluationResult.from_json(json.loads(folder.before.read_text()))
+    if checkpoint.newest_resumable(folder.path)[0].name != folder.checkpoint(0).name:
+        raise CheckpointError(f"{folder.before} is missing: success before RIPT is not known any more")
+    return None
 
 
 def train_supervised(experiment: Experiment, view: View) -> PolicySource:

@@ -13,6 +13,7 @@ from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
 from ript_ray.errors import TrackingError
 from ript_ray.evaluate import EvaluationResult
+from ript_ray.files import write_whole
 from ript_ray.filters import REJECTIONS, Verdict
 from ript_ray.mlflow_store import Identity, MlflowRun, Point
 from ript_ray.plot import plot_curve
@@ -73,8 +74,6 @@ class Recorder:
         self._count(collection)
         self.num_updates = collection.update
         self._unsaved = record
-        if collection.update % self._experiment.checkpoint_every == 0:
-            self._save(resumable=True)
         metrics = {
             "train/success_rate": collection.success_rate,
             "train/num_rollouts": collection.num_rollouts,
@@ -84,24 +83,28 @@ class Recorder:
             "groups/accepted": collection.verdicts[Verdict.ACCEPTED],
             **{f"groups/{verdict}": collection.verdicts[verdict] for verdict in REJECTIONS},
             **{f"ppo/{name}": value for name, value in asdict(report).items() if name != "learn_s"},
+            "faults/actors_replaced": record.faults.num_replaced,
+            "faults/groups_lost": record.faults.num_lost,
             "time/rollout_s": record.rollout_s,
             "time/learn_s": report.learn_s,
             "time/broadcast_s": record.broadcast_s,
         }
         self._points.append(self._log(metrics))
+        if collection.update % self._experiment.checkpoint_every == 0:
+            self._save(resumable=True)
 
     def on_end(self, outcome: Outcome) -> None:
         """Book the rollouts of an update that never came about, and save the last weights."""
+        self._save(resumable=True)  # before counting rollouts that a resumed run would do again
         if outcome.last is not None:
             self._count(outcome.last)
-        self._save(resumable=True)
 
     def on_evaluation(self, result: EvaluationResult) -> None:
         """Book a measurement of the present weights."""
         rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
         self._log({"eval/success_rate": result.overall.success_rate, **rates})
         if self.num_updates == 0:
-            self._folder.before.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+            write_whole(self._folder.before, json.dumps(result.to_json(), indent=2) + "\n")
 
     def write_results(self, before: EvaluationResult, after: EvaluationResult, outcome: Outcome) -> None:
         """Write the results and draw the curve."""
@@ -116,9 +119,9 @@ class Recorder:
             "groups_rejected": {str(verdict): self._verdicts[verdict] for verdict in REJECTIONS},
             "stopped_early": str(outcome.exhausted) if outcome.exhausted else None,
         }
-        self._folder.results.write_text(json.dumps(results, indent=2) + "\n")
         title = f"{self._experiment.name}, seed {self._experiment.seed}"
         plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
+        write_whole(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
         self._tracker.log_files([self._folder.results, self._folder.curve])
 
     def _count(self, collection: Collection) -> None:
@@ -134,7 +137,7 @@ class Recorder:
     def _save(self, *, resumable: bool) -> None:
         if self._unsaved is None:
             return
-        record, self._unsaved = self._unsaved, None
+        record = self._unsaved
         apply(record.weights, self._policy)
         source = PolicySource(self._experiment, self._policy.state_arrays())
         training = None
@@ -143,13 +146,14 @@ class Recorder:
             sums = {"env_steps": self._env_steps, "num_rollouts": self._num_rollouts, "wall_s": self._folder.wall_s}
             training = Training(record.progress, {**sums, **verdicts}, record.learner_state())
         checkpoint.save(self._folder.checkpoint(record.progress.update), source, training)
+        self._unsaved = None
 
 
 def rewind_journal(journal: Path, num_updates: int) -> list[Point]:
     """Drop what the journal says of updates that will be done again; returns the training points that stay."""
     kept = [point for point in read_journal(journal) if point.update <= num_updates]
     if journal.exists():
-        journal.write_text("".join(json.dumps(vars(point)) + "\n" for point in kept))
+        write_whole(journal, "".join(json.dumps(vars(point)) + "\n" for point in kept))
     return [point for point in kept if "train/success_rate" in point.metrics]
 
 

@@ -30,11 +30,11 @@ class EnvironmentPool:
         return chosen
 
     def close(self) -> None:
-        """Close every environment."""
-        for environments in self._by_task.values():
-            for environment in environments:
-                environment.close()
+        """Close every environment; the next request builds anew, even where closing one fails."""
+        environments = [environment for built in self._by_task.values() for environment in built]
         self._by_task.clear()
+        for environment in environments:
+            environment.close()
 
 
 class _Episode:

@@ -76,10 +76,14 @@ class Tracker:
 
 
 def read_journal(journal: Path) -> list[Point]:
-    """All points of a journal, without a last line that was cut short; none where there is no journal."""
-    if not journal.exists():
-        return []
-    return [Point(**json.loads(line)) for line in journal.read_text().splitlines() if line.endswith("}")]
+    """All points of a journal, up to a line that was cut short; none where there is no journal."""
+    points: list[Point] = []
+    for line in journal.read_text().splitlines() if journal.exists() else ():
+        try:
+            points.append(Point(**json.loads(line)))
+        except (ValueError, TypeError):
+            break
+    return points
 
 
 def now_ms() -> int:

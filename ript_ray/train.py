@@ -14,7 +14,7 @@ from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
 from ript_ray.runtime.contract import Runtime
 from ript_ray.seeding import Purpose, seed_of
-from ript_ray.types import Arrays, GroupSummary, Progress, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Faults, GroupSummary, Progress, RolloutRequest, Version, Weights
 
 
 @dataclass
@@ -64,6 +64,7 @@ class UpdateRecord:
         report: The learning.
         weights: What the actors hold now.
         progress: Where training stands now.
+        faults: What has gone wrong and been mended so far.
         learner_state: Fetches the learner's state, which the next update changes.
         rollout_s: Seconds spent collecting.
         broadcast_s: Seconds spent sending weights.
@@ -73,6 +74,7 @@ class UpdateRecord:
     report: UpdateReport
     weights: Weights
     progress: Progress
+    faults: Faults
     learner_state: Callable[[], Arrays]
     rollout_s: float
     broadcast_s: float
@@ -145,6 +147,7 @@ def train(
             report=report,
             weights=weights,
             progress=admission.progress(update),
+            faults=runtime.faults,
             learner_state=runtime.learner_state,
             rollout_s=collected - collection.started,
             broadcast_s=time.perf_counter() - learned,

@@ -122,6 +122,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Faults:
+    """What has gone wrong and been mended so far.
+
+    Attributes:
+        num_replaced: Rollout actors replaced.
+        num_lost: Groups that died with an actor or its environment and were run again.
+    """
+
+    num_replaced: int = 0
+    num_lost: int = 0
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where training stands between two updates: with the learner's state, all that the next one depends on.
 

@@ -45,6 +45,8 @@ class View:
         self._started = time.perf_counter()
         self._training_started: float | None = None
         self._done = 0
+        self._shown = 0
+        self._num_replaced = 0
         self._last_drawn = 0.0
 
     def __enter__(self) -> "View":
@@ -69,12 +71,17 @@ class View:
         """Show the rollouts of the update under way."""
         if self._training_started is None:
             self._training_started = collection.started
+            self._done = collection.update - 1  # a resumed run does not begin at 0
         if self._live_mode:
             self._draw(self._training(collection))
 
     def on_update(self, record: UpdateRecord) -> None:
         """Add a finished update."""
         self._done = record.collection.update
+        self._shown += 1
+        if record.faults.num_replaced > self._num_replaced and not self._live_mode:
+            self.stage(f"{record.faults.num_replaced} rollout actors replaced so far")
+        self._num_replaced = record.faults.num_replaced
         self._rows.append(_row(record))
         if self._lines:
             cells = zip(COLUMNS, _row(record), strict=True)
@@ -96,14 +103,15 @@ class View:
             f"{verdicts[Verdict.ACCEPTED]} of {collection.num_wanted} groups accepted, "
             f"{verdicts[Verdict.ALL_FAILED]} all failed, {verdicts[Verdict.ALL_SOLVED]} all solved, "
             f"success {collection.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
+            + (f", {self._num_replaced} actors replaced" if self._num_replaced else "")
         )
         progress = self._done + verdicts[Verdict.ACCEPTED] / collection.num_wanted * (collection.update > self._done)
         return Group(table, _bar(self._num_updates, progress), status)
 
     def _time_left(self, now: float) -> str:
-        if not self._done or self._training_started is None:
+        if not self._shown or self._training_started is None:
             return "time left unknown"
-        left = (now - self._training_started) / self._done * (self._num_updates - self._done)
+        left = (now - self._training_started) / self._shown * (self._num_updates - self._done)
         return f"about {left // 60:.0f} min {left % 60:02.0f} s left"
 
     def _draw(self, body: Group, *, force: bool = False) -> None:

@@ -8,7 +8,7 @@ from ript_envs.contract import Environment
 from ript_ray.config import PPO
 from ript_ray.learner import UpdateReport
 from ript_ray.policies.contract import Policy
-from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Faults, GroupSummary, RolloutRequest, Version, Weights
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Runtime(Protocol):
     @property
     def num_actors(self) -> int:
         """Rollout actors at work."""
+        ...
+
+    @property
+    def faults(self) -> Faults:
+        """What has gone wrong and been mended so far."""
         ...
 
     def launch(self, request: RolloutRequest) -> None:

@@ -19,9 +19,9 @@ from ript_ray.learner import Learner, UpdateReport
 from ript_ray.machine import num_cpus
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
-from ript_ray.runtime.pool import ActorPool, Faults, Limits, answer_of
+from ript_ray.runtime.pool import ActorPool, Limits, answer_of
 from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Faults, GroupSummary, RolloutRequest, Version, Weights
 
 
 @contextlib.contextmanager
@@ -99,7 +99,6 @@ class RayRuntime:
 
     @property
     def faults(self) -> Faults:
-        """Actors replaced and groups run again so far."""
         return self._pool.faults
 
     def launch(self, request: RolloutRequest) -> None:

@@ -7,13 +7,16 @@ out the same, bit for bit, from another one. Why not RLlib's manager: docs/decis
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from ript_ray.errors import WorkerError
-from ript_ray.types import GroupSummary, RolloutRequest
+from ript_ray.types import Faults, GroupSummary, RolloutRequest
+
+MAX_FAILED_STARTS = 3
+"""Starts that may fail in a row: an actor that cannot be built at all must not be tried for hours."""
 
 POLL_S = 0.2
 """How often the pool looks at deadlines and at replacements that are due while it waits."""
@@ -48,6 +51,7 @@ class _Actor:
     handle: Any
     starting: ray.ObjectRef | None
     deadline: float
+    num_failures: int = 0
     request: RolloutRequest | None = None
     answers: tuple[ray.ObjectRef, ray.ObjectRef] | None = None
 
@@ -55,19 +59,6 @@ class _Actor:
     def awaited(self) -> ray.ObjectRef | None:
         """What this actor must answer before its deadline, if anything."""
         return self.starting or (self.answers[0] if self.answers else None)
-
-
-@dataclass
-class Faults:
-    """What went wrong so far.
-
-    Attributes:
-        replaced: Actors replaced, by cause.
-        lost: Groups that died with an actor or its environment and were run again.
-    """
-
-    replaced: Counter[str] = field(default_factory=Counter)
-    lost: int = 0
 
 
 class ActorPool:
@@ -82,6 +73,8 @@ class ActorPool:
             limits: What the pool puts up with.
         """
         self.faults = Faults()
+        self._failed_starts = 0
+        self._num_recent = 0
         self._start_actor = start_actor
         self._limits = limits
         self._weights: ray.ObjectRef | None = None
@@ -159,13 +152,12 @@ class ActorPool:
         if not awaited:
             time.sleep(POLL_S)
             return None
-        ready, _ = ray.wait(list(awaited), timeout=POLL_S)
-        if ready:
-            return self._answered(awaited[ready[0]])
-        for actor in awaited.values():
-            if actor.deadline <= time.monotonic():
+        ready, late = ray.wait(list(awaited), timeout=POLL_S)
+        for reference in late:
+            actor = awaited[reference]
+            if actor.deadline <= now and not _has_answered(reference):
                 self._replace(actor.place, TimeoutError("no answer before its deadline"))
-        return None
+        return self._answered(awaited[ready[0]]) if ready else None
 
     def _answered(self, actor: _Actor) -> tuple[GroupSummary, ray.ObjectRef] | None:
         try:
@@ -173,6 +165,7 @@ class ActorPool:
             if actor.starting:
                 self._check(actor.place, answer)
                 actor.starting = None
+                self._failed_starts = 0
                 return None
         except ray.exceptions.RayTaskError as error:
             self._failed(actor, error)
@@ -181,7 +174,10 @@ class ActorPool:
             self._replace(actor.place, error)
             return None
         assert actor.answers is not None
+        assert actor.request is not None
         group = actor.answers[1]
+        self._attempts.pop(actor.request.index, None)
+        self._num_recent = 0  # work gets done again: the next fault finds an unspent back-off
         actor.request = actor.answers = None
         return answer, group
 
@@ -193,6 +189,7 @@ class ActorPool:
         assert actor.request is not None
         request = actor.request
         actor.request = actor.answers = None
+        actor.num_failures += 1
         self._run_again(request, error)
 
     def _replace(self, place: int, error: Exception) -> None:
@@ -200,19 +197,21 @@ class ActorPool:
         actor = self._actors.pop(place)
         ray.kill(actor.handle, no_restart=True)
         cause = describe(error)
-        self.faults.replaced[type(error).__name__] += 1
-        num_replaced = self.faults.replaced.total()
-        if num_replaced > self._limits.max_replacements:
+        self._failed_starts += 1 if actor.starting else 0
+        if self.faults.num_replaced >= self._limits.max_replacements or self._failed_starts >= MAX_FAILED_STARTS:
             raise WorkerError(
-                f"rollout actor {place} was lost ({cause}), and {self._limits.max_replacements} have been "
-                "replaced already (cluster.max-replacements)"
+                f"rollout actor {place} was lost ({cause}); {self._limits.max_replacements} may be replaced "
+                f"(cluster.max-replacements) and {self.faults.num_replaced} have been, and {MAX_FAILED_STARTS} starts "
+                f"may fail in a row and {self._failed_starts} have"
             ) from error
-        self._due[place] = time.monotonic() + self._limits.backoff_s(num_replaced)
+        self.faults = replace(self.faults, num_replaced=self.faults.num_replaced + 1)
+        self._num_recent += 1
+        self._due[place] = time.monotonic() + self._limits.backoff_s(self._num_recent)
         if actor.request is not None:
             self._run_again(actor.request, error)
 
     def _run_again(self, request: RolloutRequest, error: Exception) -> None:
-        self.faults.lost += 1
+        self.faults = replace(self.faults, num_lost=self.faults.num_lost + 1)
         self._attempts[request.index] += 1
         if self._attempts[request.index] >= self._limits.max_attempts:
             raise WorkerError(
@@ -227,12 +226,17 @@ class ActorPool:
 
     def _dispatch(self) -> None:
         idle = [actor for actor in self._actors.values() if not actor.starting and not actor.request]
-        for actor in idle:
+        for actor in sorted(idle, key=lambda actor: actor.num_failures):  # what failed on one may run on another
             if not self._queue:
                 return
             actor.request = self._queue.popleft()
             actor.answers = tuple(actor.handle.roll.options(num_returns=2).remote(actor.request))
             actor.deadline = time.monotonic() + self._limits.request_s
+
+
+def _has_answered(reference: ray.ObjectRef) -> bool:
+    """Whether an answer is there though `ray.wait`, which returns the first, did not name it."""
+    return bool(ray.wait([reference], timeout=0)[0])
 
 
 def describe(error: Exception) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from ript_ray.learner import Learner, UpdateReport
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Faults, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 class SerialRuntime:
     """See `Runtime`."""
 
     num_actors = 1
+    faults = Faults()
 
     def __init__(self, parts: Parts):
         """Build one worker and the learner here."""

@@ -1,5 +1,6 @@
 """One rollout actor: a policy copy and its environments. A plain class: Ray wraps it where it is started."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -35,7 +36,8 @@ class RolloutWorker:
         try:
             group = roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
         except Exception:
-            self._pool.close()  # whatever state an environment was left in, the next request builds it anew
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._pool.close()  # whatever state an environment was left in, the next request builds it anew
             raise
         return summarize(group), group
 

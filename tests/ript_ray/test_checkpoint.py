@@ -140,17 +140,12 @@ def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Pat
         checkpoint.load(saved)()
 
 
-def test_a_save_cut_short_leaves_nothing_that_looks_like_a_checkpoint(source: PolicySource, saved: Path) -> None:
-    class CutShort(dict):
-        def items(self):
-            raise KeyboardInterrupt
-
+def test_a_save_that_fails_leaves_nothing_that_looks_like_a_checkpoint(source: PolicySource, saved: Path) -> None:
     later = saved.with_name("update-00004")
-    broken = PolicySource(source.experiment, CutShort())
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(later, broken)
-    assert checkpoint.find(saved.parent.parent) == saved
-    (saved.with_name(".update-00004.unfinished")).mkdir(exist_ok=True)  # as a kill between write and rename leaves it
+    unwritable = PolicySource(source.experiment, {**source.arrays, "odd": np.zeros(2, np.longdouble)})
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors cannot be written"):
+        checkpoint.save(later, unwritable)
+    assert saved.with_name(".update-00004.unfinished").is_dir()  # as a kill between write and rename leaves it, too
     assert checkpoint.find(saved.parent.parent) == saved
     checkpoint.save(later, source)
     assert checkpoint.find(saved.parent.parent) == later

@@ -15,10 +15,12 @@ import psutil
 import pytest
 import ray
 
+from ript_ray.config import Sampling
 from ript_ray.errors import WorkerError
 from ript_ray.runtime.on_ray import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
-from tests.conftest import line_parts
+from ript_ray.train import train
+from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
 from tests.ript_ray.test_runtime import checksums, on_ray, train_on
 
@@ -89,8 +91,8 @@ def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path
         assert mark.exists(), "the example must hold a fault"
         assert checksums(log) == undisturbed
         faults = runtime.faults
-        assert faults.lost == 1
-        assert faults.replaced.total() == (0 if fault == "exception" else 1)
+        assert faults.num_lost == 1
+        assert faults.num_replaced == (0 if fault == "exception" else 1)
         assert time.monotonic() - started < 45
     finally:
         runtime.close()
@@ -111,7 +113,7 @@ def test_an_actor_killed_from_outside_between_updates_is_replaced_with_the_prese
         assert checksums(first) == undisturbed[:1]
         version = {runtime_version(runtime, index) for index in range(1000, 1006)}
         assert version == {1}
-        assert runtime.faults.replaced.total() == 1
+        assert runtime.faults.num_replaced == 1
     finally:
         runtime.close()
 
@@ -131,9 +133,48 @@ def test_a_constructor_that_always_dies_ends_the_run_within_the_budget() -> None
         os._exit(1)
 
     started = time.monotonic()
-    with pytest.raises(WorkerError, match=r"rollout actor \d was lost .* have been replaced already"):
+    with pytest.raises(WorkerError, match=r"rollout actor \d was lost .*2 may be replaced"):
         on_ray(line_parts(die), 1, max_replacements=2)
     assert time.monotonic() - started < 60
+
+
+def test_a_constructor_that_never_works_is_not_tried_for_hours() -> None:
+    def broken() -> TinyChunkPolicy:
+        raise OSError("no such weights")
+
+    with pytest.raises(WorkerError, match=r"no such weights.*3 starts may fail in a row and 3 have"):
+        on_ray(line_parts(broken), 1)
+
+
+class SlowFirstEnvironment(LineEnvironment):
+    """The first one built in any process hangs; all others fail every group at once."""
+
+    def __init__(self, mark: Path):
+        super().__init__()
+        try:
+            mark.touch(exist_ok=False)
+            self._hangs = True
+        except FileExistsError:
+            self._hangs = False
+
+    def step(self, action):
+        if self._hangs:
+            time.sleep(120)
+        super().step(action)
+        return False
+
+
+def test_a_hung_actor_is_replaced_though_others_keep_answering(tmp_path: Path) -> None:
+    runtime = runtime_with(lambda task: SlowFirstEnvironment(tmp_path / "mark"), num_actors=3, group_timeout_s=4.0)
+    try:
+        started = time.monotonic()
+        sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=30)
+        outcome = train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5)
+        assert outcome.exhausted is not None
+        assert runtime.faults.num_replaced == 1
+        assert time.monotonic() - started < 40
+    finally:
+        runtime.close()
 
 
 def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
@@ -147,7 +188,7 @@ def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
             WorkerError, match=r"group \d+ \((left|right)\) failed 5 times.*RuntimeError: the simulator"
         ):
             train_on(runtime)
-        assert runtime.faults.replaced.total() == 0, "an exception must not cost a process"
+        assert runtime.faults.num_replaced == 0, "an exception must not cost a process"
     finally:
         runtime.close()
 

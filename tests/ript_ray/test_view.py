@@ -8,7 +8,7 @@ from ript_ray.evaluate import EvaluationResult, SuccessRate
 from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
 from ript_ray.train import Collection, UpdateRecord
-from ript_ray.types import Progress, Version
+from ript_ray.types import Faults, Progress, Version
 from ript_ray.view import View, ViewMode, results_table
 from ript_ray.weights import snapshot
 from tests.conftest import tiny_quest
@@ -21,7 +21,9 @@ def collection() -> Collection:
 
 def record() -> UpdateRecord:
     report = UpdateReport(-0.1, 0.3, 0.15, 0.012, 1.0, 24, 500, 1.5)
-    return UpdateRecord(collection(), report, snapshot(tiny_quest(), Version(2)), Progress(2, 22), dict, 3.0, 0.1)
+    return UpdateRecord(
+        collection(), report, snapshot(tiny_quest(), Version(2)), Progress(2, 22), Faults(), dict, 3.0, 0.1
+    )
 
 
 def shown(mode: ViewMode, *, terminal: bool) -> str:
