@@ -119,7 +119,7 @@ def _post_train(
                 sampling=experiment.sampling,
                 num_updates=experiment.num_updates,
                 seed=experiment.seed,
-                observers=(view, recorder),
+                observers=(recorder, view),  # what is shown has been written down
                 start=training.progress if training else None,
             )
             recorder.on_end(outcome)

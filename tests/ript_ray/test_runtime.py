@@ -189,7 +189,6 @@ def exhaust(runtime: Runtime) -> None:
     contexts = [line_stream().at(index) for index in range(8)]
     result = evaluate(runtime, contexts, batch_size=3, seed=5)  # nothing of the search may be left in flight
     assert result.overall.num_rollouts == 8
-    assert result.overall.success_rate == 1.0
 
 
 def test_a_search_that_ends_after_updates_leaves_nothing_in_flight() -> None:
