@@ -105,12 +105,8 @@ def test_an_actor_killed_from_outside_between_updates_is_replaced_with_the_prese
     runtime = runtime_with(lambda task: LineEnvironment())
     try:
         first = train_on(runtime, num_updates=1)
-        victims = [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if "RolloutWorker" in process.name() or any("RolloutWorker" in part for part in process.cmdline())
-        ]
-        victims[0].kill()
+        victim = next(iter(runtime._pool._actors.values())).handle
+        os.kill(ray.get(victim.__ray_call__.remote(lambda worker: os.getpid())), signal.SIGKILL)
         assert checksums(first) == undisturbed[:1]
         indices = range(1000, 1006)
         for index in indices:
