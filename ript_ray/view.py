@@ -112,7 +112,7 @@ class View:
         if not self._shown or self._training_started is None:
             return "time left unknown"
         left = (now - self._training_started) / self._shown * (self._num_updates - self._done)
-        return f"about {left // 60:.0f} min {left % 60:02.0f} s left"
+        return f"{left // 60:.0f} min {left % 60:02.0f} s left"
 
     def _draw(self, body: Group, *, force: bool = False) -> None:
         now = time.perf_counter()
