@@ -110,8 +110,7 @@ def _post_train(
         with open_runtime(runtime_parts(source), cluster) as runtime:
             if training is not None:
                 runtime.restore(Version(training.progress.update), training.learner)
-            before = _read_before(folder) if training else None
-            before = before or measure("before RIPT")
+            before = _read_before(folder, training) or measure("before RIPT")
             view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
             outcome = train(
                 runtime,
@@ -128,15 +127,15 @@ def _post_train(
     return Results(folder.path, before, after, outcome, recorder.tracking_problem)
 
 
-def _read_before(folder: RunFolder) -> EvaluationResult | None:
-    """The first measurement of a resumed run; none where it had not been taken.
+def _read_before(folder: RunFolder, training: Training | None) -> EvaluationResult | None:
+    """The first measurement, where an earlier process has taken it.
 
     Raises:
         CheckpointError: It is gone though updates have followed it: it cannot be taken again.
     """
     if folder.before.exists():
         return EvaluationResult.from_json(json.loads(folder.before.read_text()))
-    if checkpoint.newest_resumable(folder.path)[0].name != folder.checkpoint(0).name:
+    if training is not None and training.progress.update > 0:
         raise CheckpointError(f"{folder.before} is missing: success before RIPT is not known any more")
     return None
 

@@ -145,7 +145,9 @@ class Recorder:
             verdicts = {f"groups/{verdict}": count for verdict, count in self._verdicts.items()}
             sums = {"env_steps": self._env_steps, "num_rollouts": self._num_rollouts, "wall_s": self._folder.wall_s}
             training = Training(record.progress, {**sums, **verdicts}, record.learner_state())
-        checkpoint.save(self._folder.checkpoint(record.progress.update), source, training)
+        folder = self._folder.checkpoint(record.progress.update)
+        if not folder.exists():  # it does where an interrupt came between saving and the next line
+            checkpoint.save(folder, source, training)
         self._unsaved = None
 
 

@@ -1,31 +1,14 @@
 """The commands as a user types them: real processes, exit codes, what is printed."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.commands import QUICKSTART, RIPT_RAY, run
 
 pytestmark = pytest.mark.cli
-
-
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}", "COLUMNS": "120"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def quickstart(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return command(str(ROOT / "experiments" / "quickstart.py"), *arguments, cwd=cwd)
-
-
-def ript_ray(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return command("-c", "from ript_ray.cli import main; main()", *arguments, cwd=cwd)
 
 
 def text_of(result: subprocess.CompletedProcess[str]) -> str:
@@ -50,7 +33,7 @@ BAD_LAUNCHES = {
 @pytest.mark.parametrize("case", BAD_LAUNCHES)
 def test_a_bad_launch_is_refused_at_once_by_name_without_traceback(case: str, tmp_path: Path) -> None:
     arguments, message = BAD_LAUNCHES[case]
-    result = quickstart(*arguments, cwd=tmp_path)
+    result = run(*QUICKSTART, *arguments, cwd=tmp_path)
     assert result.returncode != 0
     assert message in text_of(result)
     assert "Traceback" not in text_of(result)
@@ -58,7 +41,7 @@ def test_a_bad_launch_is_refused_at_once_by_name_without_traceback(case: str, tm
 
 
 def test_help_explains_fields_with_range_and_source(tmp_path: Path) -> None:
-    result = quickstart("--help", cwd=tmp_path)
+    result = run(*QUICKSTART, "--help", cwd=tmp_path)
     assert result.returncode == 0
     text = text_of(result)
     for part in ("Question:", "--ppo.clip-low", "above 0 and below 1", "--cluster.num-actors", "--seed", "--view"):
@@ -79,7 +62,7 @@ def test_a_bad_evaluation_is_refused_by_name_without_traceback(case: str, tmp_pa
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "model.pth").write_bytes(b"\x80\x04K\x01.")
     arguments, message = BAD_EVALUATIONS[case]
-    result = ript_ray("evaluate", *arguments, cwd=tmp_path)
+    result = run(*RIPT_RAY, "evaluate", *arguments, cwd=tmp_path)
     assert result.returncode != 0
     assert message in text_of(result)
     assert "Traceback" not in text_of(result)
@@ -87,7 +70,7 @@ def test_a_bad_evaluation_is_refused_by_name_without_traceback(case: str, tmp_pa
 
 
 def test_doctor_names_what_is_there_and_how_to_mend_what_is_not(tmp_path: Path) -> None:
-    result = ript_ray("doctor", cwd=tmp_path)
+    result = run(*RIPT_RAY, "doctor", cwd=tmp_path)
     text = text_of(result)
     for part in ("Python", "cores", "memory", "shared memory", "disk", "GPU", "libEGL", "torch", "ray", "metaworld"):
         assert part in text

@@ -1,20 +1,18 @@
 """A whole small experiment, as a user runs it: real MetaWorld, real Ray, real MLflow."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ript_ray import checkpoint
 from ript_ray.filters import REJECTIONS
+from tests.commands import QUICKSTART, RIPT_RAY, environment, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
 
-ROOT = Path(__file__).parents[2]
 SMALL = (
     *("--tasks", "button-press-topdown-v3", "window-open-v3"),
     *("--sampling.batch-rollouts", "16", "--sampling.contexts-per-task", "6"),
@@ -24,19 +22,11 @@ SMALL = (
 )
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """Where the experiment ran, its run folder and what it printed."""
     home = tmp_path_factory.mktemp("home")
-    result = run(str(ROOT / "experiments" / "quickstart.py"), *SMALL, "--view", "lines", cwd=home)
+    result = run(*QUICKSTART, *SMALL, "--view", "lines", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (home / "runs" / "small").iterdir()
     return home, folder, result.stdout
@@ -85,9 +75,8 @@ def test_evaluating_the_checkpoint_gives_the_runs_own_figures_on_another_number_
     finished: tuple[Path, Path, str],
 ) -> None:
     home, folder, _ = finished
-    code = "from ript_ray.cli import main; main()"
     arguments = ("evaluate", str(folder), "--out", "again.json", "--cluster.num-actors", "1")
-    result = run("-c", code, *arguments, cwd=home)
+    result = run(*RIPT_RAY, *arguments, cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
     again = json.loads((home / "again.json").read_text())
     after = json.loads((folder / "results.json").read_text())["after"]
@@ -97,7 +86,7 @@ def test_evaluating_the_checkpoint_gives_the_runs_own_figures_on_another_number_
 def test_one_process_without_ray_gives_bitwise_the_same_weights(
     finished: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    result = run(str(ROOT / "experiments" / "quickstart.py"), *SMALL, "--cluster.in-process", cwd=tmp_path)
+    result = run(*QUICKSTART, *SMALL, "--cluster.in-process", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (tmp_path / "runs" / "small").iterdir()
     for update in range(4):
@@ -119,10 +108,8 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
 
 def stop_after_first_update(home: Path, with_signal: signal.Signals) -> tuple[Path, int]:
     """Start the same experiment and send it a signal once update 1 is reported; returns run folder and exit code."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, str(ROOT / "experiments" / "quickstart.py"), *SMALL, "--view", "lines"]
-    with subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    command = [*QUICKSTART, *SMALL, "--view", "lines"]
+    with subprocess.Popen(command, cwd=home, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("update 1,"):
                 break
@@ -150,8 +137,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
     folder, code = stop_after_first_update(tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert not (folder / "results.json").exists()
-    command = "from ript_ray.cli import main; main()"
-    result = run("-c", command, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
+    result = run(*RIPT_RAY, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     _, undisturbed, _ = finished
     last = Path("checkpoints") / "update-00003"
@@ -169,7 +155,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
     (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
     assert run_info.info.status == "FINISHED"
 
-    again = run("-c", command, "resume", str(folder), cwd=tmp_path)
+    again = run(*RIPT_RAY, "resume", str(folder), cwd=tmp_path)
     assert again.returncode == 1
     assert "has finished: there is nothing to resume" in again.stderr
 
@@ -177,7 +163,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
 def test_a_search_without_mixed_groups_ends_with_its_case_and_keeps_the_weights(tmp_path: Path) -> None:
     hopeless = ("--tasks", "pick-place-v3", "--max-steps", "150", "--sampling.max-uniform-groups", "3")
     untrained = ("--sft.autoencoder.num-steps", "1", "--sft.prior.num-steps", "1")
-    result = run(str(ROOT / "experiments" / "quickstart.py"), *SMALL, *hopeless, *untrained, cwd=tmp_path)
+    result = run(*QUICKSTART, *SMALL, *hopeless, *untrained, cwd=tmp_path)
     assert result.returncode == 1
     assert "the policy never succeeds (3 groups in a row taught nothing: 0 all solved, 3" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
