@@ -4,7 +4,7 @@ Question: how far does interactive post-training with nothing but success or fai
     that was imitation-learned from a single demonstration of each of three MetaWorld tasks?
 Source: RIPT-VLA (Tan et al. 2025), Algorithm 1 and section 5.3 (few-shot); sizes and step counts are ours.
 Expected: success on held-out contexts rises by 30 points or more (README, "What it prints").
-Hardware: two CPU cores, 4 GiB of memory, no GPU.
+Hardware: two CPU cores, 6 GiB of memory (a run takes 3.2), no GPU.
 Time: about five minutes.
 
 What it changes, against the paper: low-dimensional observations (hand, and object and goal seen from the hand) for

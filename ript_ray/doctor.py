@@ -63,7 +63,7 @@ def hardware() -> Iterator[Finding]:
     yield Finding("Python", version, sys.version_info >= (3, 11), True, "apt-get install python3.11 python3.11-venv")
     yield Finding("cores", str(num_cpus()), num_cpus() >= 2, False, "one core works, at half the speed")
     memory = memory_bytes() / GIB
-    yield Finding("memory", f"{memory:.1f} GiB", memory >= 3.5, True, "the quickstart needs a machine of 4 GiB")
+    yield Finding("memory", f"{memory:.1f} GiB", memory >= 5.5, True, "the quickstart needs a machine of 6 GiB")
     if SHARED_MEMORY.exists():
         shared = shutil.disk_usage(SHARED_MEMORY)
         yield Finding(
