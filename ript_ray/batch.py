@@ -1,6 +1,7 @@
 """Groups -> one batch of tensors -> minibatches of rollouts."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -44,11 +45,16 @@ def minibatches(batch: Batch, size: int, generator: np.random.Generator) -> Iter
     order = generator.permutation(batch.num_rollouts)
     for chosen in np.array_split(order, -(-batch.num_rollouts // size)):
         rows = torch.isin(batch.rollout_N, torch.from_numpy(chosen)).nonzero().squeeze(-1)
-        yield Batch(
-            record={name: tensor[rows] for name, tensor in batch.record.items()},
-            old_log_probs_NU=batch.old_log_probs_NU[rows],
-            valid_NU=batch.valid_NU[rows],
-            advantages_N=batch.advantages_N[rows],
-            rollout_N=batch.rollout_N[rows],
-            num_rollouts=len(chosen),
-        )
+        yield replace(take(batch, rows), num_rollouts=len(chosen))
+
+
+def take(batch: Batch, rows: torch.Tensor | slice) -> Batch:
+    """The decisions at `rows` (a slice copies nothing); `num_rollouts` stays that of the batch."""
+    return Batch(
+        record={name: tensor[rows] for name, tensor in batch.record.items()},
+        old_log_probs_NU=batch.old_log_probs_NU[rows],
+        valid_NU=batch.valid_NU[rows],
+        advantages_N=batch.advantages_N[rows],
+        rollout_N=batch.rollout_N[rows],
+        num_rollouts=batch.num_rollouts,
+    )

@@ -55,4 +55,5 @@ def runtime_parts(source: PolicySource) -> Parts:
         ppo=experiment.ppo,
         seed=experiment.seed,
         learner_threads=experiment.learner_threads,
+        num_learners=experiment.num_learners,
     )

@@ -89,14 +89,17 @@ class Sampling:
         batch_rollouts: B, rollouts of one update, a multiple of group_size. Source: paper, 2880 for a suite,
             160 for a single task.
         contexts_per_task: Training contexts per task, at least 1. Source: paper, one per demonstration, 50.
-        max_uniform_groups: The search for a mixed group ends after this many uniform groups in a row,
-            at least 1. Source: ours; the authors' code searches for ever.
+        max_uniform_groups: The search for a mixed group ends after this many useless (uniform or invalid)
+            groups in a row, at least 1. Source: ours; the authors' code searches for ever.
+        max_policy_lag: Updates that may pass between a group's rollouts and its training, at least 0. At 0
+            actors wait while the learner learns; above, both work at once. Source: paper, 0.
     """
 
     group_size: int = 16
     batch_rollouts: int = 2880
     contexts_per_task: int = 50
     max_uniform_groups: int = 500
+    max_policy_lag: int = 0
 
     def __post_init__(self) -> None:
         require_at_least("sampling.group-size (K)", self.group_size, 2)
@@ -107,6 +110,7 @@ class Sampling:
         )
         require_at_least("sampling.contexts-per-task", self.contexts_per_task, 1)
         require_at_least("sampling.max-uniform-groups", self.max_uniform_groups, 1)
+        require_at_least("sampling.max-policy-lag", self.max_policy_lag, 0)
 
     @property
     def groups_per_update(self) -> int:
@@ -183,6 +187,8 @@ class Experiment:
         max_steps: Longest episode in environment steps, 1 to the benchmark's own limit. Source: MetaWorld, 500.
         learner_threads: Torch threads of the learner, at least 1; decides the order of sums, so it belongs
             to the experiment. Source: ours.
+        num_learners: Learner processes that share every minibatch (data parallel), at least 1; for the same
+            reason part of the experiment. Source: ours.
         seed: Seed of every random stream, from 0 to 2147483647.
     """
 
@@ -199,6 +205,7 @@ class Experiment:
     checkpoint_every: int = 5
     max_steps: int = 500
     learner_threads: int = 1
+    num_learners: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -219,6 +226,6 @@ class Experiment:
                 f"policy.sensors: MetaWorld has no sensor {sensor!r}; it has {', '.join(self.benchmark.state_dims)}",
             )
         require_between("max-steps", self.max_steps, 1, self.benchmark.max_steps)
-        for field_name in ("num_updates", "checkpoint_every", "learner_threads"):
+        for field_name in ("num_updates", "checkpoint_every", "learner_threads", "num_learners"):
             require_at_least(field_name.replace("_", "-"), getattr(self, field_name), 1)
         require_between("seed", self.seed, 0, 2**31 - 1)

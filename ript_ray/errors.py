@@ -17,6 +17,14 @@ class CheckpointError(RiptError):
     """A checkpoint is missing, damaged, foreign, or does not fit the policy."""
 
 
+class UnwritableError(RiptError):
+    """A file of a run cannot be written: the disk is full, or writing there is not allowed."""
+
+
+class RunInUseError(RiptError):
+    """Another process is working in the run's folder."""
+
+
 class SearchExhaustedError(RiptError):
     """No batch of mixed groups was found within the limit; the message says which case it is.
 
@@ -33,7 +41,7 @@ class SearchExhaustedError(RiptError):
 
 
 class DivergenceError(RiptError):
-    """The loss or its gradient is not finite; the parameters are those of the step before."""
+    """Losses, gradients or weights keep turning out not to be finite; the weights are the last good ones."""
 
 
 class TrackingError(RiptError):

@@ -11,9 +11,10 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from ript_ray.errors import WorkerError
 from ript_ray.runtime.contract import Runtime
 from ript_ray.seeding import Purpose, seed_of, text_code
-from ript_ray.types import Context, RolloutRequest, Seed
+from ript_ray.types import Context, GroupSummary, RolloutRequest, Seed
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
         contexts: Where the rollouts start.
         batch_size: Episodes that one actor runs side by side.
         seed: The experiment's seed.
+
+    Raises:
+        WorkerError: An environment answers something else than success or failure.
     """
     seeds = _rollout_seeds(contexts, seed)
     starts = range(0, len(contexts), batch_size)
@@ -84,8 +88,11 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
     successes: dict[int, float] = {}
     num_env_steps = 0
     for _ in starts:
-        summary = runtime.next_summary()
+        summary = runtime.next_event()
+        assert isinstance(summary, GroupSummary), "nothing is learned during an evaluation"
         runtime.drop(summary.index)
+        if summary.problem:
+            raise WorkerError(f"evaluation of {contexts[summary.index].task}: {summary.problem}")
         num_env_steps += sum(summary.num_steps)
         for row, success in enumerate(summary.successes):
             successes[summary.index + row] = success

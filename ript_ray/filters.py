@@ -15,9 +15,12 @@ class Verdict(StrEnum):
     ACCEPTED = "accepted"
     ALL_FAILED = "all_failed"
     ALL_SOLVED = "all_solved"
+    STALE = "stale"
+    INVALID = "invalid"
 
 
-REJECTIONS = (Verdict.ALL_FAILED, Verdict.ALL_SOLVED)
+UNIFORM = (Verdict.ALL_FAILED, Verdict.ALL_SOLVED)
+REJECTIONS = (*UNIFORM, Verdict.STALE, Verdict.INVALID)
 
 
 def judge(rewards_K: Sequence[float]) -> Verdict:

@@ -3,23 +3,30 @@
 Source: RIPT-VLA Algorithm 1, lines 9 to 18.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from ript_ray.batch import assemble, minibatches
+from ript_ray.batch import assemble, minibatches, take
 from ript_ray.config import PPO
 from ript_ray.errors import CheckpointError, DivergenceError
 from ript_ray.loss import clipped_surrogate
 from ript_ray.optimizer import decay_groups
+from ript_ray.peers import Alone, Peers, ProcessGroup
 from ript_ray.policies.contract import Policy
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import Arrays, Batch, Group, Version, Weights
 from ript_ray.weights import snapshot
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps of each parameter."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class UpdateReport:
         num_optimizer_steps: Optimiser steps taken.
         num_decisions: Policy queries learned from.
         learn_s: Seconds of wall time.
+        problem: Why the update was skipped, with weights and moments as they were before it, or none.
+            Figures are then means over the steps before the problem, NaN where there was none.
     """
 
     loss: float
@@ -45,6 +54,7 @@ class UpdateReport:
     num_optimizer_steps: int
     num_decisions: int
     learn_s: float
+    problem: str | None = None
 
 
 class Learner:
@@ -66,6 +76,8 @@ class Learner:
         self._num_threads = num_threads
         self._version = Version(0)
         self._groups: dict[int, Group] = {}
+        self._store: TCPStore | None = None
+        self._peers: Peers = Alone()
         self._optimizer = torch.optim.AdamW(
             decay_groups(self._policy.trainable().items(), ppo.weight_decay), lr=ppo.learning_rate
         )
@@ -75,26 +87,33 @@ class Learner:
         self._groups[group.index] = group
 
     def update(self, indices: Sequence[int]) -> UpdateReport:
-        """Run PPO over the received groups named by `indices`, in that order; the version grows by one."""
+        """Run PPO over the received groups named by `indices`, in that order; the version grows by one.
+
+        Where a loss, a gradient or a weight turns out not to be finite, everything is put back to what it was
+        before the update, and the report says so.
+        """
         torch.set_num_threads(self._num_threads)
         started = time.perf_counter()
         batch = assemble([self._groups.pop(index) for index in indices])
-        steps = []
-        for iteration in range(self._ppo.num_iterations):
-            order = np.random.default_rng(seed_of(self._seed, Purpose.MINIBATCHES, self._version, iteration))
-            for minibatch in minibatches(batch, self._ppo.minibatch_rollouts, order):
-                steps.append(self._step(minibatch))
+        steps: list[tuple[float, ...]] = []
+        before = self._everything()
+        try:
+            for iteration in range(self._ppo.num_iterations):
+                order = np.random.default_rng(seed_of(self._seed, Purpose.MINIBATCHES, self._version, iteration))
+                for minibatch in minibatches(batch, self._ppo.minibatch_rollouts, order):
+                    steps.append(self._step(minibatch))
+            self._refuse_unless_finite("weights", *self._policy.trainable().values())
+            problem = None
+        except DivergenceError as error:
+            self._put_back(before)
+            problem = str(error)
         self._version = Version(self._version + 1)
-        loss, grad_norm, clip_fraction, approx_kl, mean_ratio = torch.tensor(steps).mean(0).tolist()
         return UpdateReport(
-            loss=loss,
-            grad_norm=grad_norm,
-            clip_fraction=clip_fraction,
-            approx_kl=approx_kl,
-            mean_ratio=mean_ratio,
+            **_means(steps),
             num_optimizer_steps=len(steps),
             num_decisions=len(batch.rollout_N),
             learn_s=time.perf_counter() - started,
+            problem=problem,
         )
 
     def weights(self) -> Weights:
@@ -113,34 +132,78 @@ class Learner:
         """Take over the moments of `state`; the policy must hold the weights of that moment already.
 
         Raises:
-            CheckpointError: A name is unknown or a shape differs.
+            CheckpointError: A name is unknown or missing, or a shape differs.
         """
         parameters = self._policy.trainable()
+        wanted = {f"{part}/{name}" for name in parameters for part in MOMENTS} if state else set()
+        if state.keys() != wanted:
+            differing = ", ".join(sorted(state.keys() ^ wanted))
+            raise CheckpointError(f"the optimiser's state does not fit the policy: {differing}")
         for key, array in state.items():
             part, name = key.split("/", 1)
-            if name not in parameters or (array.ndim and array.shape != tuple(parameters[name].shape)):
+            if array.shape != (() if part == "step" else tuple(parameters[name].shape)):
                 raise CheckpointError(f"the optimiser's state does not fit the policy: {key} of shape {array.shape}")
             self._optimizer.state[parameters[name]][part] = torch.from_numpy(array.copy())
         self._version = version
 
+    def open_store(self, host: str) -> tuple[str, int]:
+        """Open the store in which the learners find each other, at this node's address; returns host and port."""
+        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        return host, self._store.port
+
+    def join(self, address: tuple[str, int], *, rank: int, size: int, timeout_s: float) -> None:
+        """Share every update with `size` - 1 other learners; returns once all are there."""
+        host, port = address
+        store = self._store or TCPStore(host, port, timeout=timedelta(seconds=timeout_s))
+        on_gpu = any(parameter.is_cuda for parameter in self._policy.trainable().values())
+        self._peers = ProcessGroup(store, rank=rank, size=size, on_gpu=on_gpu, timeout_s=timeout_s)
+
     def _step(self, minibatch: Batch) -> tuple[float, ...]:
         ppo = self._ppo
+        share = take(minibatch, self._peers.share)
         loss, stats = clipped_surrogate(
-            self._policy.log_probs(minibatch.record),
-            minibatch.old_log_probs_NU,
-            advantages_N=minibatch.advantages_N,
-            valid_NU=minibatch.valid_NU,
+            self._policy.log_probs(share.record),
+            share.old_log_probs_NU,
+            advantages_N=share.advantages_N,
+            valid_NU=share.valid_NU,
             clip_low=ppo.clip_low,
             clip_high=ppo.clip_high,
+            count=minibatch.valid_NU.sum().clamp(min=1),
         )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self._policy.trainable().values(), ppo.max_grad_norm)
-        if not (loss.isfinite() and grad_norm.isfinite()):
-            raise DivergenceError(
-                f"update {self._version + 1}: loss {loss.item()} and gradient norm {grad_norm.item()} are not both "
-                "finite; lower ppo.learning-rate"
-            )
+        parameters = self._policy.trainable().values()
+        figures = torch.stack([loss.detach(), stats.clip_fraction, stats.approx_kl, stats.mean_ratio])
+        self._peers.add_up([figures, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        grad_norm = nn.utils.clip_grad_norm_(parameters, ppo.max_grad_norm)
+        self._refuse_unless_finite("loss and gradient norm", figures[0], grad_norm)
         self._optimizer.step()
-        figures = (loss.detach(), grad_norm, stats.clip_fraction, stats.approx_kl, stats.mean_ratio)
-        return tuple(float(figure) for figure in figures)
+        return (*figures.tolist(), float(grad_norm))
+
+    def _refuse_unless_finite(self, what: str, *tensors: torch.Tensor) -> None:
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            values = ", ".join(f"{tensor.item():g}" for tensor in tensors if tensor.ndim == 0)
+            raise DivergenceError(f"update {self._version + 1}: {what} {values or ''} not finite".replace("  ", " "))
+
+    def _everything(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Copies of all that an update changes, parameter by parameter."""
+        return [
+            (
+                parameter.detach().clone(),
+                {part: value.clone() for part, value in self._optimizer.state.get(parameter, {}).items()},
+            )
+            for parameter in self._policy.trainable().values()
+        ]
+
+    def _put_back(self, everything: list[tuple[torch.Tensor, dict[str, torch.Tensor]]]) -> None:
+        with torch.no_grad():
+            for parameter, (value, moments) in zip(self._policy.trainable().values(), everything, strict=True):
+                parameter.copy_(value)
+                self._optimizer.state[parameter] = moments
+
+
+def _means(steps: Sequence[tuple[float, ...]]) -> dict[str, float]:
+    """Means over optimiser steps by name; NaN where there was none."""
+    names = ("loss", "clip_fraction", "approx_kl", "mean_ratio", "grad_norm")
+    means = torch.tensor(steps).mean(0).tolist() if steps else [math.nan] * len(names)
+    return dict(zip(names, means, strict=True))

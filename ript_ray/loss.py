@@ -31,6 +31,7 @@ def clipped_surrogate(
     valid_NU: torch.Tensor,
     clip_low: float,
     clip_high: float,
+    count: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, SurrogateStats]:
     """Mean over valid units of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A).
 
@@ -41,6 +42,8 @@ def clipped_surrogate(
         valid_NU: Units that count, bool; what the others hold never reaches the loss.
         clip_low: How far a ratio may fall below 1, in (0, 1).
         clip_high: How far a ratio may rise above 1, above 0.
+        count: What to divide by, where these units are a share of a larger whole: its number of valid units,
+            at least 1. Losses and statistics of all shares then add up to those of the whole.
 
     Returns:
         The scalar loss (zero where no unit is valid) and its statistics.
@@ -50,10 +53,10 @@ def clipped_surrogate(
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     advantages = advantages_N.unsqueeze(-1)
     gains = torch.minimum(ratio * advantages, clipped * advantages)
-    count = valid_NU.sum().clamp(min=1)
+    num_units = valid_NU.sum().clamp(min=1) if count is None else count
 
     def mean(values: torch.Tensor) -> torch.Tensor:
-        return torch.where(valid_NU, values, 0.0).sum() / count
+        return torch.where(valid_NU, values, 0.0).sum() / num_units
 
     with torch.no_grad():
         stats = SurrogateStats(

@@ -4,17 +4,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 from ript_ray.admission import Admission
 from ript_ray.config import Sampling
 from ript_ray.contexts import ContextStream
-from ript_ray.errors import SearchExhaustedError
+from ript_ray.errors import DivergenceError, SearchExhaustedError
 from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
+from ript_ray.ledger import Ledger, settle
 from ript_ray.runtime.contract import Runtime
 from ript_ray.seeding import Purpose, seed_of
-from ript_ray.types import Arrays, Faults, GroupSummary, Progress, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, GroupSummary, Progress, RolloutRequest, Weights
+
+MAX_SKIPPED_UPDATES = 3
+"""Updates in a row that may be skipped because something was not finite."""
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Collection:
         env_steps: Environment steps.
         record_bytes: Bytes of the accepted groups' records.
         started: When collection began, by `time.perf_counter`.
+        rollout_s: Seconds it took, once the batch is full.
     """
 
     update: int
@@ -40,14 +45,20 @@ class Collection:
     env_steps: int = 0
     record_bytes: int = 0
     started: float = field(default_factory=time.perf_counter)
+    rollout_s: float = 0.0
 
     def count(self, summary: GroupSummary, verdict: Verdict) -> None:
         """Add one finished group."""
         self.verdicts[verdict] += 1
         self.num_rollouts += len(summary.successes)
-        self.num_solved += int(sum(summary.successes))
+        self.num_solved += sum(success == 1.0 for success in summary.successes)
         self.env_steps += sum(summary.num_steps)
         self.record_bytes += summary.num_bytes if verdict is Verdict.ACCEPTED else 0
+
+    def close(self) -> Self:
+        """Stop the clock."""
+        self.rollout_s = time.perf_counter() - self.started
+        return self
 
     @property
     def success_rate(self) -> float:
@@ -64,9 +75,9 @@ class UpdateRecord:
         report: The learning.
         weights: What the actors hold now.
         progress: Where training stands now.
-        faults: What has gone wrong and been mended so far.
+        ledger: Where every group that was dispatched so far has gone.
+        num_replaced: Rollout actors replaced so far.
         learner_state: Fetches the learner's state, which the next update changes.
-        rollout_s: Seconds spent collecting.
         broadcast_s: Seconds spent sending weights.
     """
 
@@ -74,9 +85,9 @@ class UpdateRecord:
     report: UpdateReport
     weights: Weights
     progress: Progress
-    faults: Faults
+    ledger: Ledger
+    num_replaced: int
     learner_state: Callable[[], Arrays]
-    rollout_s: float
     broadcast_s: float
 
 
@@ -88,7 +99,7 @@ class Observer(Protocol):
         ...
 
     def on_update(self, record: UpdateRecord) -> None:
-        """An update has ended, and all actors hold its weights."""
+        """An update has ended, and its weights are on their way to the actors."""
         ...
 
 
@@ -117,12 +128,21 @@ def train(
 ) -> Outcome:
     """Update the policy until there have been `num_updates`, or until no mixed group is found within the limit.
 
-    From `start`, with the learner's state of that moment, it goes on as if it had never stopped.
+    From `start`, with the learner's state of that moment, it goes on as if it had never stopped (at lag 0 to
+    the bit).
+
+    Raises:
+        DivergenceError: Updates in a row were skipped because something was not finite.
     """
-    start = start or Progress()
+    progress = start or Progress()
     admission = Admission(
-        groups_per_update=sampling.groups_per_update, max_uniform_groups=sampling.max_uniform_groups, start=start
+        groups_per_update=sampling.groups_per_update,
+        max_uniform_groups=sampling.max_uniform_groups,
+        max_policy_lag=sampling.max_policy_lag,
+        num_updates=num_updates,
+        start=progress,
     )
+    at_start = runtime.dispatches
     runtime.broadcast()
 
     def request(index: int) -> RolloutRequest:
@@ -130,59 +150,69 @@ def train(
         seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
         return RolloutRequest(index, (stream.at(index),) * sampling.group_size, seeds)
 
-    for update in range(start.update + 1, num_updates + 1):
-        collection = Collection(update, sampling.groups_per_update)
-        try:
-            _fill_batch(
-                runtime, admission, request, collection=collection, version=Version(update - 1), observers=observers
-            )
-        except SearchExhaustedError as exhausted:
-            return Outcome(exhausted, collection)
-        collected = time.perf_counter()
-        report = runtime.update(admission.take_batch())
-        learned = time.perf_counter()
-        weights = runtime.broadcast()
-        record = UpdateRecord(
-            collection=collection,
-            report=report,
-            weights=weights,
-            progress=admission.progress(update),
-            faults=runtime.faults,
-            learner_state=runtime.learner_state,
-            rollout_s=collected - collection.started,
-            broadcast_s=time.perf_counter() - learned,
-        )
-        for observer in observers:
-            observer.on_update(record)
+    collecting = learning = Collection(progress.update + 1, sampling.groups_per_update)
+    while admission.update < num_updates:
+        while admission.num_wanted > 0:
+            runtime.launch(request(admission.launch()))
+        if admission.ready:
+            runtime.start_update(admission.take_batch())
+            learning, collecting = collecting.close(), Collection(collecting.update + 1, sampling.groups_per_update)
+        if admission.at_end:
+            return Outcome(admission.explain_exhaustion(), collecting)
+        event = runtime.next_event()
+        if isinstance(event, GroupSummary):
+            _admit(event, runtime, admission, collecting)
+            for observer in observers:
+                observer.on_group(collecting)
+        else:
+            progress = _after(event, admission, progress)
+            record = _broadcast(runtime, event, learning, progress, settle(runtime.dispatches, at_start, admission))
+            for observer in observers:
+                observer.on_update(record)
+            _refuse_divergence(record)
+            if not admission.num_pending:
+                collecting.started = time.perf_counter()  # nothing was under way while the learner learned
     return Outcome()
 
 
-def _fill_batch(
-    runtime: Runtime,
-    admission: Admission,
-    request: Callable[[int], RolloutRequest],
-    *,
-    collection: Collection,
-    version: Version,
-    observers: Sequence[Observer],
-) -> None:
-    """Dynamic sampling: draw, roll out and reject until the batch is full (Algorithm 1, lines 5 to 15).
+def _admit(summary: GroupSummary, runtime: Runtime, admission: Admission, collection: Collection) -> None:
+    """Dynamic sampling: send a group that teaches something to the learner, drop any other."""
+    verdict = admission.offer(summary)
+    if verdict is Verdict.ACCEPTED:
+        runtime.keep(summary.index)
+    else:
+        runtime.drop(summary.index)
+    collection.count(summary, verdict)
 
-    Raises:
-        SearchExhaustedError: No mixed group within the limit; nothing is in flight any more.
-    """
-    while not admission.complete:
-        while admission.num_wanted > 0:
-            runtime.launch(request(admission.launch()))
-        if admission.num_pending == 0:
-            raise admission.explain_exhaustion()
-        summary = runtime.next_summary()
-        assert summary.version == version, "at lag 0 every group is made by the newest policy"
-        verdict = admission.offer(summary)
-        if verdict is Verdict.ACCEPTED:
-            runtime.keep(summary.index)
-        else:
-            runtime.drop(summary.index)
-        collection.count(summary, verdict)
-        for observer in observers:
-            observer.on_group(collection)
+
+def _after(report: UpdateReport, admission: Admission, before: Progress) -> Progress:
+    """Where training stands once the update that `report` tells of is booked."""
+    next_index = admission.finish_update()
+    return Progress(admission.update, next_index, before.skipped_streak + 1 if report.problem else 0)
+
+
+def _broadcast(
+    runtime: Runtime, report: UpdateReport, collection: Collection, progress: Progress, ledger: Ledger
+) -> UpdateRecord:
+    """Send the new weights out (Algorithm 1, line 19), and say all that happened."""
+    started = time.perf_counter()
+    weights = runtime.broadcast()
+    assert weights.version == progress.update
+    return UpdateRecord(
+        collection=collection,
+        report=report,
+        weights=weights,
+        progress=progress,
+        ledger=ledger,
+        num_replaced=runtime.dispatches.num_replaced,
+        learner_state=runtime.learner_state,
+        broadcast_s=time.perf_counter() - started,
+    )
+
+
+def _refuse_divergence(record: UpdateRecord) -> None:
+    streak = record.progress.skipped_streak
+    if streak >= MAX_SKIPPED_UPDATES:
+        raise DivergenceError(
+            f"{streak} updates in a row were skipped: {record.report.problem}; lower ppo.learning-rate"
+        )

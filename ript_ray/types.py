@@ -19,7 +19,7 @@ Seed = tuple[int, ...]
 """Entropy of one random stream, e.g. (experiment seed, purpose, update, group, member)."""
 
 Version = NewType("Version", int)
-"""Counts the learner's updates: version 0 is the policy that RIPT starts from."""
+"""Counts the learner's updates, skipped ones included: version 0 is the policy that RIPT starts from."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ class Group:
     rollouts: tuple[Rollout, ...]
 
 
+Layout = tuple[tuple[str, tuple[int, ...], str], ...]
+"""Name, shape and dtype of several arrays."""
+
+
 @dataclass(frozen=True)
 class GroupSummary:
     """A group without its record: all that the training loop reads, a few hundred bytes.
@@ -91,6 +95,8 @@ class GroupSummary:
         successes: Reward of each rollout, 1.0 or 0.0.
         num_steps: Environment steps of each rollout.
         num_bytes: Size of the group's record.
+        layout: What one decision of the record looks like; groups of one batch agree in it.
+        problem: Why nobody may train on the group, or none.
     """
 
     index: int
@@ -98,6 +104,8 @@ class GroupSummary:
     successes: tuple[float, ...]
     num_steps: tuple[int, ...]
     num_bytes: int
+    layout: Layout = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,16 +130,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Faults:
-    """What has gone wrong and been mended so far.
+class Dispatches:
+    """A runtime's books on the copies of requests that it handed to actors.
 
     Attributes:
+        num_dispatched: Copies handed to an actor.
+        num_lost: Copies whose answer was never used: they died with an actor or its environment and were run
+            again, or another copy of a late one was faster.
+        num_running: Copies at work now.
         num_replaced: Rollout actors replaced.
-        num_lost: Groups that died with an actor or its environment and were run again.
     """
 
-    num_replaced: int = 0
+    num_dispatched: int = 0
     num_lost: int = 0
+    num_running: int = 0
+    num_replaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,13 +153,13 @@ class Progress:
 
     Attributes:
         update: Updates done.
-        next_index: Index of the next group, the position in the context stream.
-        uniform_streak: Uniform groups in a row so far, by verdict.
+        next_index: First index behind the groups trained so far: the position in the context stream.
+        skipped_streak: Updates in a row, up to now, that were skipped because something was not finite.
     """
 
     update: int = 0
     next_index: int = 0
-    uniform_streak: dict[str, int] = field(default_factory=dict)
+    skipped_streak: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,5 +175,5 @@ class Weights:
 
     version: Version
     checksum: str
-    layout: tuple[tuple[str, tuple[int, ...], str], ...]
+    layout: Layout
     buffer: NDArray[np.uint8]

@@ -79,9 +79,11 @@ class View:
         """Add a finished update."""
         self._done = record.collection.update
         self._shown += 1
-        if record.faults.num_replaced > self._num_replaced and not self._live_mode:
-            self.stage(f"{record.faults.num_replaced} rollout actors replaced so far")
-        self._num_replaced = record.faults.num_replaced
+        if record.num_replaced > self._num_replaced and not self._live_mode:
+            self.stage(f"{record.num_replaced} rollout actors replaced so far")
+        self._num_replaced = record.num_replaced
+        if record.report.problem:
+            self.stage(f"update {record.collection.update} was skipped: {record.report.problem}")
         self._rows.append(_row(record))
         if self._lines:
             cells = zip(COLUMNS, _row(record), strict=True)
@@ -147,10 +149,10 @@ def _row(record: UpdateRecord) -> tuple[str, ...]:
         str(collection.verdicts[Verdict.ACCEPTED]),
         str(collection.verdicts[Verdict.ALL_FAILED]),
         str(collection.verdicts[Verdict.ALL_SOLVED]),
-        f"{collection.env_steps / record.rollout_s:,.0f}",
+        f"{collection.env_steps / collection.rollout_s:,.0f}",
         f"{report.approx_kl:.3f}",
         f"{report.clip_fraction:.0%}",
-        f"{record.rollout_s:.1f}",
+        f"{collection.rollout_s:.1f}",
         f"{report.learn_s:.1f}",
     )
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ript_ray.checks import require, require_at_least, require_positive
@@ -12,7 +13,8 @@ class Cluster:
     """A cluster, or this machine.
 
     Attributes:
-        num_actors: Rollout actors, at least 1; none fills the machine or cluster.
+        num_actors: Rollout actors, at least 1; none fills the machine or cluster as it is at the start. Where a
+            cluster that is joined has too few nodes, the run begins with fewer and waits for more.
         cpus_per_actor: Cores that Ray reserves for a rollout actor, above 0.
         learner_cpus: Cores that Ray reserves for the learner, at least 0. The learner works while the
             actors wait for new weights, so by default it reserves none.
@@ -21,6 +23,8 @@ class Cluster:
         in_process: Run everything in this process, without Ray: the same results, slower, easy to debug.
         start_timeout_s: Longest wait for the actors to start, in seconds, above 0.
         group_timeout_s: Longest wait for one group of rollouts, in seconds, above 0.
+        straggler_factor: A group that runs for this many times the median, and for half a second at least, is run
+            by an idle actor too, and the first answer counts; above 1, inf for never.
         max_replacements: Rollout actors replaced in one run before it ends, at least 0.
         update_timeout_s: Longest wait for one update of the learner, in seconds, above 0.
     """
@@ -33,6 +37,7 @@ class Cluster:
     start_timeout_s: float = 120.0
     group_timeout_s: float = 600.0
     update_timeout_s: float = 3600.0
+    straggler_factor: float = 3.0
     max_replacements: int = 100
 
     def __post_init__(self) -> None:
@@ -40,6 +45,7 @@ class Cluster:
             require_at_least("cluster.num-actors", self.num_actors, 1)
         require_positive("cluster.cpus-per-actor", self.cpus_per_actor)
         require_at_least("cluster.learner-cpus", self.learner_cpus, 0.0)
+        require(self.straggler_factor > 1, f"cluster.straggler-factor must be above 1, not {self.straggler_factor}")
         require_at_least("cluster.max-replacements", self.max_replacements, 0)
         for name in ("start_timeout_s", "group_timeout_s", "update_timeout_s"):
             require_positive(f"cluster.{name.replace('_', '-')}", getattr(self, name))
@@ -49,19 +55,27 @@ class Cluster:
         """Address of the running cluster to join: the one given, else the one the environment names."""
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
-    def count_actors(self, cpus: float) -> int:
-        """Actors to start where Ray has this many cores.
+    def num_fitting(self, node_cpus: Sequence[float]) -> int:
+        """Actors that nodes with so many cores hold, beside the learner on one of them."""
+        free = sorted(node_cpus, reverse=True)
+        if free:
+            free[0] -= self.learner_cpus
+        # Cores are handed out in ten-thousandths: 2 / 0.2 is ten actors, whatever floats make of it.
+        return sum(max(0, math.floor(cpus / self.cpus_per_actor + 1e-4)) for cpus in free)
+
+    def count_actors(self, node_cpus: Sequence[float]) -> int:
+        """Actors to start on nodes with so many cores.
 
         Raises:
             ConfigError: They do not hold `num_actors`, or not even one.
         """
-        # Cores are handed out in ten-thousandths: 2 / 0.2 is ten actors, whatever floats make of it.
-        fits = math.floor((cpus - self.learner_cpus) / self.cpus_per_actor + 1e-4)
+        fits = self.num_fitting(node_cpus)
         wanted = max(1, fits) if self.num_actors is None else self.num_actors
+        cores = " + ".join(f"{cpus:g}" for cpus in node_cpus)
         require(
             wanted <= fits,
             f"cluster.num-actors: {wanted} rollout actors of {self.cpus_per_actor:g} cores and a learner of "
-            f"{self.learner_cpus:g} do not fit into {cpus:g} cores, which hold {max(0, fits)}; "
+            f"{self.learner_cpus:g} do not fit into {cores} cores, which hold {fits}; "
             "lower cluster.num-actors or cluster.cpus-per-actor",
         )
         return wanted

@@ -8,7 +8,7 @@ from ript_envs.contract import Environment
 from ript_ray.config import PPO
 from ript_ray.learner import UpdateReport
 from ript_ray.policies.contract import Policy
-from ript_ray.types import Arrays, Faults, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Dispatches, GroupSummary, RolloutRequest, Version, Weights
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Parts:
         max_steps: Longest episode, in environment steps.
         ppo: Hyperparameters of the learner.
         seed: The experiment's seed.
-        learner_threads: Torch threads of the learner.
+        learner_threads: Torch threads of a learner process.
+        num_learners: Learner processes that share every minibatch.
     """
 
     build_policy: Callable[[], Policy]
@@ -30,6 +31,7 @@ class Parts:
     ppo: PPO
     seed: int
     learner_threads: int
+    num_learners: int = 1
 
 
 class Runtime(Protocol):
@@ -41,19 +43,19 @@ class Runtime(Protocol):
         ...
 
     @property
-    def faults(self) -> Faults:
-        """What has gone wrong and been mended so far."""
+    def dispatches(self) -> Dispatches:
+        """The books on requests: what was handed to actors, what of it was lost, what is at work."""
         ...
 
     def launch(self, request: RolloutRequest) -> None:
         """Queue a request; returns at once."""
         ...
 
-    def next_summary(self) -> GroupSummary:
-        """Wait for the next finished request, in whatever order they finish.
+    def next_event(self) -> GroupSummary | UpdateReport:
+        """Wait for the next request or update to finish, in whatever order they finish.
 
         Raises:
-            WorkerError: An actor failed or did not answer in time.
+            WorkerError: The learner failed, or actors fail for good; the message says how.
         """
         ...
 
@@ -65,15 +67,16 @@ class Runtime(Protocol):
         """Forget a finished group."""
         ...
 
-    def update(self, indices: Sequence[int]) -> UpdateReport:
-        """Learn from kept groups, in this order."""
+    def start_update(self, indices: Sequence[int]) -> None:
+        """Begin to learn from kept groups, in this order; the report is an event. One update at a time."""
         ...
 
     def broadcast(self) -> Weights:
-        """Give every actor the learner's present weights; returns them once all actors hold them.
+        """Give every actor the learner's present weights, verified by checksum.
 
-        Raises:
-            WorkerError: An actor's bytes differ from the learner's.
+        Returns:
+            The weights, once every actor that is not at work holds them; the others take them before their
+            next request.
         """
         ...
 

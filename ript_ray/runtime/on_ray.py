@@ -1,4 +1,4 @@
-"""The system on Ray: a pool of rollout actors and one learner actor.
+"""The system on Ray: a pool of rollout actors and a group of learners.
 
 The driver reads summaries only. A group goes to the learner by reference, as soon as it is accepted; what
 Ray keeps in its object store (results above some 100 kB) moves from actor to learner alone. Weights go out
@@ -8,20 +8,22 @@ as one object that all actors of a node share.
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
 
 from ript_ray.errors import WorkerError
-from ript_ray.learner import Learner, UpdateReport
+from ript_ray.learner import UpdateReport
 from ript_ray.machine import num_cpus
+from ript_ray.runtime.answers import answer_of
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
-from ript_ray.runtime.pool import ActorPool, Limits, answer_of
+from ript_ray.runtime.learners import LearnerGroup
+from ript_ray.runtime.pool import ActorPool, Limits
 from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.types import Arrays, Faults, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Dispatches, GroupSummary, RolloutRequest, Version, Weights
 
 
 @contextlib.contextmanager
@@ -30,7 +32,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
 
     Raises:
         WorkerError: There is no Ray cluster at the address, or Ray does not start.
-        ConfigError: It does not hold the actors asked for.
+        ConfigError: This machine does not hold the actors asked for. (A cluster that is joined may grow.)
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     address = cluster.joined_address
@@ -45,51 +47,65 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in place: it would end us unsaved
     try:
-        cluster.count_actors(ray_cpus())
+        if address is None:
+            cluster.count_actors(node_cpus())
         yield
     finally:
         ray.shutdown()
 
 
-def ray_cpus() -> float:
-    """Cores that Ray knows of."""
-    return float(ray.cluster_resources().get("CPU", 0.0))
+def node_cpus() -> list[float]:
+    """Cores of each node that is alive."""
+    return [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
 
 
 class RayRuntime:
     """See `Runtime`."""
 
-    def __init__(self, parts: Parts, cluster: Cluster, *, with_learner: bool = True):
-        """Start the rollout actors and the learner, and wait until all of them answer. Ray must be there.
+    def __init__(
+        self,
+        parts: Parts,
+        cluster: Cluster,
+        *,
+        with_learner: bool = True,
+        report: Callable[[str], None] = lambda text: None,
+    ):
+        """Start the rollout actors and the learners, and wait until they answer. Ray must be there.
+
+        Where nodes are missing, it goes on with the actors that there is room for; others join when nodes do.
 
         Args:
             parts: What they are made of.
             cluster: How many, and what each may use.
             with_learner: False where nothing is learned: then only requests can be run.
+            report: Told what was asked for, what is there and what is waited for, where these differ.
 
         Raises:
-            ConfigError: Ray does not hold the actors asked for.
-            WorkerError: They do not start within `cluster.start_timeout_s`.
+            ConfigError: `cluster.num_actors` is not set and there is no room for a single actor.
+            WorkerError: None start within `cluster.start_timeout_s`.
         """
-        num_actors = cluster.count_actors(ray_cpus())
-        self._update_timeout_s = cluster.update_timeout_s
+        self._cluster = cluster
+        self._requests: dict[int, RolloutRequest] = {}
         self._groups: dict[int, ray.ObjectRef] = {}
         build_policy = ray.put(parts.build_policy)  # stored once, read by every actor of a node
-        self._learners = []
+        self._learners: LearnerGroup | None = None
         if with_learner:
-            learner_class = ray.remote(num_cpus=cluster.learner_cpus)(Learner)
-            learner = learner_class.remote(build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
-            self._learners.append(learner)
-        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor)(RolloutWorker)
-        limits = Limits(cluster.start_timeout_s, cluster.group_timeout_s, cluster.max_replacements)
+            self._learners = LearnerGroup(
+                parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
+            )
+        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD")(RolloutWorker)
         self._pool = ActorPool(
-            lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps), num_actors, limits
+            lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps),
+            cluster.num_actors or cluster.count_actors(node_cpus()),
+            Limits(
+                cluster.start_timeout_s, cluster.group_timeout_s, cluster.max_replacements, cluster.straggler_factor
+            ),
+            room=lambda: cluster.num_fitting(node_cpus()),
+            report=report,
         )
         try:
-            self._pool.await_start()
-            for learner in self._learners:
-                answer_of(learner.__ray_ready__.remote(), "the learner's start", cluster.start_timeout_s)
-        except WorkerError:
+            self._await_start()
+        except BaseException:
             self.close()
             raise
 
@@ -98,50 +114,74 @@ class RayRuntime:
         return self._pool.num_actors
 
     @property
-    def faults(self) -> Faults:
-        return self._pool.faults
+    def dispatches(self) -> Dispatches:
+        return self._pool.dispatches
 
     def launch(self, request: RolloutRequest) -> None:
+        self._requests[request.index] = request
         self._pool.submit(request)
 
-    def next_summary(self) -> GroupSummary:
-        summary, group = self._pool.next_finished()
-        self._groups[summary.index] = group
-        return summary
+    def next_event(self) -> GroupSummary | UpdateReport:
+        while True:
+            if self._learners and (report := self._learners.finished_update()):
+                return report
+            if finished := self._pool.next_finished():
+                summary, group = finished
+                self._groups[summary.index] = group
+                return summary
+            self._pool.tend(self._learners.awaited if self._learners else ())
 
     def keep(self, index: int) -> None:
-        self._learner.receive.remote(self._groups.pop(index))
+        self._learner.receive(index, self._groups.pop(index))
 
     def drop(self, index: int) -> None:
-        del self._groups[index]
+        del self._groups[index], self._requests[index]
 
-    def update(self, indices: Sequence[int]) -> UpdateReport:
-        report: UpdateReport = self._ask_learner(self._learner.update.remote(indices))
-        return report
+    def start_update(self, indices: Sequence[int]) -> None:
+        while lost := self._learner.lost_of(indices):
+            self._roll_again(lost)
+        for index in indices:
+            del self._requests[index]
+        self._learner.start_update(indices)
 
     def broadcast(self) -> Weights:
-        reference = self._learner.weights.remote()
-        weights: Weights = self._ask_learner(reference)
+        reference = self._learner.weights()
+        weights: Weights = answer_of(reference, "the learner's weights", self._cluster.update_timeout_s)
         self._pool.load(reference, weights.checksum)
         # The caller's copy must outlive Ray's object store.
         return replace(weights, buffer=weights.buffer.copy())
 
     def learner_state(self) -> Arrays:
-        state: Arrays = self._ask_learner(self._learner.state.remote())
-        return state
+        return self._learner.state()
 
     def restore(self, version: Version, state: Arrays) -> None:
-        self._ask_learner(self._learner.restore.remote(version, state))
+        self._learner.restore(version, state)
 
     def close(self) -> None:
         self._pool.kill()
-        for learner in self._learners:
-            ray.kill(learner, no_restart=True)
+        if self._learners:
+            self._learners.kill()
 
     @property
-    def _learner(self) -> Any:
+    def _learner(self) -> LearnerGroup:
         assert self._learners, "this runtime was started without a learner"
-        return self._learners[0]
+        return self._learners
 
-    def _ask_learner(self, reference: ray.ObjectRef) -> Any:
-        return answer_of(reference, "the learner (cluster.update-timeout-s)", self._update_timeout_s)
+    def _roll_again(self, lost: Sequence[tuple[int, Exception]]) -> None:
+        """Run groups again whose node has gone before the learner had them; at lag 0 they come out the same."""
+        for index, error in lost:
+            self._pool.run_again(self._requests[index], error)
+        missing = {index for index, _ in lost}
+        while missing:
+            self._pool.tend()
+            for index in sorted(missing):
+                if group := self._pool.take_group(index):
+                    self._learner.receive(index, group)
+                    missing.remove(index)
+
+    def _await_start(self) -> None:
+        """Wait for every actor that there is room for, and for the learners."""
+        while self._pool.num_starting or not self._pool.num_ready:
+            self._pool.tend()
+        if self._learners:
+            self._learners.await_start(self._cluster.start_timeout_s)

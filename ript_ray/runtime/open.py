@@ -1,7 +1,7 @@
 """The runtime that a cluster asks for."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts, Runtime
@@ -15,10 +15,15 @@ def session(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def open_runtime(parts: Parts, cluster: Cluster, *, with_learner: bool = True) -> Iterator[Runtime]:
-    """Start a runtime inside a `session`, and stop its processes at the end."""
-    in_process = cluster.in_process
-    runtime: Runtime = SerialRuntime(parts) if in_process else RayRuntime(parts, cluster, with_learner=with_learner)
+def open_runtime(
+    parts: Parts, cluster: Cluster, *, with_learner: bool = True, report: Callable[[str], None] = lambda text: None
+) -> Iterator[Runtime]:
+    """Start a runtime inside a `session`, and stop its processes at the end; see `RayRuntime` for the arguments."""
+    runtime: Runtime
+    if cluster.in_process:
+        runtime = SerialRuntime(parts)
+    else:
+        runtime = RayRuntime(parts, cluster, with_learner=with_learner, report=report)
     try:
         yield runtime
     finally:

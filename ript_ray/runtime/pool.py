@@ -1,25 +1,30 @@
-"""A pool of Ray rollout actors that outlives them: one request per actor at a time, lost requests run again.
+"""A pool of Ray rollout actors that outlives them: lost requests run again, late ones get a second actor.
 
 A request is all that its rollouts depend on (contexts and seeds), so a group that died with its actor comes
 out the same, bit for bit, from another one. Why not RLlib's manager: docs/decisions/0003-actor-pool.md.
 """
 
+import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 
 from ript_ray.errors import WorkerError
-from ript_ray.types import Faults, GroupSummary, RolloutRequest
-
-MAX_FAILED_STARTS = 3
-"""Starts that may fail in a row: an actor that cannot be built at all must not be tried for hours."""
+from ript_ray.runtime.answers import describe, has_answered
+from ript_ray.types import Dispatches, GroupSummary, RolloutRequest
 
 POLL_S = 0.2
 """How often the pool looks at deadlines and at replacements that are due while it waits."""
+
+LOOK_FOR_ROOM_S = 1.0
+"""How often it looks for room on the nodes while there is too little."""
+
+MAX_INVALID = 3
+"""Malformed groups in a row from one actor, before another one takes its place."""
 
 
 @dataclass(frozen=True)
@@ -27,236 +32,346 @@ class Limits:
     """What the pool puts up with.
 
     Attributes:
-        start_s: Longest time from the start of an actor until it holds the present weights.
+        start_s: Longest time for the start of an actor, and for taking weights.
         request_s: Longest time for one request.
         max_replacements: Actors replaced over the life of the pool.
+        straggler_factor: A request that runs for this many times the median duration runs on a second actor
+            as well, where one is idle; infinite for never.
+        straggler_s: And for this long at least.
         max_attempts: Times one request is run before it, and not the actors, is taken for the cause.
+        max_failed_starts: Starts that may fail in a row, at least: an actor that cannot be built at all must
+            not be tried for hours.
     """
 
     start_s: float
     request_s: float
     max_replacements: int
+    straggler_factor: float = 3.0
+    straggler_s: float = 0.5
     max_attempts: int = 5
+    max_failed_starts: int = 3
 
     def backoff_s(self, num_replacements: int) -> float:
         """Wait before the next replacement: none at first, then doubling up to half a minute."""
         return 0.0 if num_replacements <= 2 else min(30.0, 0.5 * 2.0 ** (num_replacements - 2))
 
 
+@dataclass(frozen=True)
+class _Start:
+    """The actor's constructor runs."""
+
+    reference: ray.ObjectRef
+
+
+@dataclass(frozen=True)
+class _Load:
+    """The actor takes weights."""
+
+    reference: ray.ObjectRef
+    checksum: str
+
+
+@dataclass(frozen=True)
+class _Roll:
+    """The actor runs a request; `request` is none once another copy of it has answered."""
+
+    reference: ray.ObjectRef
+    group: ray.ObjectRef
+    request: RolloutRequest | None
+    started: float
+
+
 @dataclass
 class _Actor:
-    """One place in the pool and the process that fills it now."""
+    """One place in the pool and the process that fills it now. It does one thing at a time."""
 
     place: int
     handle: Any
-    starting: ray.ObjectRef | None
+    call: _Start | _Load | _Roll | None
     deadline: float
+    checksum: str | None = None
     num_failures: int = 0
-    request: RolloutRequest | None = None
-    answers: tuple[ray.ObjectRef, ray.ObjectRef] | None = None
+    num_invalid: int = 0
 
     @property
-    def awaited(self) -> ray.ObjectRef | None:
-        """What this actor must answer before its deadline, if anything."""
-        return self.starting or (self.answers[0] if self.answers else None)
+    def request(self) -> RolloutRequest | None:
+        """What it works on, if its answer is still wanted."""
+        return self.call.request if isinstance(self.call, _Roll) else None
+
+
+@dataclass
+class _Weights:
+    """What every actor must hold before it gets work; none before the first broadcast."""
+
+    reference: ray.ObjectRef | None = None
+    checksum: str | None = None
+
+
+@dataclass
+class _Counts:
+    dispatched: int = 0
+    lost: int = 0
+    replaced: int = 0
+    replaced_lately: int = 0
+    failed_starts: int = 0
+    attempts: Counter[int] = field(default_factory=Counter)
+    durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
 
 class ActorPool:
     """Keeps every actor busy while there are requests, and replaces those that die or hang."""
 
-    def __init__(self, start_actor: Callable[[], Any], num_actors: int, limits: Limits):
-        """Start the actors.
+    def __init__(
+        self,
+        start_actor: Callable[[], Any],
+        num_actors: int,
+        limits: Limits,
+        *,
+        room: Callable[[], int],
+        report: Callable[[str], None],
+    ):
+        """Start as many actors as there is room for.
 
         Args:
             start_actor: Starts a Ray actor made from `RolloutWorker` and returns its handle.
             num_actors: Places to fill.
             limits: What the pool puts up with.
+            room: How many actors the nodes that are alive can hold.
+            report: Told what was asked for, what is there and what is waited for, when that changes.
         """
-        self.faults = Faults()
-        self._failed_starts = 0
-        self._num_recent = 0
+        self.num_actors = num_actors
         self._start_actor = start_actor
         self._limits = limits
-        self._weights: ray.ObjectRef | None = None
-        self._checksum: str | None = None
-        self._actors = {place: self._start(place) for place in range(num_actors)}
-        self._due: dict[int, float] = {}
+        self._room = room
+        self._weights = _Weights()
+        self._actors: dict[int, _Actor] = {}
+        self._due = dict.fromkeys(range(num_actors), 0.0)
+        self._next_look_for_room = 0.0
+        self._report = report
+        self._reported = ""
+        self._last_alive = time.monotonic()
         self._queue: deque[RolloutRequest] = deque()
-        self._attempts: Counter[int] = Counter()
+        self._finished: deque[tuple[GroupSummary, ray.ObjectRef]] = deque()
+        self._counts = _Counts()
+        self._tend_places()
 
     @property
-    def num_actors(self) -> int:
-        """Places in the pool."""
-        return len(self._actors) + len(self._due)
+    def num_starting(self) -> int:
+        """Actors whose constructors run."""
+        return sum(isinstance(actor.call, _Start) for actor in self._actors.values())
 
-    def await_start(self) -> None:
-        """Wait until every actor has answered, or has been given up.
+    @property
+    def num_ready(self) -> int:
+        """Actors that have started."""
+        return len(self._actors) - self.num_starting
 
-        Raises:
-            WorkerError: The budget of replacements is spent.
-        """
-        while self._due or any(actor.starting for actor in self._actors.values()):
-            self._tend()
+    @property
+    def dispatches(self) -> Dispatches:
+        """The books on requests."""
+        running = sum(actor.request is not None for actor in self._actors.values()) + len(self._finished)
+        counts = self._counts
+        return Dispatches(counts.dispatched, counts.lost, running, counts.replaced)
 
     def submit(self, request: RolloutRequest) -> None:
         """Hand a request to an idle actor, or queue it."""
         self._queue.append(request)
         self._dispatch()
 
-    def next_finished(self) -> tuple[GroupSummary, ray.ObjectRef]:
-        """Wait for a request to finish.
+    def run_again(self, request: RolloutRequest, error: Exception) -> None:
+        """Run a request once more whose group was lost after it had been answered."""
+        self._lose(request, error)
 
-        Returns:
-            Its summary, and a reference to the group.
+    def next_finished(self) -> tuple[GroupSummary, ray.ObjectRef] | None:
+        """The summary of a request that has finished, and a reference to its group; none if none has yet."""
+        return self._finished.popleft() if self._finished else None
 
-        Raises:
-            WorkerError: The budget of replacements is spent, or one request fails wherever it is run.
-        """
-        while (finished := self._tend()) is None:
-            pass
-        return finished
+    def take_group(self, index: int) -> ray.ObjectRef | None:
+        """The group of one request, if it is among those that have finished."""
+        for finished in self._finished:
+            if finished[0].index == index:
+                self._finished.remove(finished)
+                return finished[1]
+        return None
 
     def load(self, weights: ray.ObjectRef, checksum: str) -> None:
-        """Send weights to every actor and check what arrived. Nothing may be running."""
-        self._weights, self._checksum = weights, checksum
-        loading = {actor.place: actor.handle.load.remote(weights) for actor in self._actors.values()}
-        deadline = time.monotonic() + self._limits.start_s
-        for place, answer in loading.items():
-            actor = self._actors[place]
-            if actor.starting:
-                actor.starting = answer  # it follows the load of its start, which may have had older weights
-                continue
-            try:
-                self._check(place, ray.get(answer, timeout=max(0.0, deadline - time.monotonic())))
-            except ray.exceptions.RayError as error:
-                self._replace(place, error)
+        """Have every actor take these weights before its next request; waits for those that are not at work."""
+        self._weights = _Weights(weights, checksum)
+        self._dispatch()
+        while any(isinstance(actor.call, _Load) for actor in self._actors.values()):
+            self.tend()
 
     def kill(self) -> None:
         """End every actor."""
         for actor in self._actors.values():
             ray.kill(actor.handle, no_restart=True)
 
-    def _start(self, place: int) -> _Actor:
-        handle = self._start_actor()
-        ready = handle.load.remote(self._weights) if self._weights else handle.__ray_ready__.remote()
-        return _Actor(place, handle, ready, time.monotonic() + self._limits.start_s)
+    def tend(self, others: Sequence[ray.ObjectRef] = ()) -> None:
+        """Give out work, replace what is due, and wait a moment for an actor, or one of `others`, to answer.
 
-    def _tend(self) -> tuple[GroupSummary, ray.ObjectRef] | None:
-        """Replace what is due, wait a moment, and handle one actor that has answered or is late."""
-        now = time.monotonic()
-        for place in [place for place, due in self._due.items() if due <= now]:
-            del self._due[place]
-            self._actors[place] = self._start(place)
+        Raises:
+            WorkerError: The budget of replacements is spent, or one request fails wherever it is run.
+        """
+        self._tend_places()
         self._dispatch()
-        awaited = {actor.awaited: actor for actor in self._actors.values() if actor.awaited}
-        if not awaited:
+        calls = {actor.call.reference: actor for actor in self._actors.values() if actor.call}
+        if not calls and not others:
             time.sleep(POLL_S)
-            return None
-        ready, late = ray.wait(list(awaited), timeout=POLL_S)
-        for reference in late:
-            actor = awaited[reference]
-            if actor.deadline <= now and not _has_answered(reference):
-                self._replace(actor.place, TimeoutError("no answer before its deadline"))
-        return self._answered(awaited[ready[0]]) if ready else None
-
-    def _answered(self, actor: _Actor) -> tuple[GroupSummary, ray.ObjectRef] | None:
-        try:
-            answer = ray.get(actor.awaited, timeout=self._limits.request_s)
-            if actor.starting:
-                self._check(actor.place, answer)
-                actor.starting = None
-                self._failed_starts = 0
-                return None
-        except ray.exceptions.RayTaskError as error:
-            self._failed(actor, error)
-            return None
-        except ray.exceptions.RayError as error:
-            self._replace(actor.place, error)
-            return None
-        assert actor.answers is not None
-        assert actor.request is not None
-        group = actor.answers[1]
-        self._attempts.pop(actor.request.index, None)
-        self._num_recent = 0  # work gets done again: the next fault finds an unspent back-off
-        actor.request = actor.answers = None
-        return answer, group
-
-    def _failed(self, actor: _Actor, error: ray.exceptions.RayTaskError) -> None:
-        """The actor's code raised: the process goes on, unless it could not even take weights."""
-        if actor.starting:
-            self._replace(actor.place, error)
             return
-        assert actor.request is not None
-        request = actor.request
-        actor.request = actor.answers = None
+        ready, late = ray.wait([*calls, *others], timeout=POLL_S)
+        now = time.monotonic()
+        for reference in late:
+            actor = calls.get(reference)
+            if actor and actor.deadline <= now and not has_answered(reference):
+                self._replace(actor, TimeoutError("no answer before its deadline"))
+        if ready and ready[0] in calls:
+            self._answered(calls[ready[0]])
+
+    def _tend_places(self) -> None:
+        """Start an actor in every place that is due, as far as the nodes have room."""
+        now = time.monotonic()
+        if self._actors:
+            self._last_alive = now
+        due = [place for place, moment in self._due.items() if moment <= now]
+        if not due or now < self._next_look_for_room:
+            return
+        room = self._room()
+        free = max(0, room - len(self._actors))
+        for place in due[:free]:
+            del self._due[place]
+            handle = self._start_actor()
+            self._actors[place] = _Actor(
+                place, handle, _Start(handle.__ray_ready__.remote()), now + self._limits.start_s
+            )
+        self._next_look_for_room = now + (LOOK_FOR_ROOM_S if free < len(due) else 0.0)
+        self._report_shortage(room, len(due) - free)
+        if now - self._last_alive > self._limits.start_s:
+            raise WorkerError(f"{self._reported}; none has come within {self._limits.start_s:g} s")
+
+    def _report_shortage(self, room: int, num_missing: int) -> None:
+        """Say what is missing when that has changed, and when it has come."""
+        if num_missing <= 0 and not self._reported:
+            return
+        text = (
+            f"rollout actors: asked for {self.num_actors}, got {len(self._actors)}, waiting for "
+            f"{max(0, num_missing)}; the nodes that are alive hold {room} in all"
+        )
+        if text != self._reported:
+            self._report(text)
+        self._reported = text if num_missing > 0 else ""
+
+    def _dispatch(self) -> None:
+        """Give every idle actor weights if its own are old, else a request, else a copy of a late one."""
+        idle = [actor for actor in self._actors.values() if actor.call is None]
+        for actor in sorted(idle, key=lambda actor: actor.num_failures):  # what failed on one may run on another
+            if actor.checksum != self._weights.checksum:
+                assert self._weights.checksum is not None
+                load = actor.handle.load.remote(self._weights.reference)
+                actor.call = _Load(load, self._weights.checksum)
+                actor.deadline = time.monotonic() + self._limits.start_s
+            elif request := self._queue.popleft() if self._queue else self._late_request():
+                self._counts.dispatched += 1
+                summary, group = actor.handle.roll.options(num_returns=2).remote(request)
+                actor.call = _Roll(summary, group, request, time.monotonic())
+                actor.deadline = time.monotonic() + self._limits.request_s
+
+    def _late_request(self) -> RolloutRequest | None:
+        """The request that has run longest, if it is late and no other actor runs it too.
+
+        Only where its actor holds the present weights: then both copies give the same group, bit for bit, and
+        taking the faster one cannot favour short episodes.
+        """
+        if not self._counts.durations_s:
+            return None
+        typical_s = statistics.median(self._counts.durations_s)
+        late = time.monotonic() - max(self._limits.straggler_s, self._limits.straggler_factor * typical_s)
+        copies = Counter(actor.request.index for actor in self._actors.values() if actor.request)
+        wanted = [
+            (actor.call.started, actor.request)
+            for actor in self._actors.values()
+            if isinstance(actor.call, _Roll) and actor.request and actor.checksum == self._weights.checksum
+            if actor.call.started < late and copies[actor.request.index] == 1
+        ]
+        return min(wanted, key=lambda entry: entry[0])[1] if wanted else None
+
+    def _answered(self, actor: _Actor) -> None:
+        call = actor.call
+        assert call is not None
+        try:
+            answer = ray.get(call.reference, timeout=self._limits.start_s)
+        except ray.exceptions.RayTaskError as error:
+            self._raised(actor, error)
+            return
+        except ray.exceptions.RayError as error:
+            self._replace(actor, error)
+            return
+        actor.call = None
+        if isinstance(call, _Load):
+            self._loaded(actor, call, answer)
+        elif isinstance(call, _Roll) and call.request is not None:
+            self._rolled(actor, call, answer)
+
+    def _loaded(self, actor: _Actor, call: _Load, checksum: str) -> None:
+        if checksum != call.checksum:
+            error = WorkerError(f"it holds weights {checksum}, not the learner's {call.checksum}")
+            self._replace(actor, error, is_start=True)
+            return
+        actor.checksum = checksum
+        self._counts.failed_starts = 0
+
+    def _rolled(self, actor: _Actor, call: _Roll, summary: GroupSummary) -> None:
+        counts = self._counts
+        counts.durations_s.append(time.monotonic() - call.started)
+        counts.attempts.pop(summary.index, None)
+        counts.replaced_lately = 0  # work gets done again: the next fault finds an unspent back-off
+        self._finished.append((summary, call.group))
+        for other in self._actors.values():
+            if other.request is not None and other.request.index == summary.index:
+                assert isinstance(other.call, _Roll)
+                other.call = replace(other.call, request=None)
+                counts.lost += 1
+        actor.num_invalid = actor.num_invalid + 1 if summary.problem else 0
+        if actor.num_invalid >= MAX_INVALID:
+            self._replace(actor, WorkerError(f"{MAX_INVALID} malformed groups in a row: {summary.problem}"))
+
+    def _raised(self, actor: _Actor, error: ray.exceptions.RayTaskError) -> None:
+        """The actor's code raised: the process goes on, unless it could not even start or take weights."""
+        request, at_work = actor.request, isinstance(actor.call, _Roll)
+        if not at_work:
+            self._replace(actor, error, is_start=True)
+            return
+        actor.call = None
         actor.num_failures += 1
-        self._run_again(request, error)
+        if request is not None:
+            self._lose(request, error)
 
-    def _replace(self, place: int, error: Exception) -> None:
+    def _replace(self, actor: _Actor, error: Exception, *, is_start: bool = False) -> None:
         """Give an actor up; another one fills its place after a while."""
-        actor = self._actors.pop(place)
+        del self._actors[actor.place]
         ray.kill(actor.handle, no_restart=True)
-        cause = describe(error)
-        self._failed_starts += 1 if actor.starting else 0
-        if self.faults.num_replaced >= self._limits.max_replacements or self._failed_starts >= MAX_FAILED_STARTS:
+        counts, limits = self._counts, self._limits
+        counts.failed_starts += 1 if is_start or isinstance(actor.call, _Start) else 0
+        max_failed_starts = max(limits.max_failed_starts, self.num_actors)
+        if counts.replaced >= limits.max_replacements or counts.failed_starts >= max_failed_starts:
             raise WorkerError(
-                f"rollout actor {place} was lost ({cause}); {self._limits.max_replacements} may be replaced "
-                f"(cluster.max-replacements) and {self.faults.num_replaced} have been, and {MAX_FAILED_STARTS} starts "
-                f"may fail in a row and {self._failed_starts} have"
+                f"rollout actor {actor.place} was lost ({describe(error)}); {limits.max_replacements} may be replaced "
+                f"(cluster.max-replacements) and {counts.replaced} have been, and {max_failed_starts} starts "
+                f"may fail in a row and {counts.failed_starts} have"
             ) from error
-        self.faults = replace(self.faults, num_replaced=self.faults.num_replaced + 1)
-        self._num_recent += 1
-        self._due[place] = time.monotonic() + self._limits.backoff_s(self._num_recent)
+        counts.replaced += 1
+        counts.replaced_lately += 1
+        self._due[actor.place] = time.monotonic() + limits.backoff_s(counts.replaced_lately)
         if actor.request is not None:
-            self._run_again(actor.request, error)
+            self._lose(actor.request, error)
 
-    def _run_again(self, request: RolloutRequest, error: Exception) -> None:
-        self.faults = replace(self.faults, num_lost=self.faults.num_lost + 1)
-        self._attempts[request.index] += 1
-        if self._attempts[request.index] >= self._limits.max_attempts:
+    def _lose(self, request: RolloutRequest, error: Exception) -> None:
+        """Book a copy of a request as lost; it runs again unless another copy is still running."""
+        counts = self._counts
+        counts.lost += 1
+        counts.attempts[request.index] += 1
+        if counts.attempts[request.index] >= self._limits.max_attempts:
             raise WorkerError(
                 f"group {request.index} ({request.contexts[0].task}) failed {self._limits.max_attempts} times, "
                 f"the last time because of {describe(error)}"
             ) from error
-        self._queue.appendleft(request)
-
-    def _check(self, place: int, checksum: str | bool) -> None:
-        if self._checksum is not None and checksum != self._checksum:
-            raise WorkerError(f"rollout actor {place} holds weights {checksum}, not the learner's {self._checksum}")
-
-    def _dispatch(self) -> None:
-        idle = [actor for actor in self._actors.values() if not actor.starting and not actor.request]
-        for actor in sorted(idle, key=lambda actor: actor.num_failures):  # what failed on one may run on another
-            if not self._queue:
-                return
-            actor.request = self._queue.popleft()
-            actor.answers = tuple(actor.handle.roll.options(num_returns=2).remote(actor.request))
-            actor.deadline = time.monotonic() + self._limits.request_s
-
-
-def _has_answered(reference: ray.ObjectRef) -> bool:
-    """Whether an answer is there though `ray.wait`, which returns the first, did not name it."""
-    return bool(ray.wait([reference], timeout=0)[0])
-
-
-def describe(error: Exception) -> str:
-    """The cause of a failure in one line, without its remote stack, which Ray's logs keep."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    in_constructor = "creation task" in lines[0]  # then a remote stack follows, and its last line is the cause
-    return lines[-1] if in_constructor else lines[0]
-
-
-def answer_of(reference: ray.ObjectRef, what: str, timeout_s: float) -> Any:
-    """What an actor that nobody replaces answered.
-
-    Raises:
-        WorkerError: It died, raised, or did not answer in time; the message says what, and the cause.
-    """
-    try:
-        return ray.get(reference, timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as error:
-        raise WorkerError(f"{what}: no answer within {timeout_s:g} s") from error
-    except ray.exceptions.RayError as error:
-        raise WorkerError(f"{what}: {describe(error)}") from error
+        if all(other.request is not request for other in self._actors.values()):
+            self._queue.appendleft(request)

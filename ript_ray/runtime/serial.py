@@ -3,29 +3,44 @@
 from collections import deque
 from collections.abc import Sequence
 
+from ript_ray.checks import require
 from ript_ray.learner import Learner, UpdateReport
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.types import Arrays, Faults, Group, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Dispatches, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 class SerialRuntime:
     """See `Runtime`."""
 
     num_actors = 1
-    faults = Faults()
 
     def __init__(self, parts: Parts):
-        """Build one worker and the learner here."""
+        """Build one worker and the learner here.
+
+        Raises:
+            ConfigError: The experiment has several learner processes.
+        """
+        require(parts.num_learners == 1, f"num-learners is {parts.num_learners}; in one process there is one learner")
         self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps)
         self._learner = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
         self._requests: deque[RolloutRequest] = deque()
         self._finished: dict[int, Group] = {}
+        self._batch: Sequence[int] | None = None
+        self._num_dispatched = 0
+
+    @property
+    def dispatches(self) -> Dispatches:
+        return Dispatches(self._num_dispatched)
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests.append(request)
 
-    def next_summary(self) -> GroupSummary:
+    def next_event(self) -> GroupSummary | UpdateReport:
+        if self._batch is not None:
+            batch, self._batch = self._batch, None
+            return self._learner.update(batch)
+        self._num_dispatched += 1
         summary, group = self._worker.roll(self._requests.popleft())
         self._finished[summary.index] = group
         return summary
@@ -36,8 +51,9 @@ class SerialRuntime:
     def drop(self, index: int) -> None:
         del self._finished[index]
 
-    def update(self, indices: Sequence[int]) -> UpdateReport:
-        return self._learner.update(indices)
+    def start_update(self, indices: Sequence[int]) -> None:
+        assert self._batch is None
+        self._batch = indices
 
     def broadcast(self) -> Weights:
         weights = self._learner.weights()

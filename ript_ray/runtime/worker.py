@@ -7,6 +7,7 @@ import torch
 
 from ript_envs.contract import Environment
 from ript_ray import weights as weights_module
+from ript_ray.inspection import find_problem, layout_of
 from ript_ray.policies.contract import Policy
 from ript_ray.rollout import EnvironmentPool, roll_out
 from ript_ray.types import Group, GroupSummary, RolloutRequest, Version, Weights
@@ -39,15 +40,15 @@ class RolloutWorker:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self._pool.close()  # whatever state an environment was left in, the next request builds it anew
             raise
-        return summarize(group), group
+        return summarize(group, find_problem(group, request)), group
 
     def close(self) -> None:
         """Close the environments."""
         self._pool.close()
 
 
-def summarize(group: Group) -> GroupSummary:
-    """What the training loop needs of a group."""
+def summarize(group: Group, problem: str | None) -> GroupSummary:
+    """What the training loop needs of a group; `problem` says why nobody may train on it."""
     return GroupSummary(
         index=group.index,
         version=group.version,
@@ -58,4 +59,6 @@ def summarize(group: Group) -> GroupSummary:
             for rollout in group.rollouts
             for array in (*rollout.record.values(), rollout.log_probs_TU, rollout.valid_TU)
         ),
+        layout=layout_of(group),
+        problem=problem,
     )

@@ -11,23 +11,24 @@ from ript_ray.types import GroupSummary, Version
 MIXED, FAILED, SOLVED = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
 
 
-def summary(index: int, successes: tuple[float, ...]) -> GroupSummary:
-    return GroupSummary(index, Version(0), successes, (1,) * len(successes), 0)
+def summary(index: int, successes: tuple[float, ...], version: int = 0) -> GroupSummary:
+    return GroupSummary(index, Version(version), successes, (1,) * len(successes), 0)
 
 
 def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int) -> list[list[int]]:
     """Fill batches while groups arrive in random order; returns the batches."""
-    admission = Admission(groups_per_update=groups_per_update, max_uniform_groups=1000)
+    admission = Admission(groups_per_update=groups_per_update, max_uniform_groups=1000, num_updates=3)
     batches: list[list[int]] = []
     flying: list[int] = []
     while len(batches) < 3:
         while admission.num_wanted > 0:
             flying.append(admission.launch())
         index = flying.pop(arrival.integers(len(flying)))
-        admission.offer(summary(index, outcomes[index]))
-        if admission.complete:
+        admission.offer(summary(index, outcomes[index], admission.update))
+        if admission.ready:
             assert not flying, "a launched group was neither rejected nor trained"
             batches.append(admission.take_batch())
+            assert admission.finish_update() == batches[-1][-1] + 1
     return batches
 
 
@@ -42,7 +43,7 @@ def test_a_batch_is_the_first_mixed_groups_by_index_in_whatever_order_they_arriv
 
 
 def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
-    admission = Admission(groups_per_update=1, max_uniform_groups=len(outcomes))
+    admission = Admission(groups_per_update=1, max_uniform_groups=len(outcomes), num_updates=1)
     for outcome in outcomes:
         assert admission.num_wanted == 1
         admission.offer(summary(admission.launch(), outcome))
@@ -68,7 +69,7 @@ def test_an_exhausted_search_says_which_case_it_is(
 
 
 def test_a_mixed_group_starts_the_count_anew() -> None:
-    admission = Admission(groups_per_update=2, max_uniform_groups=3)
+    admission = Admission(groups_per_update=2, max_uniform_groups=3, num_updates=1)
     for outcome in (FAILED, FAILED, MIXED, FAILED, FAILED):
         admission.offer(summary(admission.launch(), outcome))
     assert admission.offer(summary(admission.launch(), MIXED)) is Verdict.ACCEPTED
@@ -79,11 +80,12 @@ def test_a_mixed_group_starts_the_count_anew() -> None:
 def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> None:
     outcomes = [MIXED, FAILED, FAILED, FAILED]
     for arrival in itertools.permutations(range(4)):
-        admission = Admission(groups_per_update=4, max_uniform_groups=3)
+        admission = Admission(groups_per_update=4, max_uniform_groups=3, num_updates=1)
         for _ in outcomes:
             admission.launch()
         for index in arrival:
             assert not admission.exhausted
             admission.offer(summary(index, outcomes[index]))
         assert admission.exhausted
-        assert not admission.complete
+        assert not admission.ready
+        assert admission.at_end

@@ -84,7 +84,7 @@ def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
@@ -122,9 +122,21 @@ def test_evaluation_is_the_same_on_every_runtime() -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_more_actors_than_the_cluster_holds_are_refused_with_both_figures() -> None:
-    with pytest.raises(ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 2 cores, which hold 4"):
-        on_ray(line_parts(POLICIES["laplace"]), 9)
+def test_a_run_with_too_few_nodes_says_what_it_waits_for_and_goes_on_with_what_is_there() -> None:
+    said: list[str] = []
+    cluster = Cluster(num_actors=3, cpus_per_actor=1.0)
+    runtime = RayRuntime(line_parts(POLICIES["laplace"]), cluster, report=said.append)
+    try:
+        assert said == ["rollout actors: asked for 3, got 2, waiting for 1; the nodes that are alive hold 2 in all"]
+        assert len(train_on(runtime, num_updates=1).records) == 1
+    finally:
+        runtime.close()
+    with pytest.raises(WorkerError, match=r"asked for 1, got 0, waiting for 1; .* none has come within 1 s"):
+        RayRuntime(
+            line_parts(POLICIES["laplace"]),
+            Cluster(num_actors=1, cpus_per_actor=5, start_timeout_s=1),
+            with_learner=False,
+        )
 
 
 @pytest.mark.ray
@@ -145,18 +157,23 @@ def test_a_broadcast_reaches_every_actor_before_the_next_group() -> None:
         train_on(runtime, num_updates=1)
         for index in range(6):
             runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
-        assert {runtime.next_summary().version for _ in range(6)} == {1}
+        assert {runtime.next_event().version for _ in range(6)} == {1}
     finally:
         runtime.close()
 
 
 def test_a_cluster_fills_the_machine_by_default() -> None:
-    assert Cluster().count_actors(8) == 8
-    assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors(8) == 3
+    assert Cluster().count_actors([8]) == 8
+    assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors([8]) == 3
+    assert Cluster(cpus_per_actor=3).count_actors([4, 4, 2]) == 2, "an actor does not stretch over nodes"
+    with pytest.raises(
+        ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 1 \+ 1 cores, which hold 4"
+    ):
+        Cluster(num_actors=9, cpus_per_actor=0.5).count_actors([1, 1])
     with pytest.raises(ConfigError, match="which hold 0"):
-        Cluster(cpus_per_actor=4).count_actors(2)
-    assert Cluster(cpus_per_actor=0.2).count_actors(2) == 10
-    assert Cluster(cpus_per_actor=0.1, learner_cpus=1).count_actors(2) == 10
+        Cluster(cpus_per_actor=4).count_actors([2])
+    assert Cluster(cpus_per_actor=0.2).count_actors([2]) == 10
+    assert Cluster(cpus_per_actor=0.1, learner_cpus=1).count_actors([2]) == 10
 
 
 class EasyEnvironment(LineEnvironment):
@@ -212,7 +229,12 @@ def test_a_search_that_ends_after_updates_leaves_nothing_in_flight_on_ray() -> N
         runtime.close()
 
 
-def test_a_loss_that_is_not_finite_is_refused_before_it_touches_the_weights() -> None:
+def test_updates_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the_run() -> None:
     runtime = SerialRuntime(line_parts(POLICIES["tokens"], learning_rate=1e30))
-    with pytest.raises(DivergenceError, match="not both finite"):
-        train_on(runtime)
+    before = runtime.broadcast().checksum
+    log = Log()
+    with pytest.raises(DivergenceError, match=r"3 updates in a row were skipped: update 3: .* not finite; lower ppo"):
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=5, seed=5, observers=[log])
+    assert checksums(log) == [before] * 3
+    assert runtime.learner_state() == {}
+    assert [record.progress.skipped_streak for record in log.records] == [1, 2, 3]

@@ -7,8 +7,9 @@ from rich.console import Console
 from ript_ray.evaluate import EvaluationResult, SuccessRate
 from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
+from ript_ray.ledger import Ledger
 from ript_ray.train import Collection, UpdateRecord
-from ript_ray.types import Faults, Progress, Version
+from ript_ray.types import Progress, Version
 from ript_ray.view import View, ViewMode, results_table
 from ript_ray.weights import snapshot
 from tests.conftest import tiny_quest
@@ -16,13 +17,22 @@ from tests.conftest import tiny_quest
 
 def collection() -> Collection:
     verdicts = Counter({Verdict.ACCEPTED: 6, Verdict.ALL_FAILED: 2, Verdict.ALL_SOLVED: 3})
-    return Collection(2, 12, verdicts, num_rollouts=88, num_solved=44, env_steps=9000, started=time.perf_counter() - 3)
+    return Collection(
+        2, 12, verdicts, num_rollouts=88, num_solved=44, env_steps=9000, started=time.perf_counter() - 3, rollout_s=3.0
+    )
 
 
 def record() -> UpdateRecord:
     report = UpdateReport(-0.1, 0.3, 0.15, 0.012, 1.0, 24, 500, 1.5)
     return UpdateRecord(
-        collection(), report, snapshot(tiny_quest(), Version(2)), Progress(2, 22), Faults(), dict, 3.0, 0.1
+        collection=collection(),
+        report=report,
+        weights=snapshot(tiny_quest(), Version(2)),
+        progress=Progress(2, 22),
+        ledger=Ledger(dispatched=11, trained=6, uniform=5, stale=0, invalid=0, lost=0, in_flight=0),
+        num_replaced=0,
+        learner_state=dict,
+        broadcast_s=0.1,
     )
 
 

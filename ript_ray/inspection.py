@@ -1,0 +1,48 @@
+"""Is a group what the learner may train on? Looked at where it was made, so that a bad one never travels."""
+
+import numpy as np
+
+from ript_ray.types import Group, Layout, Rollout, RolloutRequest
+
+
+def find_problem(group: Group, request: RolloutRequest) -> str | None:
+    """What is wrong with a group, naming the rollout and the value; none where nothing is."""
+    if group.index != request.index or len(group.rollouts) != len(request.seeds):
+        made, wanted = (group.index, len(group.rollouts)), (request.index, len(request.seeds))
+        return f"it answers another request: index and rollouts are {made}, not {wanted}"
+    for member, rollout in enumerate(group.rollouts):
+        problem = _problem_of(rollout, request.keep_record)
+        if problem:
+            return f"rollout {member}: {problem}"
+    layouts = {_layout_of(rollout) for rollout in group.rollouts}
+    return f"its rollouts differ in layout: {sorted(layouts)}" if len(layouts) > 1 else None
+
+
+def layout_of(group: Group) -> Layout:
+    """Name, shape and dtype of what the group holds per decision; empty where nothing was recorded."""
+    return _layout_of(group.rollouts[0]) if group.rollouts else ()
+
+
+def _problem_of(rollout: Rollout, has_record: bool) -> str | None:
+    if not isinstance(rollout.success, bool | np.bool_):
+        return f"the environment answered {rollout.success!r} where success is yes or no"
+    return _problem_of_record(rollout) if has_record else None
+
+
+def _problem_of_record(rollout: Rollout) -> str | None:
+    log_probs, valid = rollout.log_probs_TU, rollout.valid_TU
+    if log_probs.ndim != 2 or not log_probs.size or valid.shape != log_probs.shape or valid.dtype != np.bool_:
+        return f"log-probabilities {log_probs.shape} and mask {valid.shape} {valid.dtype} do not belong together"
+    if not np.isfinite(log_probs[valid]).all():
+        return "a log-probability is not finite"
+    for name, array in rollout.record.items():
+        if len(array) != len(log_probs):
+            return f"record {name} has {len(array)} rows for {len(log_probs)} decisions"
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            return f"record {name} is not finite"
+    return None
+
+
+def _layout_of(rollout: Rollout) -> Layout:
+    arrays = {**rollout.record, "log_probs": rollout.log_probs_TU}
+    return tuple((name, array.shape[1:], str(array.dtype)) for name, array in sorted(arrays.items()))
