@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ript_ray.build import PolicySource
-from ript_ray.errors import CheckpointError
-from ript_ray.files import flush
+from ript_ray.errors import CheckpointError, UnwritableError
+from ript_ray.files import flush, writing
 from ript_ray.serialization import experiment_from_json, experiment_to_json
 from ript_ray.types import Arrays, Progress
 
@@ -56,6 +56,7 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
 
     Raises:
         CheckpointError: The folder exists, or a weight is not finite.
+        UnwritableError: The disk does not take it; nothing is left of the attempt.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; a checkpoint is never overwritten")
@@ -64,20 +65,29 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
     if broken:
         raise CheckpointError(f"refusing to save weights that are not finite: {', '.join(broken)}")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _save_arrays(source.arrays, unfinished / WEIGHTS)
-    (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
+    shutil.rmtree(unfinished, ignore_errors=True)  # a kill leaves it
+    try:
+        with writing(folder):
+            _write(unfinished, source, training)
+            unfinished.rename(folder)
+            flush(folder.parent)
+    except UnwritableError:
+        shutil.rmtree(unfinished, ignore_errors=True)  # it would keep the disk full
+        raise
+
+
+def _write(folder: Path, source: PolicySource, training: Training | None) -> None:
+    folder.mkdir(parents=True)
+    _save_arrays(source.arrays, folder / WEIGHTS)
+    (folder / EXPERIMENT).write_text(experiment_to_json(source.experiment))
     if training is not None:
-        _save_arrays(training.learner, unfinished / LEARNER)
+        _save_arrays(training.learner, folder / LEARNER)
         content = {"progress": asdict(training.progress), "totals": training.totals}
-        (unfinished / TRAINING).write_text(json.dumps(content, indent=2))
-    hashes = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
-    (unfinished / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
-    for path in (*unfinished.iterdir(), unfinished):
+        (folder / TRAINING).write_text(json.dumps(content, indent=2, allow_nan=False))
+    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
+    for path in (*folder.iterdir(), folder):
         flush(path)
-    unfinished.rename(folder)
-    flush(folder.parent)
 
 
 def load(folder: Path) -> PolicySource:
@@ -95,7 +105,7 @@ def load(folder: Path) -> PolicySource:
 def load_training(folder: Path) -> Training:
     """Read and verify what training needs to go on from a checkpoint; see `load` for errors."""
     if not (folder / TRAINING).is_file():
-        return Training(Progress(), {}, {})  # taken before the first update
+        return Training(Progress(), {}, {})  # weights alone
     _verify(folder, (LEARNER, TRAINING))
     try:
         content = json.loads((folder / TRAINING).read_text())
@@ -117,7 +127,7 @@ def newest_resumable(run: Path) -> tuple[Path, list[str]]:
     problems: list[str] = []
     for folder in sorted((run / "checkpoints").glob("update-*"), reverse=True):
         try:
-            load(folder)()
+            _require_fit(load(folder), folder)
             training = load_training(folder)
             number = int(folder.name.removeprefix("update-"))
             if training.progress.update == number:
@@ -151,6 +161,13 @@ def set_aside_later(folder: Path) -> None:
             later.rename(later.with_name(f".{later.name}.passed-over-{time.time_ns()}"))
 
 
+def _require_fit(source: PolicySource, folder: Path) -> None:
+    try:
+        source()
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is foreign: {error}") from error
+
+
 def _read_manifest(path: Path) -> dict[str, str]:
     try:
         manifest = json.loads(path.read_text())
@@ -176,13 +193,13 @@ def _save_arrays(arrays: Arrays, path: Path) -> None:
     try:
         save_file(dict(arrays), path)
     except SafetensorError as error:  # a full disk, among others
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+        raise OSError(f"{path.name}: {error}") from error
 
 
 def _load_arrays(path: Path) -> Arrays:
     try:
         return dict(load_file(path))
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, AttributeError) as error:  # the latter where NumPy lacks the type
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 

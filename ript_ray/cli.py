@@ -84,8 +84,8 @@ class SyncTracking:
 
     def run(self) -> int:
         """Send it, say how much it was."""
-        from ript_ray.recorder import sync_tracking
         from ript_ray.run_folder import RunFolder
+        from ript_ray.sync import sync_tracking
 
         print(f"{sync_tracking(RunFolder(self.run_folder))} points are in the tracking store")
         return 0

@@ -1,18 +1,45 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from ript_ray.errors import UnwritableError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes `path`: turns a disk that does not take it into an error that names it.
+
+    Raises:
+        UnwritableError: The disk is full, or writing there is not allowed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError(f"{path} cannot be written: {error}") from error
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write text under a temporary name, flush it to disk, then give it its name: a kill leaves the old or the new."""
+    """Write text under a temporary name, flush it to disk, then give it its name: a kill leaves the old or the new.
+
+    Raises:
+        UnwritableError: The disk does not take it; what was at `path` is untouched.
+    """
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    flush(path.parent)
+    try:
+        with writing(path):
+            with unfinished.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+            flush(path.parent)
+    except UnwritableError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def flush(path: Path) -> None:

@@ -1,43 +1,29 @@
 """One run in the store that MLflow's standard environment variable names (a local sqlite file without one)."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ript_ray.files import write_whole
+from ript_ray.journal import Point
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
+__all__ = ["Identity", "MlflowRun", "Point"]
+
+RUN_ID_TAG = "ript_ray.run_id"
+
 _SETTINGS = {
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # its first words about a new store would tear the live view
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it prints, tracebacks too, would tear the live view; it raises as well
     # MLflow's defaults block for minutes when a server is down.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    # Whoever calls tries again, and looks first: a request whose answer was lost may have created the run.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it calls a host on the internet, and waits for it at exit
 }
-
-
-@dataclass(frozen=True)
-class Point:
-    """Metrics at one moment of a run.
-
-    Attributes:
-        update: Updates so far.
-        env_steps: Environment steps so far.
-        wall_s: Seconds since the run began.
-        timestamp_ms: Unix time.
-        metrics: Name and value.
-    """
-
-    update: int
-    env_steps: int
-    wall_s: float
-    timestamp_ms: int
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -45,54 +31,76 @@ class Identity:
     """What a run is called and how it is described in the store.
 
     Attributes:
+        run_id: The run's own id, the same in every store.
         experiment: Name of the MLflow experiment.
         run: Name of the MLflow run.
         params: The resolved configuration, flat.
         tags: Versions and the like.
-        id_file: Where the run's id in the store is kept, so that a later process continues the same run.
     """
 
+    run_id: str
     experiment: str
     run: str
     params: dict[str, str]
     tags: dict[str, str]
-    id_file: Path
 
 
 class MlflowRun:
-    """Writes to the store; every method raises whatever MLflow raises."""
+    """Writes to the store; every method raises whatever MLflow raises, and may be called again after that.
+
+    Attributes:
+        status: How the run stood in the store when it was opened, in MLflow's words.
+    """
 
     def __init__(self, identity: Identity):
-        """Create the run, or go on with the one whose id lies in `identity.id_file`."""
+        """Go on with the run that carries the identity's id as a tag, or create it."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
-        from mlflow.entities import Param
 
         self._client: Any = MlflowClient()
-        if identity.id_file.exists():
-            self._id = identity.id_file.read_text()
-            self._client.update_run(self._id, status="RUNNING")
-            return
-        found = self._client.get_experiment_by_name(identity.experiment)
-        experiment_id = found.experiment_id if found else self._client.create_experiment(identity.experiment)
-        self._id = self._client.create_run(experiment_id, run_name=identity.run, tags=identity.tags).info.run_id
-        write_whole(identity.id_file, self._id)
-        params = [Param(name, value[:6000]) for name, value in identity.params.items()]
-        self._client.log_batch(self._id, params=params)
+        run = self._find_or_create(identity)
+        self._id: str = run.info.run_id
+        self.status: str = run.info.status
+        known = run.data.params
+        self._log_params({name: value for name, value in identity.params.items() if name not in known})
 
-    def log(self, point: Point) -> None:
-        """Write a point in one call; the store keeps a point that comes twice only once."""
-        self._client.log_batch(self._id, metrics=_metrics(point))
+    def reopen(self) -> None:
+        """Say that the run goes on."""
+        if self.status != "RUNNING":
+            self._client.update_run(self._id, status="RUNNING")
+
+    def log(self, points: Sequence[Point]) -> None:
+        """Write points in as few calls as the store allows; it keeps a point that comes twice only once."""
+        metrics = [metric for point in points for metric in _metrics(point)]
+        self._client.log_batch(self._id, metrics=metrics, synchronous=True)
 
     def log_files(self, paths: Iterable[Path]) -> None:
-        """Write files as artifacts."""
+        """Write files as artifacts; a file that comes twice replaces the first."""
         for path in paths:
             self._client.log_artifact(self._id, str(path))
 
     def end(self, status: str) -> None:
         """Close the run."""
         self._client.set_terminated(self._id, status)
+
+    def _find_or_create(self, identity: Identity) -> Any:
+        found = self._client.get_experiment_by_name(identity.experiment)
+        experiment = found.experiment_id if found else self._client.create_experiment(identity.experiment)
+        mine = f"tags.`{RUN_ID_TAG}` = '{identity.run_id}'"
+        runs = self._client.search_runs(
+            [experiment], filter_string=mine, max_results=1, order_by=["attributes.start_time ASC"]
+        )
+        if runs:
+            return runs[0]
+        tags = {**identity.tags, RUN_ID_TAG: identity.run_id}
+        return self._client.create_run(experiment, run_name=identity.run, tags=tags)
+
+    def _log_params(self, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        missing = [Param(name, value[:6000]) for name, value in params.items()]
+        self._client.log_batch(self._id, params=missing, synchronous=True)
 
 
 def _metrics(point: Point) -> "list[Metric]":

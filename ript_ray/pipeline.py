@@ -57,8 +57,9 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     """
     with session(cluster):
         folder = RunFolder.create(runs, experiment)
-        view.stage(f"run folder {folder.path}")
-        return _post_train(folder, train_supervised(experiment, view), None, cluster, view)
+        with folder.lock():
+            view.stage(f"run folder {folder.path}")
+            return _post_train(folder, train_supervised(experiment, view), None, cluster, view)
 
 
 def resume_experiment(
@@ -76,18 +77,20 @@ def resume_experiment(
 
     Raises:
         CheckpointError: The run has finished, or no checkpoint of it is valid.
+        RunInUseError: It is going on.
     """
-    if RunFolder(run).results.exists():
-        raise CheckpointError(f"{run} has finished: there is nothing to resume")
-    newest, passed_over = checkpoint.newest_resumable(run)
-    source, training = checkpoint.load(newest), checkpoint.load_training(newest)
-    with view_of(source.experiment) as view, session(cluster):
-        for problem in passed_over:
-            view.stage(f"passed over: {problem}")
-        checkpoint.set_aside_later(newest)
-        view.stage(f"going on from {newest}")
-        folder = RunFolder(run, earlier_s=training.totals.get("wall_s", 0.0))
-        return _post_train(folder, source, training, cluster, view), source.experiment
+    folder = RunFolder(run)
+    with folder.lock():
+        if folder.results.exists():
+            raise CheckpointError(f"{run} has finished: there is nothing to resume")
+        newest, passed_over = checkpoint.newest_resumable(run)
+        source, training = checkpoint.load(newest), checkpoint.load_training(newest)
+        with view_of(source.experiment) as view, session(cluster):
+            for problem in passed_over:
+                view.stage(f"passed over: {problem}")
+            checkpoint.set_aside_later(newest)
+            view.stage(f"going on from {newest}")
+            return _post_train(folder, source, training, cluster, view), source.experiment
 
 
 def _post_train(
@@ -105,7 +108,7 @@ def _post_train(
         view.stage(f"success {result.overall.success_rate:.1%} {when}")
         return result
 
-    with Recorder(folder, source, training) as recorder:
+    with Recorder(folder, source, training, view.stage) as recorder:
         view.stage("starting actors")
         with open_runtime(runtime_parts(source), cluster) as runtime:
             if training is not None:

@@ -1,9 +1,10 @@
 """What a run writes down while it goes on: metrics, checkpoints, and at the end its results."""
 
+import contextlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,47 +12,67 @@ from ript_ray import checkpoint
 from ript_ray.build import PolicySource
 from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
-from ript_ray.errors import TrackingError
+from ript_ray.errors import CheckpointError, UnwritableError
 from ript_ray.evaluate import EvaluationResult
-from ript_ray.files import write_whole
+from ript_ray.files import write_whole, writing
 from ript_ray.filters import REJECTIONS, Verdict
-from ript_ray.mlflow_store import Identity, MlflowRun, Point
+from ript_ray.journal import Journal, Point
 from ript_ray.plot import plot_curve
 from ript_ray.run_folder import RunFolder
-from ript_ray.serialization import experiment_from_json
-from ript_ray.tracking import RunStatus, Tracker, now_ms, read_journal
+from ript_ray.tracking import RunStatus, Tracker, identity_of, now_ms
 from ript_ray.train import Collection, Outcome, UpdateRecord
+from ript_ray.types import Progress
 from ript_ray.weights import apply
 
 
 class Recorder:
     """Keeps a run's books. Everything it knows lands in the run's folder; metrics go to MLflow as well.
 
-    A context manager: however the block ends, the last weights are saved and the MLflow run is closed.
+    A context manager: however the block ends, the last weights are saved and the MLflow run is closed. A disk that
+    takes nothing for a while does not end the run: writing is tried again after every update. At the end it must work.
     """
 
-    def __init__(self, folder: RunFolder, source: PolicySource, training: Training | None = None):
+    def __init__(
+        self,
+        folder: RunFolder,
+        source: PolicySource,
+        training: Training | None = None,
+        announce: Callable[[str], None] = lambda _: None,
+    ):
         """Open journal and MLflow run.
 
         Args:
             folder: The run's folder.
             source: The policy that training starts from; saved as the checkpoint of update 0.
             training: Where an earlier process left off; `source` is then the policy of that moment.
+            announce: Told in words of what cannot be written now.
+
+        Raises:
+            UnwritableError: The disk does not take the first checkpoint.
         """
         totals = training.totals if training else {}
         self.num_updates = training.progress.update if training else 0
         self.tracking_problem: str | None = None
         self._experiment: Experiment = source.experiment
         self._folder = folder
+        self._announce = announce
         self._policy = source()
         self._env_steps = int(totals.get("env_steps", 0))
         self._num_rollouts = int(totals.get("num_rollouts", 0))
         self._verdicts = Counter({verdict: int(totals.get(f"groups/{verdict}", 0)) for verdict in Verdict})
+        self._num_failed_saves = 0
         self._unsaved: UpdateRecord | None = None
-        self._points = rewind_journal(folder.journal, self.num_updates)
+        self._save_is_due = False
+        self._before: EvaluationResult | None = None
+        folder.status.unlink(missing_ok=True)  # it tells of the earlier process
+        self._journal = Journal(folder.journal)
+        at_start = self.num_updates == 0 and folder.before.exists()  # that measurement is not taken again
+        kept = self._journal.rewind(self.num_updates, keep_evaluation=at_start)
+        self._earlier_s = max([totals.get("wall_s", 0.0), *(point.wall_s for point in kept)])
+        self._points = [point for point in kept if point.is_training]
         if training is None:
-            checkpoint.save(folder.checkpoint(0), source)
-        self._tracker = Tracker(folder.journal, identity_of(folder, source.experiment))
+            checkpoint.save(folder.checkpoint(0), source, Training(Progress(), self._totals(), {}))
+        self._tracker = Tracker(self._journal, identity_of(folder, source.experiment), kept)
 
     def __enter__(self) -> Self:
         return self
@@ -59,42 +80,45 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        failed = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
+        status = RunStatus.FINISHED if kind is None else failed
         try:
             self._save(resumable=False)  # what runs the learner has gone
+        except (CheckpointError, UnwritableError):
+            if kind is None:
+                status = RunStatus.FAILED
+                raise
+            # Else the error that ends the run says more than this one.
         finally:
-            failed = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
-            self.tracking_problem = self._tracker.close(RunStatus.FINISHED if kind is None else failed)
+            with contextlib.suppress(UnwritableError):  # a disk that is full now has ended the run with its own error
+                write_whole(self._folder.status, json.dumps({"status": status}) + "\n")
+            self._journal.flush()
+            self.tracking_problem = self._tracker.close(status)
 
     def on_group(self, collection: Collection) -> None:
         """Nothing is written before an update ends."""
 
     def on_update(self, record: UpdateRecord) -> None:
-        """Book a finished update, and save its weights when it is time to."""
-        collection, report = record.collection, record.report
-        self._count(collection)
-        self.num_updates = collection.update
+        """Book a finished update, and save its weights when it is time to.
+
+        Raises:
+            CheckpointError: A weight is not finite.
+        """
+        self._count(record.collection)
+        self.num_updates = record.collection.update
         self._unsaved = record
-        metrics = {
-            "train/success_rate": collection.success_rate,
-            "train/num_rollouts": collection.num_rollouts,
-            "train/env_steps": self._env_steps,
-            "train/env_steps_per_s": collection.env_steps / record.rollout_s,
-            "train/record_bytes": collection.record_bytes,
-            "groups/accepted": collection.verdicts[Verdict.ACCEPTED],
-            **{f"groups/{verdict}": collection.verdicts[verdict] for verdict in REJECTIONS},
-            **{f"ppo/{name}": value for name, value in asdict(report).items() if name != "learn_s"},
-            "faults/actors_replaced": record.faults.num_replaced,
-            "faults/groups_lost": record.faults.num_lost,
-            "time/rollout_s": record.rollout_s,
-            "time/learn_s": report.learn_s,
-            "time/broadcast_s": record.broadcast_s,
-        }
-        self._points.append(self._log(metrics))
-        if collection.update % self._experiment.checkpoint_every == 0:
-            self._save(resumable=True)
+        faults = {"train/env_steps": self._env_steps, "faults/failed_saves": self._num_failed_saves}
+        self._points.append(self._log({**metrics_of(record), **faults}))
+        self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
+        if self._save_is_due:
+            self._attempt(lambda: self._save(resumable=True))
 
     def on_end(self, outcome: Outcome) -> None:
-        """Book the rollouts of an update that never came about, and save the last weights."""
+        """Book the rollouts of an update that never came about, and save the last weights.
+
+        Raises:
+            UnwritableError: The disk does not take them; the message names the checkpoint.
+        """
         self._save(resumable=True)  # before counting rollouts that a resumed run would do again
         if outcome.last is not None:
             self._count(outcome.last)
@@ -104,14 +128,19 @@ class Recorder:
         rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
         self._log({"eval/success_rate": result.overall.success_rate, **rates})
         if self.num_updates == 0:
-            write_whole(self._folder.before, json.dumps(result.to_json(), indent=2) + "\n")
+            self._before = result
+            self._attempt(self._save_before)
 
     def write_results(self, before: EvaluationResult, after: EvaluationResult, outcome: Outcome) -> None:
-        """Write the results and draw the curve."""
+        """Write the results and draw the curve.
+
+        Raises:
+            UnwritableError: The disk does not take them; the message names the file.
+        """
         results: dict[str, Any] = {
             "before": before.to_json(),
             "after": after.to_json(),
-            "wall_s": round(self._folder.wall_s, 2),
+            "wall_s": round(self._wall_s, 2),
             "env_steps": self._env_steps,
             "num_rollouts": self._num_rollouts,
             "num_updates": self.num_updates,
@@ -119,10 +148,23 @@ class Recorder:
             "groups_rejected": {str(verdict): self._verdicts[verdict] for verdict in REJECTIONS},
             "stopped_early": str(outcome.exhausted) if outcome.exhausted else None,
         }
+        self._save_before()
+        self._journal.flush()
+        if self._journal.problem:
+            raise UnwritableError(self._journal.problem)
         title = f"{self._experiment.name}, seed {self._experiment.seed}"
-        plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
+        with writing(self._folder.curve):
+            plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
         write_whole(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
         self._tracker.log_files([self._folder.results, self._folder.curve])
+
+    @property
+    def _wall_s(self) -> float:
+        return self._earlier_s + self._folder.open_s
+
+    def _totals(self) -> dict[str, float]:
+        verdicts = {f"groups/{verdict}": count for verdict, count in self._verdicts.items()}
+        return {"env_steps": self._env_steps, "num_rollouts": self._num_rollouts, "wall_s": self._wall_s, **verdicts}
 
     def _count(self, collection: Collection) -> None:
         self._env_steps += collection.env_steps
@@ -130,74 +172,54 @@ class Recorder:
         self._verdicts.update(collection.verdicts)
 
     def _log(self, metrics: dict[str, float]) -> Point:
-        point = Point(self.num_updates, self._env_steps, self._folder.wall_s, now_ms(), metrics)
+        point = Point(self.num_updates, self._env_steps, self._wall_s, now_ms(), metrics)
         self._tracker.log(point)
+        if self._journal.problem:
+            self._announce(f"{self._journal.problem}; trying again with the next point")
         return point
+
+    def _attempt(self, save: Callable[[], None]) -> None:
+        """Save what a later attempt can save as well."""
+        try:
+            save()
+        except UnwritableError as error:
+            self._num_failed_saves += 1
+            self._announce(f"{error}; trying again after the next update")
+
+    def _save_before(self) -> None:
+        if self._before is not None:
+            write_whole(self._folder.before, json.dumps(self._before.to_json(), indent=2) + "\n")
+        self._before = None
 
     def _save(self, *, resumable: bool) -> None:
         if self._unsaved is None:
             return
+        self._save_before()  # a run cannot be resumed without it
         record = self._unsaved
         apply(record.weights, self._policy)
         source = PolicySource(self._experiment, self._policy.state_arrays())
-        training = None
-        if resumable:
-            verdicts = {f"groups/{verdict}": count for verdict, count in self._verdicts.items()}
-            sums = {"env_steps": self._env_steps, "num_rollouts": self._num_rollouts, "wall_s": self._folder.wall_s}
-            training = Training(record.progress, {**sums, **verdicts}, record.learner_state())
+        training = Training(record.progress, self._totals(), record.learner_state()) if resumable else None
         folder = self._folder.checkpoint(record.progress.update)
         if not folder.exists():  # it does where an interrupt came between saving and the next line
             checkpoint.save(folder, source, training)
         self._unsaved = None
+        self._save_is_due = False
 
 
-def rewind_journal(journal: Path, num_updates: int) -> list[Point]:
-    """Drop what the journal says of updates that will be done again; returns the training points that stay."""
-    kept = [point for point in read_journal(journal) if point.update <= num_updates]
-    if journal.exists():
-        write_whole(journal, "".join(json.dumps(vars(point)) + "\n" for point in kept))
-    return [point for point in kept if "train/success_rate" in point.metrics]
-
-
-def identity_of(folder: RunFolder, experiment: Experiment) -> Identity:
-    """How a run is known in the tracking store."""
-    return Identity(
-        experiment=experiment.name,
-        run=folder.name,
-        params=flatten(asdict(experiment)),
-        tags={"folder": str(folder.path), **folder.versions},
-        id_file=folder.path / "mlflow-run-id",
-    )
-
-
-def sync_tracking(folder: RunFolder) -> int:
-    """Send a run's journal and results to the tracking store; returns the number of points in it.
-
-    What has arrived before is not stored twice.
-
-    Raises:
-        CheckpointError: The folder is not that of a run.
-        TrackingError: The store does not take it.
-    """
-    experiment = experiment_from_json(folder.path / "config.json")
-    points = read_journal(folder.journal)
-    try:
-        run = MlflowRun(identity_of(folder, experiment))
-        for point in points:
-            run.log(point)
-        run.log_files([path for path in (folder.results, folder.curve) if path.exists()])
-        run.end(RunStatus.FINISHED if folder.results.exists() else RunStatus.KILLED)
-    except Exception as error:  # boundary: a store raises whatever its client library raises
-        raise TrackingError(f"the tracking store does not take the run: {type(error).__name__}: {error}") from error
-    return len(points)
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `outer.inner` -> text, the form MLflow compares runs by."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = str(value)
-    return flat
+def metrics_of(record: UpdateRecord) -> dict[str, float]:
+    """The figures of one update by the names they are compared under."""
+    collection, report = record.collection, record.report
+    return {
+        "train/success_rate": collection.success_rate,
+        "train/num_rollouts": collection.num_rollouts,
+        "train/env_steps_per_s": collection.env_steps / collection.rollout_s,
+        "train/record_bytes": collection.record_bytes,
+        "groups/accepted": collection.verdicts[Verdict.ACCEPTED],
+        **{f"groups/{verdict}": collection.verdicts[verdict] for verdict in REJECTIONS},
+        **{f"ppo/{name}": value for name, value in asdict(report).items() if name not in ("learn_s", "problem")},
+        "faults/actors_replaced": record.num_replaced,
+        "faults/groups_lost": record.ledger.lost,
+        "time/rollout_s": collection.rollout_s,
+        "time/learn_s": report.learn_s,
+        "time/broadcast_s": record.broadcast_s,
+    }

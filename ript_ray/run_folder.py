@@ -1,15 +1,22 @@
 """The folder a run leaves behind: everything needed to read, compare and repeat it."""
 
+import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from ript_ray.config import Experiment
+from ript_ray.errors import CheckpointError, RunInUseError
+from ript_ray.files import write_whole, writing
 from ript_ray.serialization import experiment_to_json
 
 PACKAGES = ("ript-ray", "ray", "torch", "numpy", "metaworld", "mujoco", "gymnasium", "mlflow", "safetensors")
@@ -18,31 +25,80 @@ PACKAGES = ("ript-ray", "ray", "torch", "numpy", "metaworld", "mujoco", "gymnasi
 class RunFolder:
     """The folder runs/<experiment>/<time>-seed<seed>/ of one run."""
 
-    def __init__(self, path: Path, earlier_s: float = 0.0):
-        """Use the folder at `path`, whose run has lasted `earlier_s` seconds already."""
+    def __init__(self, path: Path):
+        """Use the folder at `path`."""
         self.path = path
-        self.versions = versions()
-        self._started = time.perf_counter() - earlier_s
+        self._opened = time.perf_counter()
 
     @classmethod
     def create(cls, root: Path, experiment: Experiment) -> Self:
-        """Create the folder, with the resolved configuration and the versions of everything in it."""
+        """Create the folder, with the run's id, the resolved configuration and the versions of everything in it.
+
+        Raises:
+            UnwritableError: The disk does not take it.
+        """
         parent = root / experiment.name
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
-        (folder.path / "config.json").write_text(experiment_to_json(experiment))
-        (folder.path / "versions.json").write_text(json.dumps(folder.versions, indent=2) + "\n")
+        with writing(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
+        write_whole(folder.path / "run-id", uuid.uuid4().hex)
+        write_whole(folder.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_whole(folder.config, experiment_to_json(experiment))
         return folder
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process from writing to the run; the system lets go when this process dies.
+
+        Raises:
+            CheckpointError: The folder is not that of a run; nothing is created in it.
+            RunInUseError: Another process holds it; the message names folder and process.
+        """
+        if not self.config.is_file():
+            raise CheckpointError(f"{self.path} is not the folder of a run: it has no {self.config.name}")
+        with writing(self.path / ".lock"):
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(descriptor, self.path)
+            yield
+        finally:
+            os.close(descriptor)
 
     @property
     def name(self) -> str:
         """Name of the run: time and seed."""
-        return self.path.name
+        return self.path.resolve().name
 
     @property
-    def wall_s(self) -> float:
-        """Seconds since the run began."""
-        return time.perf_counter() - self._started
+    def run_id(self) -> str:
+        """What the run is known by in every tracking store: 32 hexadecimal digits."""
+        path = self.path / "run-id"
+        if not path.exists():  # the folder is older than such ids
+            write_whole(path, uuid.uuid4().hex)
+        return path.read_text().strip()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of everything when the run began.
+
+        Raises:
+            CheckpointError: They are missing or cannot be read.
+        """
+        path = self.path / "versions.json"
+        try:
+            return {str(name): str(version) for name, version in json.loads(path.read_text()).items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+
+    @property
+    def open_s(self) -> float:
+        """Seconds since this process opened the folder."""
+        return time.perf_counter() - self._opened
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
 
     @property
     def journal(self) -> Path:
@@ -58,6 +114,11 @@ class RunFolder:
     def results(self) -> Path:
         """What the run found."""
         return self.path / "results.json"
+
+    @property
+    def status(self) -> Path:
+        """How the run ended; missing while it goes on and where it was killed."""
+        return self.path / "status.json"
 
     @property
     def curve(self) -> Path:
@@ -79,6 +140,17 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
     return found
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+        raise RunInUseError(f"{folder} is in use by {holder}") from None
+    with contextlib.suppress(OSError):  # the name is for people: a full disk must not keep a run from being synced
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
 
 def _create_unique(parent: Path, stem: str) -> Path:

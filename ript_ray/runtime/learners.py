@@ -71,12 +71,14 @@ class LearnerGroup:
     def lost_of(self, indices: Sequence[int]) -> list[tuple[int, Exception]]:
         """Which of these groups did not reach every learner, because the node that held them is gone.
 
+        A group is asked after once; `receive` has to follow for each that is lost.
+
         Raises:
             WorkerError: A learner itself failed.
         """
         lost: list[tuple[int, Exception]] = []
         deadline = time.monotonic() + self._timeout_s
-        for index in indices:
+        for index in [index for index in indices if index in self._receipts]:
             try:
                 ray.get(self._receipts.pop(index), timeout=max(0.0, deadline - time.monotonic()))
             except ray.exceptions.ObjectLostError as error:

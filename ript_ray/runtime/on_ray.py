@@ -22,6 +22,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.learners import LearnerGroup
 from ript_ray.runtime.pool import ActorPool, Limits
+from ript_ray.runtime.room import Room
 from ript_ray.runtime.worker import RolloutWorker
 from ript_ray.types import Arrays, Dispatches, GroupSummary, RolloutRequest, Version, Weights
 
@@ -94,14 +95,17 @@ class RayRuntime:
                 parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
             )
         worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD")(RolloutWorker)
+        num_actors = cluster.num_actors or cluster.count_actors(node_cpus())
+        room = Room(
+            lambda: cluster.num_fitting(node_cpus()), num_actors, report=report, patience_s=cluster.start_timeout_s
+        )
         self._pool = ActorPool(
             lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps),
-            cluster.num_actors or cluster.count_actors(node_cpus()),
+            num_actors,
             Limits(
                 cluster.start_timeout_s, cluster.group_timeout_s, cluster.max_replacements, cluster.straggler_factor
             ),
-            room=lambda: cluster.num_fitting(node_cpus()),
-            report=report,
+            room=room,
         )
         try:
             self._await_start()

@@ -15,13 +15,11 @@ import ray
 
 from ript_ray.errors import WorkerError
 from ript_ray.runtime.answers import describe, has_answered
+from ript_ray.runtime.room import Room
 from ript_ray.types import Dispatches, GroupSummary, RolloutRequest
 
 POLL_S = 0.2
 """How often the pool looks at deadlines and at replacements that are due while it waits."""
-
-LOOK_FOR_ROOM_S = 1.0
-"""How often it looks for room on the nodes while there is too little."""
 
 MAX_INVALID = 3
 """Malformed groups in a row from one actor, before another one takes its place."""
@@ -127,8 +125,7 @@ class ActorPool:
         num_actors: int,
         limits: Limits,
         *,
-        room: Callable[[], int],
-        report: Callable[[str], None],
+        room: Room,
     ):
         """Start as many actors as there is room for.
 
@@ -136,8 +133,7 @@ class ActorPool:
             start_actor: Starts a Ray actor made from `RolloutWorker` and returns its handle.
             num_actors: Places to fill.
             limits: What the pool puts up with.
-            room: How many actors the nodes that are alive can hold.
-            report: Told what was asked for, what is there and what is waited for, when that changes.
+            room: How many actors more the nodes hold.
         """
         self.num_actors = num_actors
         self._start_actor = start_actor
@@ -146,10 +142,6 @@ class ActorPool:
         self._weights = _Weights()
         self._actors: dict[int, _Actor] = {}
         self._due = dict.fromkeys(range(num_actors), 0.0)
-        self._next_look_for_room = 0.0
-        self._report = report
-        self._reported = ""
-        self._last_alive = time.monotonic()
         self._queue: deque[RolloutRequest] = deque()
         self._finished: deque[tuple[GroupSummary, ray.ObjectRef]] = deque()
         self._counts = _Counts()
@@ -229,35 +221,20 @@ class ActorPool:
     def _tend_places(self) -> None:
         """Start an actor in every place that is due, as far as the nodes have room."""
         now = time.monotonic()
-        if self._actors:
-            self._last_alive = now
         due = [place for place, moment in self._due.items() if moment <= now]
-        if not due or now < self._next_look_for_room:
+        if not due and not self.num_starting:
             return
-        room = self._room()
-        free = max(0, room - len(self._actors))
-        for place in due[:free]:
+        free = self._room.free(len(self._actors), len(due))
+        for place in due[: max(0, free)]:
             del self._due[place]
             handle = self._start_actor()
-            self._actors[place] = _Actor(
-                place, handle, _Start(handle.__ray_ready__.remote()), now + self._limits.start_s
-            )
-        self._next_look_for_room = now + (LOOK_FOR_ROOM_S if free < len(due) else 0.0)
-        self._report_shortage(room, len(due) - free)
-        if now - self._last_alive > self._limits.start_s:
-            raise WorkerError(f"{self._reported}; none has come within {self._limits.start_s:g} s")
-
-    def _report_shortage(self, room: int, num_missing: int) -> None:
-        """Say what is missing when that has changed, and when it has come."""
-        if num_missing <= 0 and not self._reported:
-            return
-        text = (
-            f"rollout actors: asked for {self.num_actors}, got {len(self._actors)}, waiting for "
-            f"{max(0, num_missing)}; the nodes that are alive hold {room} in all"
-        )
-        if text != self._reported:
-            self._report(text)
-        self._reported = text if num_missing > 0 else ""
+            start = _Start(handle.__ray_ready__.remote())
+            self._actors[place] = _Actor(place, handle, start, now + self._limits.start_s)
+        starting = [actor for actor in self._actors.values() if isinstance(actor.call, _Start)]
+        for actor in starting[: max(0, -free)]:  # their node has gone: not a failure of theirs
+            ray.kill(actor.handle, no_restart=True)
+            del self._actors[actor.place]
+            self._due[actor.place] = now
 
     def _dispatch(self) -> None:
         """Give every idle actor weights if its own are old, else a request, else a copy of a late one."""

@@ -1,4 +1,6 @@
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,3 +91,26 @@ def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> 
         assert admission.exhausted
         assert not admission.ready
         assert admission.at_end
+
+
+def test_a_malformed_an_old_and_an_odd_group_are_rejected_and_counted() -> None:
+    admission = Admission(groups_per_update=1, max_uniform_groups=10, num_updates=9, max_policy_lag=0)
+    sound = replace(summary(admission.launch(), MIXED), layout=(("log_probs", (4,), "float32"),))
+    assert admission.offer(sound) is Verdict.ACCEPTED
+    admission.take_batch()
+    admission.finish_update()
+    offered = [
+        summary(1, MIXED),
+        replace(summary(2, (math.nan, 0.0), 1), problem="the environment answered nan"),
+        replace(summary(3, MIXED, 1), layout=(("log_probs", (5,), "float32"),)),
+    ]
+    for each in offered:
+        assert admission.launch() == each.index
+    assert [admission.offer(each) for each in offered] == [Verdict.STALE, Verdict.INVALID, Verdict.INVALID]
+    assert admission.num_rejected == {Verdict.STALE: 1, Verdict.INVALID: 2}
+    assert not admission.ready
+
+
+def test_nothing_is_launched_that_no_update_will_train() -> None:
+    admission = Admission(groups_per_update=4, max_uniform_groups=10, num_updates=2, max_policy_lag=5)
+    assert admission.num_wanted == 8

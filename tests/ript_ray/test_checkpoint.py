@@ -1,14 +1,23 @@
+import ast
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save_file
 
 from ript_ray import checkpoint
 from ript_ray.build import PolicySource, new_policy
+from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
-from ript_ray.errors import CheckpointError
+from ript_ray.errors import CheckpointError, UnwritableError
+from ript_ray.types import Progress
+from tests.commands import ROOT
 from tests.conftest import TINY_QUEST
+from tests.disk import full_disk
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +114,8 @@ def test_foreign_places_are_named(tmp_path: Path, saved: Path) -> None:
 
 
 def rehash(folder: Path) -> None:
-    manifest = {"schema": 1, "sha256": {name: checkpoint._sha256(folder / name) for name in checkpoint.FILES}}
+    names = [path.name for path in folder.iterdir() if path.name != "manifest.json"]
+    manifest = {"schema": 1, "sha256": {name: checkpoint._sha256(folder / name) for name in names}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -140,13 +150,96 @@ def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Pat
         checkpoint.load(saved)()
 
 
-def test_a_save_that_fails_leaves_nothing_that_looks_like_a_checkpoint(source: PolicySource, saved: Path) -> None:
+def test_a_save_that_fails_leaves_nothing_and_what_was_saved_before_stays(source: PolicySource, saved: Path) -> None:
     later = saved.with_name("update-00004")
     unwritable = PolicySource(source.experiment, {**source.arrays, "odd": np.zeros(2, np.longdouble)})
-    with pytest.raises(CheckpointError, match=r"policy\.safetensors cannot be written"):
+    with pytest.raises(UnwritableError, match=r"update-00004 cannot be written: policy\.safetensors"):
         checkpoint.save(later, unwritable)
-    assert saved.with_name(".update-00004.unfinished").is_dir()  # as a kill between write and rename leaves it, too
+    with full_disk(3000), pytest.raises(UnwritableError, match=r"update-00004 cannot be written: .*File too large"):
+        checkpoint.save(later, source)
+    assert list(saved.parent.iterdir()) == [saved], "something is left that fills the disk"
+    assert checkpoint.load(saved).arrays.keys() == source.arrays.keys()
+
+
+def test_what_a_kill_left_of_a_save_is_no_checkpoint_and_not_in_the_way(source: PolicySource, saved: Path) -> None:
+    unfinished = saved.with_name(".update-00004.unfinished")
+    unfinished.mkdir()
+    (unfinished / "policy.safetensors").write_bytes(b"half")
     assert checkpoint.find(saved.parent.parent) == saved
-    checkpoint.save(later, source)
-    assert checkpoint.find(saved.parent.parent) == later
+    checkpoint.save(saved.with_name("update-00004"), source)
+    assert checkpoint.find(saved.parent.parent) == saved.with_name("update-00004")
     assert sorted(path.name for path in saved.parent.iterdir()) == ["update-00003", "update-00004"]
+
+
+class Payload:
+    """Unpickling it creates a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def write_pickle(path: Path, marker: Path) -> None:
+    path.write_bytes(pickle.dumps(Payload(marker)))
+
+
+def write_text_pickle(path: Path, marker: Path) -> None:
+    path.write_bytes(pickle.dumps(Payload(marker), protocol=0))
+
+
+def write_torch_file(path: Path, marker: Path) -> None:
+    torch.save({"weights": Payload(marker)}, path)
+
+
+@pytest.mark.parametrize("is_rehashed", [False, True], ids=["foreign hash", "matching hash"])
+@pytest.mark.parametrize("write", [write_pickle, write_text_pickle, write_torch_file])
+@pytest.mark.parametrize("name", ["policy.safetensors", "experiment.json", "learner.safetensors", "training.json"])
+def test_a_malicious_file_is_refused_by_name_and_never_run(
+    source: PolicySource, tmp_path: Path, name: str, write, is_rehashed: bool
+) -> None:
+    marker, run = tmp_path / "marker", tmp_path / "run"
+    folder = run / "checkpoints" / "update-00001"
+    training = Training(Progress(1, 2), {"env_steps": 7.0}, {"exp_avg/x": np.zeros(3, np.float32)})
+    checkpoint.save(folder, source, training)
+    write(folder / name, marker)
+    if is_rehashed:
+        rehash(folder)
+    is_of_training = name in ("learner.safetensors", "training.json")
+    with pytest.raises(CheckpointError, match=name):
+        (checkpoint.load_training if is_of_training else checkpoint.load)(folder)
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.newest_resumable(run)
+    assert not marker.exists(), "the file was run"
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists(), "the test's own payload does nothing"
+
+
+def test_foreign_weights_with_a_matching_hash_are_refused_by_name(saved: Path) -> None:
+    save_file({"foreign.weight": np.zeros((2, 2), np.float32)}, saved / "policy.safetensors")
+    rehash(saved)
+    run = saved.parent.parent
+    with pytest.raises(CheckpointError, match=r"update-00003/policy\.safetensors is foreign(.|\n)*foreign\.weight"):
+        checkpoint.newest_resumable(run)
+
+
+def test_weights_of_a_type_that_numpy_lacks_are_refused_by_name(saved: Path) -> None:
+    torch_save_file({"obs_proj.bias": torch.zeros(2, dtype=torch.bfloat16)}, saved / "policy.safetensors")
+    rehash(saved)
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors cannot be read: .*bfloat16"):
+        checkpoint.load(saved)
+
+
+def test_nothing_in_the_package_unpickles_what_it_reads() -> None:
+    unsafe = {"pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "joblib.load"}
+    for path in sorted((ROOT / "ript_ray").rglob("*.py")) + sorted((ROOT / "envs").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in ("pickle", "cloudpickle", "joblib"), path
+            if not isinstance(node, ast.Call):
+                continue
+            name, given = ast.unparse(node.func), {each.arg: ast.unparse(each.value) for each in node.keywords}
+            assert name not in unsafe, f"{path}:{node.lineno}"
+            assert name != "torch.load" or given.get("weights_only") == "True", f"{path}:{node.lineno}"
+            assert given.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ript_ray.batch import assemble, minibatches
+from ript_ray.errors import CheckpointError
 from ript_ray.learner import Learner
 from ript_ray.rollout import EnvironmentPool, roll_out
 from ript_ray.seeding import Purpose, seed_of
@@ -121,3 +124,51 @@ def test_the_first_step_starts_from_ratio_one() -> None:
     assert report.mean_ratio == pytest.approx(1.0, abs=1e-5)
     assert report.clip_fraction == 0.0
     assert torch.tensor(report.grad_norm).isfinite()
+
+
+def poisoned(groups: list[Group]) -> list[Group]:
+    """The same groups with old log-probabilities so low that ratios overflow."""
+    rollouts = [
+        replace(rollout, log_probs_TU=np.full_like(rollout.log_probs_TU, -1e30)) for rollout in groups[0].rollouts
+    ]
+    return [replace(groups[0], rollouts=tuple(rollouts)), *groups[1:]]
+
+
+def everything(learner: Learner) -> dict[str, np.ndarray]:
+    return {**learner.state(), "weights": learner.weights().buffer}
+
+
+def test_an_update_that_is_not_finite_changes_nothing_and_the_next_one_works() -> None:
+    parts = line_parts(lambda: TinyChunkPolicy("gaussian"), minibatch_rollouts=4)
+    made = groups(4, parts.build_policy())
+    learner, untouched = learner_of(parts), learner_of(parts)
+    for each in (learner, untouched):
+        for group in made:
+            each.receive(group)
+        assert each.update([0, 1, 2, 3]).problem is None
+    before = everything(learner)
+    for group in poisoned(made):
+        learner.receive(group)
+    report = learner.update([0, 1, 2, 3])
+    assert "not finite" in report.problem
+    after = everything(learner)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    assert learner.weights().version == 2
+    for group in made:
+        learner.receive(group)
+    assert learner.update([0, 1, 2, 3]).problem is None
+
+
+def test_moments_that_are_not_all_there_are_refused() -> None:
+    parts = line_parts(lambda: TinyChunkPolicy("gaussian"))
+    learner = learner_of(parts)
+    for group in groups(2, parts.build_policy()):
+        learner.receive(group)
+    learner.update([0, 1])
+    state = learner.state()
+    del state["exp_avg/log_scale"]
+    with pytest.raises(CheckpointError, match="does not fit the policy: exp_avg/log_scale"):
+        learner_of(parts).restore(Version(1), state)
+    learner_of(parts).restore(Version(1), {})  # every update so far was skipped

@@ -1,6 +1,5 @@
 """Going on from a checkpoint equals never having stopped."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,7 @@ from ript_ray.build import PolicySource, new_policy
 from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
 from ript_ray.errors import CheckpointError
-from ript_ray.mlflow_store import Point
 from ript_ray.policies.module_state import load_module_arrays, module_arrays
-from ript_ray.recorder import rewind_journal
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.train import train
 from ript_ray.types import Progress, Version
@@ -66,7 +63,7 @@ def run(tmp_path: Path) -> Path:
     checkpoint.save(tmp_path / "checkpoints" / "update-00000", source)
     for update in (1, 2, 3):
         moments = {"exp_avg/x": np.full(3, update, np.float32)}
-        training = Training(Progress(update, 10 * update, {"all_failed": 2}), {"env_steps": 7.0}, moments)
+        training = Training(Progress(update, 10 * update), {"env_steps": 7.0}, moments)
         checkpoint.save(tmp_path / "checkpoints" / f"update-{update:05d}", source, training)
     checkpoint.save(tmp_path / "checkpoints" / "update-00004", source)
     return tmp_path
@@ -77,7 +74,7 @@ def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(
     assert newest.name == "update-00003"
     assert problems == [f"{run}/checkpoints/update-00004 holds weights alone"]
     training = checkpoint.load_training(newest)
-    assert training.progress == Progress(3, 30, {"all_failed": 2})
+    assert training.progress == Progress(3, 30)
     assert training.totals == {"env_steps": 7.0}
     np.testing.assert_array_equal(training.learner["exp_avg/x"], np.full(3, 3, np.float32))
 
@@ -102,12 +99,3 @@ def test_later_checkpoints_are_set_aside_and_not_deleted(run: Path) -> None:
     checkpoint.set_aside_later(run / "checkpoints" / "update-00002")
     assert checkpoint.find(run).name == "update-00002"
     assert len(list((run / "checkpoints").iterdir())) == 5
-
-
-def test_the_journal_forgets_what_will_be_done_again_and_a_torn_last_line(tmp_path: Path) -> None:
-    journal = tmp_path / "metrics.jsonl"
-    points = [Point(update, 100 * update, 1.0, 0, {"train/success_rate": 0.5}) for update in range(1, 5)]
-    journal.write_text("".join(json.dumps(vars(point)) + "\n" for point in points) + '{"update": 5, "env_st')
-    assert rewind_journal(journal, 2) == points[:2]
-    assert [json.loads(line)["update"] for line in journal.read_text().splitlines()] == [1, 2]
-    assert rewind_journal(tmp_path / "none.jsonl", 2) == []

@@ -1,106 +1,438 @@
+"""The tracking store may be down, hang, fail or die: the run is not disturbed, and everything arrives once."""
+
+import contextlib
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ript_ray.cli import SyncTracking
 from ript_ray.config import Experiment
-from ript_ray.errors import TrackingError
-from ript_ray.mlflow_store import Identity, Point
-from ript_ray.recorder import sync_tracking
+from ript_ray.errors import CheckpointError, RunInUseError, TrackingError
+from ript_ray.journal import Journal, Point, read_journal
+from ript_ray.mlflow_store import Identity, MlflowRun
 from ript_ray.run_folder import RunFolder
-from ript_ray.tracking import CLOSE_TIMEOUT_S, RunStatus, Tracker, now_ms, read_journal
+from ript_ray.sync import sync_tracking
+from ript_ray.tracking import CLOSE_TIMEOUT_S, RunStatus, Tracker, identity_of
+from tests.commands import environment
+
+IDENTITY = Identity("0123456789abcdef" * 2, "line", "first", {"ppo.clip_low": "0.2"}, {"commit": "abc"})
+PATIENCE_S = 60
+"""Longest wait for what takes a few seconds on an idle machine."""
 
 
 def point(update: int) -> Point:
     metrics = {"train/success_rate": update / 10, "ppo/loss": -0.1}
-    return Point(update, 1000 * update, 2.5 * update, now_ms() + update, metrics)
+    return Point(update, 1000 * update, 2.5 * update, 1_700_000_000_000 + update, metrics)
 
 
-def track(folder: Path, points: list[Point]) -> str | None:
-    identity = Identity("line", "first", {"ppo.clip_low": "0.2"}, {"commit": "abc"}, folder / "mlflow-run-id")
-    tracker = Tracker(folder / "metrics.jsonl", identity)
-    for each in points:
-        started = time.perf_counter()
-        tracker.log(each)
-        assert time.perf_counter() - started < 0.5, "logging waited for the store"
-    (folder / "results.json").write_text("{}")
-    tracker.log_files([folder / "results.json"])
-    return tracker.close(RunStatus.FINISHED)
+def points(*updates: int) -> list[Point]:
+    return [point(update) for update in updates]
 
 
-def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
-    calls = count_log_batch_calls(monkeypatch)
-    assert track(tmp_path, [point(1), point(2)]) is None
-    assert calls == {"metrics": 2, "params": 1}, "one call per update"
-
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables: making them takes longer than most tests here."""
     from mlflow import MlflowClient
 
-    client = MlflowClient()
+    path = tmp_path_factory.mktemp("store") / "store.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """MLflow's own kind of local store, a fresh one."""
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run of five updates, killed in the sixth."""
+    folder = RunFolder.create(tmp_path, Experiment("line", ("reach-v3",)))
+    lines = "".join(json.dumps(vars(each)) + "\n" for each in points(1, 2, 3, 4, 5))
+    folder.journal.write_text(lines + '{"update": 6, "env')
+    return folder
+
+
+def only_run(store: str) -> Any:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
     (run,) = client.search_runs([client.get_experiment_by_name("line").experiment_id])
+    return run
+
+
+def list_experiments(store: str) -> list[str]:
+    from mlflow import MlflowClient
+
+    return [experiment.name for experiment in MlflowClient(store).search_experiments()]
+
+
+def history(store: str, name: str = "train/success_rate") -> list[tuple[int, float]]:
+    """Step and value of a metric of the only run, each as often as it is stored."""
+    from mlflow import MlflowClient
+
+    stored = MlflowClient(store).get_metric_history(only_run(store).info.run_id, name)
+    return [(metric.step, metric.value) for metric in stored]
+
+
+def rates(*updates: int) -> list[tuple[int, float]]:
+    return [(update, update / 10) for update in updates]
+
+
+def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(store: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    for each in points(1, 2):
+        tracker.log(each)
+    (tmp_path / "results.json").write_text("{}")
+    tracker.log_files([tmp_path / "results.json"])
+    assert tracker.close(RunStatus.FINISHED) is None
+    run = only_run(store)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"ppo.clip_low": "0.2"}
     assert run.data.tags["commit"] == "abc"
-    steps = {
-        name: [metric.step for metric in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics
+    assert run.data.tags["ript_ray.run_id"] == IDENTITY.run_id
+    assert {name: history(store, name) for name in run.data.metrics} == {
+        "train/success_rate": [(1, 0.1), (2, 0.2)],
+        "ppo/loss": [(1, -0.1), (2, -0.1)],
+        "by_env_steps/train/success_rate": [(1000, 0.1), (2000, 0.2)],
+        "by_wall_s/train/success_rate": [(2, 0.1), (5, 0.2)],
     }
-    assert steps == {
-        "train/success_rate": [1, 2],
-        "ppo/loss": [1, 2],
-        "by_env_steps/train/success_rate": [1000, 2000],
-        "by_wall_s/train/success_rate": [2, 5],
-    }
-    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["results.json"]
+    assert [file.path for file in MlflowClient(store).list_artifacts(run.info.run_id)] == ["results.json"]
 
 
-def count_log_batch_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    from mlflow import MlflowClient
-
-    calls = {"metrics": 0, "params": 0}
-    original = MlflowClient.log_batch
-
-    def counting(self, run_id, metrics=(), params=(), **other):
-        calls["metrics"] += bool(metrics)
-        calls["params"] += bool(params)
-        return original(self, run_id, metrics=metrics, params=params, **other)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", counting)
-    return calls
-
-
-def test_a_dead_server_costs_the_loop_nothing_and_the_journal_is_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_resumed_run_goes_on_in_the_same_run_and_sends_what_the_earlier_process_could_not(
+    store: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    points = [point(update) for update in range(1, 30)]
-    started = time.monotonic()
-    problem = track(tmp_path, points)
-    assert problem is not None
-    assert "tracking store" in problem
-    assert time.monotonic() - started < CLOSE_TIMEOUT_S + 2
-    assert read_journal(tmp_path / "metrics.jsonl") == points
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker.log(point(1))
+    assert tracker.close(RunStatus.KILLED) is None
+    later = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY, points(1, 2))
+    later.log(point(3))
+    assert later.close(RunStatus.FINISHED) is None
+    assert history(store) == rates(1, 2, 3)
+    assert only_run(store).info.status == "FINISHED"
 
 
-def test_what_did_not_arrive_is_sent_later_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowClient
+def test_a_metric_that_is_not_finite_reaches_neither_journal_nor_store(store: str, tmp_path: Path) -> None:
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker.log(replace(point(1), metrics={"train/success_rate": 0.1, "ppo/loss": float("nan")}))
+    assert tracker.close(RunStatus.FINISHED) is None
+    assert only_run(store).data.metrics.keys() == {
+        "train/success_rate",
+        "by_env_steps/train/success_rate",
+        "by_wall_s/train/success_rate",
+    }
 
-    folder = RunFolder.create(tmp_path, Experiment("line", ("reach-v3",)))
-    points = [point(update) for update in range(1, 6)]
-    folder.journal.write_text("".join(json.dumps(vars(each)) + "\n" for each in points) + '{"update": 6, "env')
+
+def test_a_store_that_takes_no_files_gets_all_points_and_the_end_and_the_files_when_it_takes_them(
+    store: str, tmp_path: Path
+) -> None:
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker.log(point(1))
+    tracker.log_files([tmp_path / "late.json"])
+    problems: list[str | None] = []
+    closing = threading.Thread(target=lambda: problems.append(tracker.close(RunStatus.FINISHED)))
+    closing.start()
+    wait_until(lambda: only_run(store).info.status == "FINISHED", "the end")
+    assert history(store) == rates(1)
+    (tmp_path / "late.json").write_text("{}")
+    closing.join()
+    assert problems == [None]
+
+
+# --- Servers that do harm -------------------------------------------------------------------------------------------
+
+TRACK = """
+import json, sys, time
+from pathlib import Path
+from ript_ray.tracking import RunStatus, Tracker
+from ript_ray.journal import Journal
+from tests.ript_ray.test_tracking import IDENTITY, point
+
+tracker, slowest_s = Tracker(Journal(Path(sys.argv[1])), IDENTITY), 0.0
+for update in range(1, 31):
+    started = time.perf_counter()
+    tracker.log(point(update))
+    slowest_s = max(slowest_s, time.perf_counter() - started)
+    time.sleep(0.05)
+started = time.perf_counter()
+problem = tracker.close(RunStatus.FINISHED)
+print(json.dumps([slowest_s, time.perf_counter() - started, problem]), flush=True)
+"""
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers everything with 500 and asks to be left alone for an hour."""
+
+    def do_GET(self) -> None:
+        self.send_response(500)
+        self.send_header("Retry-After", "3600")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """An HTTP server in this process; gives its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[str]:
+    """The system accepts connections, nobody ever answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.cli
+def test_a_server_that_is_down_hangs_or_fails_disturbs_neither_the_steps_nor_the_exit(tmp_path: Path) -> None:
+    with hanging() as hung, serving(Failing) as failing, contextlib.ExitStack() as processes:
+        servers = {"down": "http://127.0.0.1:9", "hanging": hung, "failing": failing}
+        started = {
+            name: processes.enter_context(track_in_a_process(tmp_path / f"{name}.jsonl", uri))
+            for name, uri in servers.items()
+        }
+        for name, process in started.items():
+            slowest_s, close_s, problem = json.loads(process.stdout.readline())
+            closed = time.monotonic()
+            assert process.wait(PATIENCE_S) == 0
+            assert time.monotonic() - closed < 10, f"{name}: something else delays the exit"
+            assert slowest_s < 1, f"{name}: logging waited for the store"
+            assert close_s < CLOSE_TIMEOUT_S + 3, name
+            assert "30 of 30 points did not arrive in the tracking store" in problem, name
+            assert "\n" not in problem
+            assert read_journal(tmp_path / f"{name}.jsonl") == points(*range(1, 31)), name
+
+
+@contextlib.contextmanager
+def track_in_a_process(journal: Path, uri: str) -> Iterator[subprocess.Popen[str]]:
+    own = environment() | {"MLFLOW_TRACKING_URI": uri}
+    with subprocess.Popen(
+        [sys.executable, "-c", TRACK, journal], env=own, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+# --- A real server, with its accidents ------------------------------------------------------------------------------
+
+
+class Server:
+    """`mlflow server` on a port of its own; its store survives it."""
+
+    def __init__(self, home: Path):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.store = f"sqlite:///{home}/server.db"
+        self._log = (home / "server.log").open("w")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        self._process = subprocess.Popen(
+            [*command, "--workers", "1", "--backend-store-uri", self.store],
+            env=environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            cwd=Path(self._log.name).parent,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,  # one group, to be killed whole
+        )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.kill()
+
+
+def forgetful(port: int) -> type[BaseHTTPRequestHandler]:
+    """Hands requests on to the server at `port`; the answer to the first that creates a run is lost."""
+
+    class Forgetful(Failing):
+        num_created = 0
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() in ("content-type", "accept")
+            }
+            url = f"http://127.0.0.1:{port}{self.path}"
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(url, body, headers, method=self.command), timeout=PATIENCE_S
+                ) as answer:
+                    status, content = answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                status, content = error.code, error.read()
+            except OSError:
+                return  # nobody there: the connection ends without an answer
+            if self.path.endswith("/runs/create"):
+                Forgetful.num_created += 1
+                if Forgetful.num_created == 1:
+                    return
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+    return Forgetful
+
+
+@pytest.mark.cli
+def test_a_server_that_comes_late_loses_an_answer_and_dies_in_mid_run_gets_everything_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = forgetful(server.port)
+    with serving(handler) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY, max_pause_s=1)
+        for each in points(1, 2):
+            tracker.log(each)
+        server.start()
+        wait_until(lambda: rates_in(server) == rates(1, 2), "what was logged before the server was there")
+        server.kill()
+        tracker.log(point(3))
+        time.sleep(2)  # some attempts
+        server.start()
+        tracker.log(point(4))
+        wait_until(lambda: rates_in(server) == rates(1, 2, 3, 4), "what was logged while the server was dead")
+        assert tracker.close(RunStatus.FINISHED) is None
+    assert handler.num_created == 1, "the run whose creation was not answered was created again"
+    server.kill()
+    assert only_run(server.store).info.status == "FINISHED"
+    assert only_run(server.store).data.params == IDENTITY.params
+    assert history(server.store) == rates(1, 2, 3, 4)
+
+
+def rates_in(server: Server) -> list[tuple[int, float]] | None:
+    """What the server's database holds, or none before it holds the run."""
+    import sqlite3
+
+    path = server.store.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        rows = database.execute("SELECT step, value FROM metrics WHERE key = 'train/success_rate' ORDER BY step")
+        return rows.fetchall()
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):  # the database is not there yet, or has no tables
+            if holds():
+                return
+        time.sleep(0.2)
+    pytest.fail(f"{what} did not arrive")
+
+
+# --- Sending a run later --------------------------------------------------------------------------------------------
+
+
+def test_what_did_not_arrive_is_sent_later_once(
+    store: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder.results.write_text("{}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(TrackingError, match="does not take the run"):
         sync_tracking(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for _ in range(2):
-        assert sync_tracking(folder) == 5
-    client = MlflowClient()
-    (run,) = client.search_runs([client.get_experiment_by_name("line").experiment_id])
-    assert run.info.status == "FINISHED"
-    history = client.get_metric_history(run.info.run_id, "train/success_rate")
-    assert [(metric.step, metric.value) for metric in history] == [(update, update / 10) for update in range(1, 6)]
+        assert SyncTracking(folder.path).run() == 0
+        assert capsys.readouterr().out == "5 points are in the tracking store\n"
+    assert only_run(store).info.status == "FINISHED"
+    assert history(store) == rates(1, 2, 3, 4, 5)
+
+
+def test_a_run_that_was_tracked_in_part_is_completed_in_the_same_run_and_keeps_its_end(
+    store: str, folder: RunFolder
+) -> None:
+    run = MlflowRun(identity_of(folder, Experiment("line", ("reach-v3",))))
+    run.log(points(1, 2))
+    run.end(RunStatus.FAILED)
+    folder.status.write_text('{"status": "KILLED"}')
+    assert sync_tracking(folder) == 5
+    assert only_run(store).info.status == "FAILED"
+    assert history(store) == rates(1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [('{"status": "FAILED"}', "FAILED"), ("", "KILLED"), ('{"status": "?"}', "KILLED")]
+)
+def test_a_run_that_the_store_never_saw_ends_there_as_it_ended(
+    store: str, folder: RunFolder, content: str, status: str
+) -> None:
+    folder.status.write_text(content)
+    sync_tracking(folder)
+    assert only_run(store).info.status == status
+
+
+def test_a_run_sent_later_carries_the_versions_it_ran_with(store: str, folder: RunFolder) -> None:
+    (folder.path / "versions.json").write_text('{"torch": "1.0", "commit": "abc"}')
+    sync_tracking(folder)
+    tags = only_run(store).data.tags
+    assert (tags["torch"], tags["commit"], tags["ript_ray.run_id"]) == ("1.0", "abc", folder.run_id)
+    assert "ray" not in tags
+
+
+def test_a_run_in_another_store_is_another_run(store: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync_tracking(folder)
+    other = store.replace("store.db", "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    sync_tracking(folder)
+    assert history(other) == rates(1, 2, 3, 4, 5)
+
+
+def test_a_long_journal_is_sent_in_parts_that_the_store_takes(store: str, folder: RunFolder) -> None:
+    many = {f"metric/{number}": 1.0 for number in range(30)}
+    lines = [json.dumps(vars(replace(point(update), metrics=point(update).metrics | many))) for update in range(200)]
+    folder.journal.write_text("\n".join(lines) + "\n")
+    assert sync_tracking(folder) == 200
+    assert history(store) == rates(*range(200))
+
+
+def test_a_run_that_is_going_on_or_is_none_is_not_sent(store: str, folder: RunFolder, tmp_path: Path) -> None:
+    with folder.lock(), pytest.raises(RunInUseError, match=f"is in use by process {os.getpid()}"):
+        sync_tracking(RunFolder(folder.path))
+    with pytest.raises(CheckpointError, match="is not the folder of a run"):
+        sync_tracking(RunFolder(tmp_path / "foreign"))
+    assert list_experiments(store) == ["Default"]

@@ -1,0 +1,237 @@
+"""Jobs as a user submits them: the shipped scripts, the README's command, a real head with its token."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ript_ray import checkpoint
+from tests.commands import ROOT
+
+pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
+
+README = (ROOT / "clusters" / "README.md").read_text()
+SHIPPED = ("ript_ray", "envs", "experiments", "clusters")
+TINY = (
+    *("--tasks", "window-open-v3", "--max-steps", "100", "--learner-threads", "1", "--cluster.num-actors", "1"),
+    *("--sampling.batch-rollouts", "8", "--sampling.contexts-per-task", "6", "--checkpoint-every", "1"),
+    *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
+    *("--evaluation.contexts-per-task", "2", "--evaluation.batch-size", "2"),
+)
+WHERE = """
+import ray
+import ript_envs, ript_ray
+
+@ray.remote
+def files():
+    import ript_envs, ript_ray.runtime.worker
+    return ript_ray.__file__, ript_envs.__file__
+
+ray.init(log_to_driver=False)
+for place, found in {"driver": (ript_ray.__file__, ript_envs.__file__), "worker": ray.get(files.remote())}.items():
+    print("found by the", place, *found)
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head node of this test alone.
+
+    Attributes:
+        place: Folder of everything that it writes.
+        project: The copy of the project that jobs are submitted from.
+        url: Its dashboard.
+        environment: What a user's shell has there, before it sources anything.
+    """
+
+    place: Path
+    project: Path
+    url: str
+    environment: dict[str, str]
+
+    @property
+    def shipped(self) -> Path:
+        """Where Ray unpacks what jobs bring along."""
+        return self.place / "ray" / "session_latest" / "runtime_resources" / "working_dir_files"
+
+    def ray(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the README, with its address and folder replaced by those of this test."""
+        command = command.replace("http://localhost:8265", self.url).replace("/shared/runs", str(self.place / "runs"))
+        return subprocess.run(
+            ["sh", "-c", f'. clusters/environment.sh && {command} "$@"', "sh", *options],
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    def logs(self, job: str) -> str:
+        """What `ray job logs` prints of a job."""
+        return self.ray(documented("ray job logs").replace("JOB", job)).stdout
+
+
+def documented(start: str) -> str:
+    """The one command of clusters/README.md that starts so."""
+    (command,) = re.findall(rf"^    ({re.escape(start)}.*)$", README, re.MULTILINE)
+    return command
+
+
+SUBMIT = documented("ray job submit")
+
+
+def submit(name: str) -> str:
+    """The README's command, under a name that the test can ask for."""
+    return SUBMIT.replace("ray job submit", f"ray job submit --submission-id {name}")
+
+
+def free_port() -> str:
+    with socket.socket() as probe:  # above Ray's own range for workers, 10002 to 19999
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    place = Path(tempfile.mkdtemp(prefix="ript-"))  # short: Ray puts sockets there, whose paths are limited
+    try:
+        for name in SHIPPED:
+            shutil.copytree(ROOT / name, place / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        port = free_port()
+        options = ("--port", free_port(), "--dashboard-port", port, "--temp-dir", str(place / "ray"), "--block")
+        own_ports = ("--dashboard-agent-listen-port", free_port(), "--ray-client-server-port", free_port())
+        small = ("--num-cpus", "2", "--object-store-memory", "100000000")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+        environment.pop("PYTHONPATH", None)  # what is imported must come from the job
+        environment |= {
+            "HOME": str(place),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db",
+        }
+        head = Head(place, place / "project", f"http://127.0.0.1:{port}", environment)
+        with running([str(head.project / "clusters" / "head.sh"), *options, *own_ports, *small], head):
+            yield head
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(command: list[str], head: Head) -> Iterator[None]:
+    """Start the head, wait until it answers, and end it and all that came of it."""
+    with (head.place / "head.log").open("w") as log:
+        process = psutil.Popen(command, cwd=head.project, env=head.environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 100
+        while status_of(head.url) is None:
+            assert process.poll() is None, (head.place / "head.log").read_text()
+            assert time.monotonic() < deadline, (head.place / "head.log").read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        _, left = psutil.wait_procs(family, timeout=10)
+        for survivor in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                survivor.kill()
+        psutil.wait_procs(left, timeout=10)
+
+
+def status_of(url: str, token: str | None = None) -> int | None:
+    """Status code of the answer to a request; none where nobody answers."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def test_without_the_token_nothing_is_answered_and_the_token_is_for_its_owner_alone(head: Head) -> None:
+    token = head.place / ".ray" / "auth_token"
+    assert status_of(head.url) == 401
+    assert status_of(head.url, token="0" * 64) == 403
+    assert status_of(head.url, token=token.read_text()) == 200
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_driver_and_workers_of_a_job_import_both_packages_from_what_was_shipped(head: Head) -> None:
+    (head.project / "experiments" / "where.py").write_text(WHERE)
+    result = head.ray(SUBMIT.split(" -- ")[0], "--", "python", "experiments/where.py")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = re.findall(r"^found by the (\w+) (\S+) (\S+)$", result.stdout, re.MULTILINE)
+    assert [place for place, *_ in found] == ["driver", "worker"]
+    for _, *files in found:
+        assert all(Path(file).resolve().is_relative_to(head.shipped.resolve()) for file in files), files
+
+
+def test_a_job_runs_an_experiment_and_its_results_outlive_it(head: Head) -> None:
+    from mlflow import MlflowClient
+
+    result = head.ray(submit("whole"), *TINY, "--num-updates", "1", "--name", "whole")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for text in (result.stdout, head.logs("whole")):
+        assert "update 1, success" in text
+        assert "before RIPT, %" in text
+    (folder,) = (head.place / "runs" / "whole").iterdir()
+    assert (folder / "results.json").exists()
+    client = MlflowClient(head.environment["MLFLOW_TRACKING_URI"])
+    (run,) = client.search_runs([client.get_experiment_by_name("whole").experiment_id])
+    assert (run.info.run_name, run.info.status) == (folder.name, "FINISHED")
+
+
+def test_a_job_with_a_bad_option_fails_and_says_why(head: Head) -> None:
+    result = head.ray(submit("bad"), "--ppo.clip-hihg", "0.3")
+    assert result.returncode == 1
+    assert "--ppo.clip-high" in head.logs("bad")
+
+
+def test_a_stopped_job_leaves_a_checkpoint_to_go_on_from_and_no_process(head: Head) -> None:
+    from mlflow import MlflowClient
+
+    submitted = head.ray(submit("stopped").replace(" -- ", " --no-wait -- "), *TINY, "--name", "stopped")
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    deadline = time.monotonic() + 150
+    while "update 1, success" not in (printed := head.logs("stopped")):
+        assert time.monotonic() < deadline, printed
+        time.sleep(0.5)
+    assert processes_of_jobs(head)
+    stopped = head.ray(documented("ray job stop").replace("JOB", "stopped"))
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    deadline = time.monotonic() + 5
+    while processes_of_jobs(head):
+        assert time.monotonic() < deadline, processes_of_jobs(head)
+        time.sleep(0.1)
+    (folder,) = (head.place / "runs" / "stopped").iterdir()
+    newest, _ = checkpoint.newest_resumable(folder)
+    assert newest.name >= "update-00001"
+    client = MlflowClient(head.environment["MLFLOW_TRACKING_URI"])
+    (run,) = client.search_runs([client.get_experiment_by_name("stopped").experiment_id])
+    assert run.info.status == "KILLED"
+    assert "Traceback" not in head.logs("stopped")
+
+
+def processes_of_jobs(head: Head) -> list[str]:
+    """Those that work in what jobs brought along: drivers and their workers."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(head.shipped.resolve()):
+                found.append(" ".join(process.cmdline()))
+    return found
