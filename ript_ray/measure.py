@@ -44,14 +44,15 @@ def measure_checkpoint(
     if contexts_per_task is not None:
         chosen = replace(experiment.evaluation, contexts_per_task=contexts_per_task)
         experiment = replace(experiment, evaluation=chosen)
-    with session(cluster), open_runtime(runtime_parts(source), cluster, with_learner=False) as runtime:
+    parts, console = runtime_parts(source), Console()
+    with session(cluster), open_runtime(parts, cluster, with_learner=False, report=console.print) as runtime:
         result = evaluate(
             runtime,
             held_out_contexts(experiment),
             batch_size=experiment.evaluation.batch_size,
             seed=experiment.seed,
         )
-    Console().print(results_table({"success": result}, f"{path}: held-out contexts"))
+    console.print(results_table({"success": result}, f"{path}: held-out contexts"))
     if out is not None:
         out.write_text(json.dumps(result.to_json(), indent=2) + "\n")
     return 0

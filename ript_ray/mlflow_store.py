@@ -11,8 +11,6 @@ from ript_ray.journal import Point
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-__all__ = ["Identity", "MlflowRun", "Point"]
-
 RUN_ID_TAG = "ript_ray.run_id"
 
 _SETTINGS = {

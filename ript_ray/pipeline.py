@@ -110,7 +110,7 @@ def _post_train(
 
     with Recorder(folder, source, training, view.stage) as recorder:
         view.stage("starting actors")
-        with open_runtime(runtime_parts(source), cluster) as runtime:
+        with open_runtime(runtime_parts(source), cluster, report=view.stage) as runtime:
             if training is not None:
                 runtime.restore(Version(training.progress.update), training.learner)
             before = _read_before(folder, training) or measure("before RIPT")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ript_ray.evaluate import SuccessRate
-from ript_ray.mlflow_store import Point
+from ript_ray.journal import Point
 
 
 def plot_curve(path: Path, points: Sequence[Point], *, before: SuccessRate, after: SuccessRate, title: str) -> None:

@@ -17,6 +17,7 @@ from ript_ray.evaluate import EvaluationResult
 from ript_ray.files import write_whole, writing
 from ript_ray.filters import REJECTIONS, Verdict
 from ript_ray.journal import Journal, Point
+from ript_ray.ledger import Ledger, go_on
 from ript_ray.plot import plot_curve
 from ript_ray.run_folder import RunFolder
 from ript_ray.tracking import RunStatus, Tracker, identity_of, now_ms
@@ -60,6 +61,9 @@ class Recorder:
         self._env_steps = int(totals.get("env_steps", 0))
         self._num_rollouts = int(totals.get("num_rollouts", 0))
         self._verdicts = Counter({verdict: int(totals.get(f"groups/{verdict}", 0)) for verdict in Verdict})
+        self._earlier_ledger = Ledger(**{name: int(totals.get(f"ledger/{name}", 0)) for name in asdict(Ledger())})
+        self._ledger = self._earlier_ledger
+        self._num_skipped = int(totals.get("skipped_updates", 0))
         self._num_failed_saves = 0
         self._unsaved: UpdateRecord | None = None
         self._save_is_due = False
@@ -107,8 +111,9 @@ class Recorder:
         self._count(record.collection)
         self.num_updates = record.collection.update
         self._unsaved = record
-        faults = {"train/env_steps": self._env_steps, "faults/failed_saves": self._num_failed_saves}
-        self._points.append(self._log({**metrics_of(record), **faults}))
+        self._ledger = go_on(self._earlier_ledger, record.ledger)
+        self._num_skipped += record.report.problem is not None
+        self._points.append(self._log({**metrics_of(record), **self._sums()}))
         self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:
             self._attempt(lambda: self._save(resumable=True))
@@ -146,6 +151,7 @@ class Recorder:
             "num_updates": self.num_updates,
             "groups_accepted": self._verdicts[Verdict.ACCEPTED],
             "groups_rejected": {str(verdict): self._verdicts[verdict] for verdict in REJECTIONS},
+            "ledger": asdict(self._ledger),
             "stopped_early": str(outcome.exhausted) if outcome.exhausted else None,
         }
         self._save_before()
@@ -162,9 +168,28 @@ class Recorder:
     def _wall_s(self) -> float:
         return self._earlier_s + self._folder.open_s
 
+    def _sums(self) -> dict[str, float]:
+        """Metrics that grow over the whole run, through interruptions."""
+        return {
+            "train/env_steps": self._env_steps,
+            "faults/skipped_updates": self._num_skipped,
+            "faults/failed_saves": self._num_failed_saves,
+            **self._ledger_figures(),
+        }
+
     def _totals(self) -> dict[str, float]:
-        verdicts = {f"groups/{verdict}": count for verdict, count in self._verdicts.items()}
-        return {"env_steps": self._env_steps, "num_rollouts": self._num_rollouts, "wall_s": self._wall_s, **verdicts}
+        """What a later process needs to go on counting."""
+        return {
+            "env_steps": self._env_steps,
+            "num_rollouts": self._num_rollouts,
+            "skipped_updates": self._num_skipped,
+            "wall_s": self._wall_s,
+            **{f"groups/{verdict}": count for verdict, count in self._verdicts.items()},
+            **self._ledger_figures(),
+        }
+
+    def _ledger_figures(self) -> dict[str, int]:
+        return {f"ledger/{name}": count for name, count in asdict(self._ledger).items()}
 
     def _count(self, collection: Collection) -> None:
         self._env_steps += collection.env_steps
@@ -218,7 +243,6 @@ def metrics_of(record: UpdateRecord) -> dict[str, float]:
         **{f"groups/{verdict}": collection.verdicts[verdict] for verdict in REJECTIONS},
         **{f"ppo/{name}": value for name, value in asdict(report).items() if name not in ("learn_s", "problem")},
         "faults/actors_replaced": record.num_replaced,
-        "faults/groups_lost": record.ledger.lost,
         "time/rollout_s": collection.rollout_s,
         "time/learn_s": report.learn_s,
         "time/broadcast_s": record.broadcast_s,

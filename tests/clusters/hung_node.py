@@ -41,6 +41,7 @@ def main() -> None:
         for process in node:
             process.resume()
         ray.get(actor.pid.remote(), timeout=60)
+        time.sleep(2)  # until the head has seen that the node is alive: the two pauses must not add up
         print(f"survived a pause of {STALL_S:g} s")
         call = actor.work.remote()
         stopped = time.monotonic()

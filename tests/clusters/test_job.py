@@ -67,11 +67,15 @@ class Head:
         """Where Ray unpacks what jobs bring along."""
         return self.place / "ray" / "session_latest" / "runtime_resources" / "working_dir_files"
 
-    def ray(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the README, with its address and folder replaced by those of this test."""
+    def shell(self, command: str, *options: str) -> list[str]:
+        """A command of the README, with its address and folder replaced by those of this test."""
         command = command.replace("http://localhost:8265", self.url).replace("/shared/runs", str(self.place / "runs"))
+        return ["sh", "-c", f'. clusters/environment.sh && {command} "$@"', "sh", *options]
+
+    def ray(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run such a command to its end."""
         return subprocess.run(
-            ["sh", "-c", f'. clusters/environment.sh && {command} "$@"', "sh", *options],
+            self.shell(command, *options),
             cwd=self.project,
             env=self.environment,
             capture_output=True,
@@ -205,15 +209,17 @@ def test_a_job_with_a_bad_option_fails_and_says_why(head: Head) -> None:
 def test_a_stopped_job_leaves_a_checkpoint_to_go_on_from_and_no_process(head: Head) -> None:
     from mlflow import MlflowClient
 
-    submitted = head.ray(submit("stopped").replace(" -- ", " --no-wait -- "), *TINY, "--name", "stopped")
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    deadline = time.monotonic() + 150
-    while "update 1, success" not in (printed := head.logs("stopped")):
-        assert time.monotonic() < deadline, printed
-        time.sleep(0.5)
-    assert processes_of_jobs(head)
-    stopped = head.ray(documented("ray job stop").replace("JOB", "stopped"))
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    with subprocess.Popen(
+        head.shell(submit("stopped"), *TINY, "--name", "stopped"),
+        cwd=head.project,
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watched:
+        assert any("update 1, success" in line for line in watched.stdout), head.logs("stopped")
+        assert processes_of_jobs(head)
+        stopped = head.ray(documented("ray job stop").replace("JOB", "stopped"))
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     deadline = time.monotonic() + 5
     while processes_of_jobs(head):
         assert time.monotonic() < deadline, processes_of_jobs(head)
