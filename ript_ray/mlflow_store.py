@@ -84,7 +84,7 @@ class MlflowRun:
 
     def _find_or_create(self, identity: Identity) -> Any:
         found = self._client.get_experiment_by_name(identity.experiment)
-        experiment = found.experiment_id if found else self._client.create_experiment(identity.experiment)
+        experiment = found.experiment_id if found else self._create_experiment(identity.experiment)
         mine = f"tags.`{RUN_ID_TAG}` = '{identity.run_id}'"
         runs = self._client.search_runs(
             [experiment], filter_string=mine, max_results=1, order_by=["attributes.start_time ASC"]
@@ -93,6 +93,14 @@ class MlflowRun:
             return runs[0]
         tags = {**identity.tags, RUN_ID_TAG: identity.run_id}
         return self._client.create_run(experiment, run_name=identity.run, tags=tags)
+
+    def _create_experiment(self, name: str) -> Any:
+        """Create an experiment; one in an sqlite file keeps its files beside that, not in the present folder."""
+        database = self._client.tracking_uri.removeprefix("sqlite:///")
+        if database == self._client.tracking_uri:
+            return self._client.create_experiment(name)
+        files = Path(database).absolute().with_name("mlruns")
+        return self._client.create_experiment(name, artifact_location=files.as_uri())
 
     def _log_params(self, params: dict[str, str]) -> None:
         from mlflow.entities import Param

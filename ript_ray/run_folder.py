@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import ript_envs
+import ript_ray
 from ript_ray.config import Experiment
 from ript_ray.errors import CheckpointError, RunInUseError
 from ript_ray.files import write_whole, writing
@@ -132,8 +135,12 @@ class RunFolder:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Python, packages and the commit of the working tree ("+changes" where files differ from it)."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
+    """Python, packages, the commit of the working tree ("+changes" where files differ from it), and a hash of the code.
+
+    The hash is there where no commit is known: in an installed copy, in what a job ships, in a container.
+    """
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found |= {"commit": _commit(), "sources_sha256": _sources_sha256()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -162,6 +169,15 @@ def _create_unique(parent: Path, stem: str) -> Path:
             continue
         return path
     raise FileExistsError(f"{parent} holds a thousand runs named {stem}")
+
+
+def _sources_sha256() -> str:
+    digest = hashlib.sha256()
+    for package in (ript_ray, ript_envs):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{root.name}/{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _commit() -> str:

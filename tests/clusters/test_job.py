@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
 README = (ROOT / "clusters" / "README.md").read_text()
 SHIPPED = ("ript_ray", "envs", "experiments", "clusters")
 TINY = (
-    *("--tasks", "window-open-v3", "--max-steps", "100", "--learner-threads", "1", "--cluster.num-actors", "1"),
+    *("--tasks", "faucet-open-v3", "--learner-threads", "1", "--cluster.num-actors", "1"),
     *("--sampling.batch-rollouts", "8", "--sampling.contexts-per-task", "6", "--checkpoint-every", "1"),
     *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
     *("--evaluation.contexts-per-task", "2", "--evaluation.batch-size", "2"),

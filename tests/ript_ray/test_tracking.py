@@ -436,3 +436,14 @@ def test_a_run_that_is_going_on_or_is_none_is_not_sent(store: str, folder: RunFo
     with pytest.raises(CheckpointError, match="is not the folder of a run"):
         sync_tracking(RunFolder(tmp_path / "foreign"))
     assert list_experiments(store) == ["Default"]
+
+
+def test_files_go_beside_the_database_wherever_the_run_was_started(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "results.json").write_text("{}")
+    MlflowRun(IDENTITY).log_files([tmp_path / "results.json"])
+    assert list((tmp_path / "mlruns").rglob("results.json"))
+    assert not list((tmp_path / "elsewhere").iterdir())
