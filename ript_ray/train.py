@@ -34,7 +34,7 @@ class Collection:
         env_steps: Environment steps.
         record_bytes: Bytes of the accepted groups' records.
         started: When collection began, by `time.perf_counter`.
-        rollout_s: Seconds it took, once the batch is full.
+        rollout_s: Seconds it took, once the batch is full; at a lag above 0 from one batch to the next.
     """
 
     update: int
@@ -170,7 +170,7 @@ def train(
             for observer in observers:
                 observer.on_update(record)
             _refuse_divergence(record)
-            if not admission.num_pending:
+            if sampling.max_policy_lag == 0:
                 collecting.started = time.perf_counter()  # nothing was under way while the learner learned
     return Outcome()
 
