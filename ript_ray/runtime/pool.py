@@ -15,6 +15,7 @@ import ray
 
 from ript_ray.errors import WorkerError
 from ript_ray.runtime.answers import describe, has_answered
+from ript_ray.runtime.place import Actor, Load, Roll, Start
 from ript_ray.runtime.room import Room
 from ript_ray.types import Dispatches, GroupSummary, RolloutRequest
 
@@ -52,49 +53,6 @@ class Limits:
     def backoff_s(self, num_replacements: int) -> float:
         """Wait before the next replacement: none at first, then doubling up to half a minute."""
         return 0.0 if num_replacements <= 2 else min(30.0, 0.5 * 2.0 ** (num_replacements - 2))
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The actor's constructor runs."""
-
-    reference: ray.ObjectRef
-
-
-@dataclass(frozen=True)
-class _Load:
-    """The actor takes weights."""
-
-    reference: ray.ObjectRef
-    checksum: str
-
-
-@dataclass(frozen=True)
-class _Roll:
-    """The actor runs a request; `request` is none once another copy of it has answered."""
-
-    reference: ray.ObjectRef
-    group: ray.ObjectRef
-    request: RolloutRequest | None
-    started: float
-
-
-@dataclass
-class _Actor:
-    """One place in the pool and the process that fills it now. It does one thing at a time."""
-
-    place: int
-    handle: Any
-    call: _Start | _Load | _Roll | None
-    deadline: float
-    checksum: str | None = None
-    num_failures: int = 0
-    num_invalid: int = 0
-
-    @property
-    def request(self) -> RolloutRequest | None:
-        """What it works on, if its answer is still wanted."""
-        return self.call.request if isinstance(self.call, _Roll) else None
 
 
 @dataclass
@@ -140,7 +98,7 @@ class ActorPool:
         self._limits = limits
         self._room = room
         self._weights = _Weights()
-        self._actors: dict[int, _Actor] = {}
+        self._actors: dict[int, Actor] = {}
         self._due = dict.fromkeys(range(num_actors), 0.0)
         self._queue: deque[RolloutRequest] = deque()
         self._finished: deque[tuple[GroupSummary, ray.ObjectRef]] = deque()
@@ -150,7 +108,7 @@ class ActorPool:
     @property
     def num_starting(self) -> int:
         """Actors whose constructors run."""
-        return sum(isinstance(actor.call, _Start) for actor in self._actors.values())
+        return sum(isinstance(actor.call, Start) for actor in self._actors.values())
 
     @property
     def num_ready(self) -> int:
@@ -189,7 +147,7 @@ class ActorPool:
         """Have every actor take these weights before its next request; waits for those that are not at work."""
         self._weights = _Weights(weights, checksum)
         self._dispatch()
-        while any(isinstance(actor.call, _Load) for actor in self._actors.values()):
+        while any(isinstance(actor.call, Load) for actor in self._actors.values()):
             self.tend()
 
     def kill(self) -> None:
@@ -228,9 +186,9 @@ class ActorPool:
         for place in due[: max(0, free)]:
             del self._due[place]
             handle = self._start_actor()
-            start = _Start(handle.__ray_ready__.remote())
-            self._actors[place] = _Actor(place, handle, start, now + self._limits.start_s)
-        starting = [actor for actor in self._actors.values() if isinstance(actor.call, _Start)]
+            start = Start(handle.__ray_ready__.remote())
+            self._actors[place] = Actor(place, handle, start, now + self._limits.start_s)
+        starting = [actor for actor in self._actors.values() if isinstance(actor.call, Start)]
         for actor in starting[: max(0, -free)]:  # their node has gone: not a failure of theirs
             ray.kill(actor.handle, no_restart=True)
             del self._actors[actor.place]
@@ -243,12 +201,12 @@ class ActorPool:
             if actor.checksum != self._weights.checksum:
                 assert self._weights.checksum is not None
                 load = actor.handle.load.remote(self._weights.reference)
-                actor.call = _Load(load, self._weights.checksum)
+                actor.call = Load(load, self._weights.checksum)
                 actor.deadline = time.monotonic() + self._limits.start_s
             elif request := self._queue.popleft() if self._queue else self._late_request():
                 self._counts.dispatched += 1
                 summary, group = actor.handle.roll.options(num_returns=2).remote(request)
-                actor.call = _Roll(summary, group, request, time.monotonic())
+                actor.call = Roll(summary, group, request, time.monotonic())
                 actor.deadline = time.monotonic() + self._limits.request_s
 
     def _late_request(self) -> RolloutRequest | None:
@@ -265,12 +223,12 @@ class ActorPool:
         wanted = [
             (actor.call.started, actor.request)
             for actor in self._actors.values()
-            if isinstance(actor.call, _Roll) and actor.request and actor.checksum == self._weights.checksum
+            if isinstance(actor.call, Roll) and actor.request and actor.checksum == self._weights.checksum
             if actor.call.started < late and copies[actor.request.index] == 1
         ]
         return min(wanted, key=lambda entry: entry[0])[1] if wanted else None
 
-    def _answered(self, actor: _Actor) -> None:
+    def _answered(self, actor: Actor) -> None:
         call = actor.call
         assert call is not None
         try:
@@ -282,12 +240,12 @@ class ActorPool:
             self._replace(actor, error)
             return
         actor.call = None
-        if isinstance(call, _Load):
+        if isinstance(call, Load):
             self._loaded(actor, call, answer)
-        elif isinstance(call, _Roll) and call.request is not None:
+        elif isinstance(call, Roll) and call.request is not None:
             self._rolled(actor, call, answer)
 
-    def _loaded(self, actor: _Actor, call: _Load, checksum: str) -> None:
+    def _loaded(self, actor: Actor, call: Load, checksum: str) -> None:
         if checksum != call.checksum:
             error = WorkerError(f"it holds weights {checksum}, not the learner's {call.checksum}")
             self._replace(actor, error, is_start=True)
@@ -295,7 +253,7 @@ class ActorPool:
         actor.checksum = checksum
         self._counts.failed_starts = 0
 
-    def _rolled(self, actor: _Actor, call: _Roll, summary: GroupSummary) -> None:
+    def _rolled(self, actor: Actor, call: Roll, summary: GroupSummary) -> None:
         counts = self._counts
         counts.durations_s.append(time.monotonic() - call.started)
         counts.attempts.pop(summary.index, None)
@@ -303,16 +261,16 @@ class ActorPool:
         self._finished.append((summary, call.group))
         for other in self._actors.values():
             if other.request is not None and other.request.index == summary.index:
-                assert isinstance(other.call, _Roll)
+                assert isinstance(other.call, Roll)
                 other.call = replace(other.call, request=None)
                 counts.lost += 1
         actor.num_invalid = actor.num_invalid + 1 if summary.problem else 0
         if actor.num_invalid >= MAX_INVALID:
             self._replace(actor, WorkerError(f"{MAX_INVALID} malformed groups in a row: {summary.problem}"))
 
-    def _raised(self, actor: _Actor, error: ray.exceptions.RayTaskError) -> None:
+    def _raised(self, actor: Actor, error: ray.exceptions.RayTaskError) -> None:
         """The actor's code raised: the process goes on, unless it could not even start or take weights."""
-        request, at_work = actor.request, isinstance(actor.call, _Roll)
+        request, at_work = actor.request, isinstance(actor.call, Roll)
         if not at_work:
             self._replace(actor, error, is_start=True)
             return
@@ -321,12 +279,12 @@ class ActorPool:
         if request is not None:
             self._lose(request, error)
 
-    def _replace(self, actor: _Actor, error: Exception, *, is_start: bool = False) -> None:
+    def _replace(self, actor: Actor, error: Exception, *, is_start: bool = False) -> None:
         """Give an actor up; another one fills its place after a while."""
         del self._actors[actor.place]
         ray.kill(actor.handle, no_restart=True)
         counts, limits = self._counts, self._limits
-        counts.failed_starts += 1 if is_start or isinstance(actor.call, _Start) else 0
+        counts.failed_starts += 1 if is_start or isinstance(actor.call, Start) else 0
         max_failed_starts = max(limits.max_failed_starts, self.num_actors)
         if counts.replaced >= limits.max_replacements or counts.failed_starts >= max_failed_starts:
             raise WorkerError(

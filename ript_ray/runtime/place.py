@@ -1,0 +1,51 @@
+"""One place in the pool of rollout actors: the process that fills it, and the one thing that it does now."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ript_ray.types import RolloutRequest
+
+
+@dataclass(frozen=True)
+class Start:
+    """The actor's constructor runs."""
+
+    reference: ray.ObjectRef
+
+
+@dataclass(frozen=True)
+class Load:
+    """The actor takes weights."""
+
+    reference: ray.ObjectRef
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Roll:
+    """The actor runs a request; `request` is none once another copy of it has answered."""
+
+    reference: ray.ObjectRef
+    group: ray.ObjectRef
+    request: RolloutRequest | None
+    started: float
+
+
+@dataclass
+class Actor:
+    """One place in the pool and the process that fills it now. It does one thing at a time."""
+
+    place: int
+    handle: Any
+    call: Start | Load | Roll | None
+    deadline: float
+    checksum: str | None = None
+    num_failures: int = 0
+    num_invalid: int = 0
+
+    @property
+    def request(self) -> RolloutRequest | None:
+        """What it works on, if its answer is still wanted."""
+        return self.call.request if isinstance(self.call, Roll) else None
