@@ -1,19 +1,27 @@
 """Bounded staleness: rollouts overlap with learning, and no group is older than it may be, whatever the timing."""
 
+import functools
+import os
 import random
+import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+import ray
 
 from ript_ray.config import Sampling
 from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
+from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
+from ript_ray.runtime.on_ray import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.train import train
 from ript_ray.types import Group, GroupSummary, RolloutRequest
 from tests.conftest import line_parts, line_stream
+from tests.fakes import TinyChunkPolicy
 from tests.ript_ray.test_runtime import POLICIES, SAMPLING, Log, checksums
 
 Choose = Callable[[list[int], bool], int | None]
@@ -144,3 +152,65 @@ def test_a_search_that_is_exhausted_trains_the_full_batches_it_has() -> None:
     assert runtime.trained == [0, 1, 2, 3]
     assert not runtime._made
     assert outcome.last.verdicts[Verdict.ACCEPTED] + log.records[0].collection.verdicts[Verdict.ACCEPTED] == 6
+
+
+class SlowToLearn(TinyChunkPolicy):
+    """A learner as slow as the rollouts."""
+
+    def log_probs(self, record):
+        time.sleep(0.05)
+        return super().log_probs(record)
+
+
+class WatchedRayRuntime(RayRuntime):
+    """Notes how old each trained group is, and how many groups are in flight at most."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._versions: dict[int, int] = {}
+        self.num_updates = 0
+        self.ages: list[int] = []
+
+    def next_event(self):
+        event = super().next_event()
+        if isinstance(event, GroupSummary):
+            self._versions[event.index] = event.version
+        else:
+            self.num_updates += 1
+        return event
+
+    def start_update(self, indices):
+        self.ages += [self.num_updates - self._versions[index] for index in indices]
+        super().start_update(indices)
+
+
+@pytest.mark.ray
+def test_on_ray_rollouts_overlap_with_learning_within_the_bound_though_actors_die() -> None:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    runtime = None
+    try:
+        parts = line_parts(functools.partial(SlowToLearn, "laplace"), minibatch_rollouts=4)
+        runtime = WatchedRayRuntime(parts, Cluster(num_actors=2, cpus_per_actor=0.5))
+        log = KillsAnActorAfterEachUpdate(runtime)
+        sampling = replace(SAMPLING, max_policy_lag=1)
+        train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, observers=[log])
+        assert max(runtime.ages) == 1
+        assert runtime.dispatches.num_replaced >= 1
+        for update, record in enumerate(log.records, start=1):
+            assert record.ledger.trained == 4 * update
+        assert log.records[-1].ledger.in_flight == 0
+    finally:
+        if runtime:
+            runtime.close()
+        ray.shutdown()
+
+
+class KillsAnActorAfterEachUpdate(Log):
+    def __init__(self, runtime: RayRuntime):
+        super().__init__()
+        self._runtime = runtime
+
+    def on_update(self, record):
+        super().on_update(record)
+        victim = next(iter(self._runtime._pool._actors.values()))
+        victim.handle.__ray_call__.remote(lambda worker: os.kill(os.getpid(), signal.SIGKILL))
