@@ -57,11 +57,6 @@ class Admission:
         return len(self._accepted) + len(self._training)
 
     @property
-    def num_pending(self) -> int:
-        """Groups launched and not yet judged."""
-        return len(self._pending)
-
-    @property
     def num_wanted(self) -> int:
         """Groups that may be launched now; none once the search is exhausted."""
         if self.exhausted:

@@ -41,9 +41,9 @@ class Ledger:
 
 
 def go_on(earlier: Ledger, since: Ledger) -> Ledger:
-    """The ledger of a run that was interrupted at `earlier` and has done `since` after it.
+    """The ledger of a run that stood at `earlier` when it was interrupted, and has done `since` after it.
 
-    What was in flight at the interruption is lost.
+    What was in flight at the interruption, or when the search ended, is lost.
     """
     fresh = replace(earlier, lost=earlier.lost + earlier.in_flight, in_flight=0)
     return Ledger(**{field.name: getattr(fresh, field.name) + getattr(since, field.name) for field in fields(Ledger)})

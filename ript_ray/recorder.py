@@ -62,9 +62,9 @@ class Recorder:
         self._num_rollouts = int(totals.get("num_rollouts", 0))
         self._verdicts = Counter({verdict: int(totals.get(f"groups/{verdict}", 0)) for verdict in Verdict})
         self._earlier_ledger = Ledger(**{name: int(totals.get(f"ledger/{name}", 0)) for name in asdict(Ledger())})
-        self._ledger = self._earlier_ledger
+        self._ledger = go_on(self._earlier_ledger, Ledger())
         self._num_skipped = int(totals.get("skipped_updates", 0))
-        self._num_failed_saves = 0
+        self._num_failed_saves = int(totals.get("failed_saves", 0))
         self._unsaved: UpdateRecord | None = None
         self._save_is_due = False
         self._before: EvaluationResult | None = None
@@ -125,6 +125,7 @@ class Recorder:
             UnwritableError: The disk does not take them; the message names the checkpoint.
         """
         self._save(resumable=True)  # before counting rollouts that a resumed run would do again
+        self._ledger = go_on(self._earlier_ledger, outcome.ledger)
         if outcome.last is not None:
             self._count(outcome.last)
 
@@ -183,6 +184,7 @@ class Recorder:
             "env_steps": self._env_steps,
             "num_rollouts": self._num_rollouts,
             "skipped_updates": self._num_skipped,
+            "failed_saves": self._num_failed_saves,
             "wall_s": self._wall_s,
             **{f"groups/{verdict}": count for verdict, count in self._verdicts.items()},
             **self._ledger_figures(),

@@ -12,7 +12,7 @@ from ript_ray.contexts import ContextStream
 from ript_ray.errors import DivergenceError, SearchExhaustedError
 from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
-from ript_ray.ledger import Ledger, settle
+from ript_ray.ledger import Ledger, go_on, settle
 from ript_ray.runtime.contract import Runtime
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import Arrays, GroupSummary, Progress, RolloutRequest, Weights
@@ -73,7 +73,7 @@ class UpdateRecord:
     Attributes:
         collection: The rollouts.
         report: The learning.
-        weights: What the actors hold now.
+        weights: The newest; what idle actors hold, and the others take before their next group.
         progress: Where training stands now.
         ledger: Where every group that was dispatched so far has gone.
         num_replaced: Rollout actors replaced so far.
@@ -108,10 +108,12 @@ class Outcome:
     """How training ended.
 
     Attributes:
+        ledger: Where every group that was dispatched has gone.
         exhausted: Why the search for mixed groups ended early, or none after all updates.
         last: Rollouts of the update that was under way when the search ended, or none.
     """
 
+    ledger: Ledger = Ledger()  # noqa: RUF009 (frozen)
     exhausted: SearchExhaustedError | None = None
     last: Collection | None = None
 
@@ -135,6 +137,7 @@ def train(
         DivergenceError: Updates in a row were skipped because something was not finite.
     """
     progress = start or Progress()
+    _refuse_divergence(progress, "before this run was resumed")
     admission = Admission(
         groups_per_update=sampling.groups_per_update,
         max_uniform_groups=sampling.max_uniform_groups,
@@ -158,7 +161,8 @@ def train(
             runtime.start_update(admission.take_batch())
             learning, collecting = collecting.close(), Collection(collecting.update + 1, sampling.groups_per_update)
         if admission.at_end:
-            return Outcome(admission.explain_exhaustion(), collecting)
+            ledger = go_on(settle(runtime.dispatches, at_start, admission), Ledger())
+            return Outcome(ledger, admission.explain_exhaustion(), collecting)
         event = runtime.next_event()
         if isinstance(event, GroupSummary):
             _admit(event, runtime, admission, collecting)
@@ -169,10 +173,10 @@ def train(
             record = _broadcast(runtime, event, learning, progress, settle(runtime.dispatches, at_start, admission))
             for observer in observers:
                 observer.on_update(record)
-            _refuse_divergence(record)
+            _refuse_divergence(progress, event.problem)
             if sampling.max_policy_lag == 0:
                 collecting.started = time.perf_counter()  # nothing was under way while the learner learned
-    return Outcome()
+    return Outcome(settle(runtime.dispatches, at_start, admission))
 
 
 def _admit(summary: GroupSummary, runtime: Runtime, admission: Admission, collection: Collection) -> None:
@@ -210,9 +214,8 @@ def _broadcast(
     )
 
 
-def _refuse_divergence(record: UpdateRecord) -> None:
-    streak = record.progress.skipped_streak
-    if streak >= MAX_SKIPPED_UPDATES:
+def _refuse_divergence(progress: Progress, problem: str | None) -> None:
+    if progress.skipped_streak >= MAX_SKIPPED_UPDATES:
         raise DivergenceError(
-            f"{streak} updates in a row were skipped: {record.report.problem}; lower ppo.learning-rate"
+            f"{progress.skipped_streak} updates in a row were skipped: {problem}; lower ppo.learning-rate"
         )

@@ -1,4 +1,4 @@
-"""Where an experiment runs: how many actors, and what each may use. Nothing here changes what is learned."""
+"""Where an experiment runs: how many actors, and what each may use. At lag 0 nothing here changes a result."""
 
 import math
 import os
@@ -16,8 +16,8 @@ class Cluster:
         num_actors: Rollout actors, at least 1; none fills the machine or cluster as it is at the start. Where a
             cluster that is joined has too few nodes, the run begins with fewer and waits for more.
         cpus_per_actor: Cores that Ray reserves for a rollout actor, above 0.
-        learner_cpus: Cores that Ray reserves for the learner, at least 0. The learner works while the
-            actors wait for new weights, so by default it reserves none.
+        learner_cpus: Cores that Ray reserves for each learner, at least 0. At lag 0 the learner works while the
+            actors wait for new weights, so by default it reserves none; with max-policy-lag it wants its own.
         address: Address of a running Ray cluster; none starts Ray on this machine, or joins the cluster
             that RAY_ADDRESS names (as inside a submitted job).
         in_process: Run everything in this process, without Ray: the same results, slower, easy to debug.
@@ -55,21 +55,21 @@ class Cluster:
         """Address of the running cluster to join: the one given, else the one the environment names."""
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
-    def num_fitting(self, node_cpus: Sequence[float]) -> int:
-        """Actors that nodes with so many cores hold, beside the learner on one of them."""
-        free = sorted(node_cpus, reverse=True)
-        if free:
-            free[0] -= self.learner_cpus
+    def num_fitting(self, node_cpus: Sequence[float], num_learners: int = 1) -> int:
+        """Actors that nodes with so many cores hold, beside the learners; other jobs are not reckoned with."""
+        free = list(node_cpus)
+        for _ in range(num_learners if free else 0):
+            free[free.index(max(free))] -= self.learner_cpus
         # Cores are handed out in ten-thousandths: 2 / 0.2 is ten actors, whatever floats make of it.
         return sum(max(0, math.floor(cpus / self.cpus_per_actor + 1e-4)) for cpus in free)
 
-    def count_actors(self, node_cpus: Sequence[float]) -> int:
+    def count_actors(self, node_cpus: Sequence[float], num_learners: int = 1) -> int:
         """Actors to start on nodes with so many cores.
 
         Raises:
             ConfigError: They do not hold `num_actors`, or not even one.
         """
-        fits = self.num_fitting(node_cpus)
+        fits = self.num_fitting(node_cpus, num_learners)
         wanted = max(1, fits) if self.num_actors is None else self.num_actors
         cores = " + ".join(f"{cpus:g}" for cpus in node_cpus)
         require(

@@ -39,7 +39,7 @@ class Runtime(Protocol):
 
     @property
     def num_actors(self) -> int:
-        """Rollout actors at work."""
+        """Rollout actors asked for."""
         ...
 
     @property

@@ -103,15 +103,15 @@ class LearnerGroup:
         """
         if not self._update:
             return None
-        left = max(0.0, self._started + self._timeout_s - time.monotonic())
-        if left:
-            answered = [answer for answer in self._update if has_answered(answer)]
-            for answer in answered:
-                answer_of(answer, "the learner", left)  # one that failed leaves the others waiting for it
-            if len(answered) < len(self._update):
-                return None
-        report: UpdateReport = answer_of(self._update[0], "the learner (cluster.update-timeout-s)", left)
+        # One that failed leaves the others waiting for it, so each is looked at as soon as it has answered.
+        answered = [answer for answer in self._update if has_answered(answer)]
+        reports = [answer_of(answer, "the learner", self._timeout_s) for answer in answered]
+        if len(reports) < len(self._update):
+            if time.monotonic() - self._started > self._timeout_s:
+                raise WorkerError(f"the learner: no answer within {self._timeout_s:g} s (cluster.update-timeout-s)")
+            return None
         self._update = []
+        report: UpdateReport = reports[0]
         return report
 
     def weights(self) -> ray.ObjectRef:

@@ -88,6 +88,7 @@ class RayRuntime:
         self._cluster = cluster
         self._requests: dict[int, RolloutRequest] = {}
         self._groups: dict[int, ray.ObjectRef] = {}
+        self._summaries: dict[int, GroupSummary] = {}
         build_policy = ray.put(parts.build_policy)  # stored once, read by every actor of a node
         self._learners: LearnerGroup | None = None
         if with_learner:
@@ -95,9 +96,13 @@ class RayRuntime:
                 parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
             )
         worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD")(RolloutWorker)
-        num_actors = cluster.num_actors or cluster.count_actors(node_cpus())
+        num_learners = parts.num_learners if with_learner else 0
+        num_actors = cluster.num_actors or cluster.count_actors(node_cpus(), num_learners)
         room = Room(
-            lambda: cluster.num_fitting(node_cpus()), num_actors, report=report, patience_s=cluster.start_timeout_s
+            lambda: cluster.num_fitting(node_cpus(), num_learners),
+            num_actors,
+            report=report,
+            patience_s=cluster.start_timeout_s,
         )
         self._pool = ActorPool(
             lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps),
@@ -132,26 +137,29 @@ class RayRuntime:
             if finished := self._pool.next_finished():
                 summary, group = finished
                 self._groups[summary.index] = group
+                self._summaries[summary.index] = summary
                 return summary
-            self._pool.tend(self._learners.awaited if self._learners else ())
+            learning = self._learners.awaited if self._learners else []
+            assert learning or self._pool.has_work, "nothing is under way: this wait would never end"
+            self._pool.tend(learning)
 
     def keep(self, index: int) -> None:
         self._learner.receive(index, self._groups.pop(index))
 
     def drop(self, index: int) -> None:
-        del self._groups[index], self._requests[index]
+        del self._groups[index], self._requests[index], self._summaries[index]
 
     def start_update(self, indices: Sequence[int]) -> None:
         while lost := self._learner.lost_of(indices):
             self._roll_again(lost)
         for index in indices:
-            del self._requests[index]
+            del self._requests[index], self._summaries[index]
         self._learner.start_update(indices)
 
     def broadcast(self) -> Weights:
         reference = self._learner.weights()
         weights: Weights = answer_of(reference, "the learner's weights", self._cluster.update_timeout_s)
-        self._pool.load(reference, weights.checksum)
+        self._pool.load(reference, weights)
         # The caller's copy must outlive Ray's object store.
         return replace(weights, buffer=weights.buffer.copy())
 
@@ -172,16 +180,27 @@ class RayRuntime:
         return self._learners
 
     def _roll_again(self, lost: Sequence[tuple[int, Exception]]) -> None:
-        """Run groups again whose node has gone before the learner had them; at lag 0 they come out the same."""
+        """Run groups again whose node has gone before the learner had them; at lag 0 they come out the same.
+
+        At a lag newer weights may act. What comes out is trained as it is, even where it is uniform then (it has no
+        gradient), but never where it is malformed.
+        """
         for index, error in lost:
             self._pool.run_again(self._requests[index], error)
         missing = {index for index, _ in lost}
         while missing:
             self._pool.tend()
             for index in sorted(missing):
-                if group := self._pool.take_group(index):
-                    self._learner.receive(index, group)
-                    missing.remove(index)
+                if finished := self._pool.take_finished(index):
+                    self._take_again(*finished, missing)
+
+    def _take_again(self, summary: GroupSummary, group: ray.ObjectRef, missing: set[int]) -> None:
+        index = summary.index
+        if summary.problem or summary.layout != self._summaries[index].layout:
+            self._pool.run_again(self._requests[index], WorkerError(summary.problem or "its layout has changed"))
+            return
+        self._learner.receive(index, group)
+        missing.remove(index)
 
     def _await_start(self) -> None:
         """Wait for every actor that there is room for, and for the learners."""

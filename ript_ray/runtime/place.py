@@ -5,7 +5,7 @@ from typing import Any
 
 import ray
 
-from ript_ray.types import RolloutRequest
+from ript_ray.types import RolloutRequest, Version
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Load:
 
     reference: ray.ObjectRef
     checksum: str
+    version: Version
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,19 @@ class Roll:
 
 @dataclass
 class Actor:
-    """One place in the pool and the process that fills it now. It does one thing at a time."""
+    """One place in the pool and the process that fills it now. It does one thing at a time.
+
+    Attributes:
+        version: Of the weights it holds, none before it has taken any.
+        num_failures: Requests in a row at which its code raised.
+        num_invalid: Malformed groups in a row that it has made.
+    """
 
     place: int
     handle: Any
     call: Start | Load | Roll | None
     deadline: float
-    checksum: str | None = None
+    version: Version | None = None
     num_failures: int = 0
     num_invalid: int = 0
 

@@ -17,13 +17,16 @@ from ript_ray.errors import WorkerError
 from ript_ray.runtime.answers import describe, has_answered
 from ript_ray.runtime.place import Actor, Load, Roll, Start
 from ript_ray.runtime.room import Room
-from ript_ray.types import Dispatches, GroupSummary, RolloutRequest
+from ript_ray.types import Dispatches, GroupSummary, RolloutRequest, Version, Weights
 
 POLL_S = 0.2
 """How often the pool looks at deadlines and at replacements that are due while it waits."""
 
 MAX_INVALID = 3
 """Malformed groups in a row from one actor, before another one takes its place."""
+
+MAX_FAILURES = 3
+"""Requests in a row at which one actor's code raises, before another one takes its place."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,12 @@ class Limits:
     max_attempts: int = 5
     max_failed_starts: int = 3
 
-    def backoff_s(self, num_replacements: int) -> float:
-        """Wait before the next replacement: none at first, then doubling up to half a minute."""
-        return 0.0 if num_replacements <= 2 else min(30.0, 0.5 * 2.0 ** (num_replacements - 2))
+    def backoff_s(self, num_deaths: int) -> float:
+        """Wait before a place is filled again that has lost so many actors since it last finished a request.
+
+        None at first, then doubling up to half a minute.
+        """
+        return 0.0 if num_deaths <= 2 else min(30.0, 0.5 * 2.0 ** (num_deaths - 2))
 
 
 @dataclass
@@ -60,7 +66,8 @@ class _Weights:
     """What every actor must hold before it gets work; none before the first broadcast."""
 
     reference: ray.ObjectRef | None = None
-    checksum: str | None = None
+    checksum: str = ""
+    version: Version | None = None
 
 
 @dataclass
@@ -68,8 +75,8 @@ class _Counts:
     dispatched: int = 0
     lost: int = 0
     replaced: int = 0
-    replaced_lately: int = 0
     failed_starts: int = 0
+    deaths: Counter[int] = field(default_factory=Counter)
     attempts: Counter[int] = field(default_factory=Counter)
     durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
@@ -116,6 +123,11 @@ class ActorPool:
         return len(self._actors) - self.num_starting
 
     @property
+    def has_work(self) -> bool:
+        """Whether a request is queued, at work, or finished and not fetched."""
+        return bool(self._queue or self._finished) or any(actor.request for actor in self._actors.values())
+
+    @property
     def dispatches(self) -> Dispatches:
         """The books on requests."""
         running = sum(actor.request is not None for actor in self._actors.values()) + len(self._finished)
@@ -135,19 +147,20 @@ class ActorPool:
         """The summary of a request that has finished, and a reference to its group; none if none has yet."""
         return self._finished.popleft() if self._finished else None
 
-    def take_group(self, index: int) -> ray.ObjectRef | None:
-        """The group of one request, if it is among those that have finished."""
+    def take_finished(self, index: int) -> tuple[GroupSummary, ray.ObjectRef] | None:
+        """The same for one request."""
         for finished in self._finished:
             if finished[0].index == index:
                 self._finished.remove(finished)
-                return finished[1]
+                return finished
         return None
 
-    def load(self, weights: ray.ObjectRef, checksum: str) -> None:
-        """Have every actor take these weights before its next request; waits for those that are not at work."""
-        self._weights = _Weights(weights, checksum)
+    def load(self, reference: ray.ObjectRef, weights: Weights) -> None:
+        """Have every actor take these weights before its next request; waits for those that are not at work now."""
+        self._weights = _Weights(reference, weights.checksum, weights.version)
         self._dispatch()
-        while any(isinstance(actor.call, Load) for actor in self._actors.values()):
+        loads = {actor.call.reference for actor in self._actors.values() if isinstance(actor.call, Load)}
+        while any(actor.call and actor.call.reference in loads for actor in self._actors.values()):
             self.tend()
 
     def kill(self) -> None:
@@ -198,10 +211,10 @@ class ActorPool:
         """Give every idle actor weights if its own are old, else a request, else a copy of a late one."""
         idle = [actor for actor in self._actors.values() if actor.call is None]
         for actor in sorted(idle, key=lambda actor: actor.num_failures):  # what failed on one may run on another
-            if actor.checksum != self._weights.checksum:
-                assert self._weights.checksum is not None
+            if actor.version != self._weights.version:
+                assert self._weights.version is not None
                 load = actor.handle.load.remote(self._weights.reference)
-                actor.call = Load(load, self._weights.checksum)
+                actor.call = Load(load, self._weights.checksum, self._weights.version)
                 actor.deadline = time.monotonic() + self._limits.start_s
             elif request := self._queue.popleft() if self._queue else self._late_request():
                 self._counts.dispatched += 1
@@ -223,7 +236,7 @@ class ActorPool:
         wanted = [
             (actor.call.started, actor.request)
             for actor in self._actors.values()
-            if isinstance(actor.call, Roll) and actor.request and actor.checksum == self._weights.checksum
+            if isinstance(actor.call, Roll) and actor.request and actor.version == self._weights.version
             if actor.call.started < late and copies[actor.request.index] == 1
         ]
         return min(wanted, key=lambda entry: entry[0])[1] if wanted else None
@@ -250,14 +263,15 @@ class ActorPool:
             error = WorkerError(f"it holds weights {checksum}, not the learner's {call.checksum}")
             self._replace(actor, error, is_start=True)
             return
-        actor.checksum = checksum
+        actor.version = call.version
         self._counts.failed_starts = 0
 
     def _rolled(self, actor: Actor, call: Roll, summary: GroupSummary) -> None:
         counts = self._counts
         counts.durations_s.append(time.monotonic() - call.started)
         counts.attempts.pop(summary.index, None)
-        counts.replaced_lately = 0  # work gets done again: the next fault finds an unspent back-off
+        counts.deaths.pop(actor.place, None)  # work gets done here again: the next fault finds an unspent back-off
+        actor.num_failures = 0
         self._finished.append((summary, call.group))
         for other in self._actors.values():
             if other.request is not None and other.request.index == summary.index:
@@ -269,13 +283,16 @@ class ActorPool:
             self._replace(actor, WorkerError(f"{MAX_INVALID} malformed groups in a row: {summary.problem}"))
 
     def _raised(self, actor: Actor, error: ray.exceptions.RayTaskError) -> None:
-        """The actor's code raised: the process goes on, unless it could not even start or take weights."""
+        """The actor's code raised: the process goes on, unless it could not even start, or keeps raising."""
         request, at_work = actor.request, isinstance(actor.call, Roll)
         if not at_work:
             self._replace(actor, error, is_start=True)
             return
-        actor.call = None
         actor.num_failures += 1
+        if actor.num_failures >= MAX_FAILURES:
+            self._replace(actor, error)
+            return
+        actor.call = None
         if request is not None:
             self._lose(request, error)
 
@@ -293,8 +310,8 @@ class ActorPool:
                 f"may fail in a row and {counts.failed_starts} have"
             ) from error
         counts.replaced += 1
-        counts.replaced_lately += 1
-        self._due[actor.place] = time.monotonic() + limits.backoff_s(counts.replaced_lately)
+        counts.deaths[actor.place] += 1
+        self._due[actor.place] = time.monotonic() + limits.backoff_s(counts.deaths[actor.place])
         if actor.request is not None:
             self._lose(actor.request, error)
 

@@ -1,8 +1,10 @@
 """One rollout actor: a policy copy and its environments. A plain class: Ray wraps it where it is started."""
 
 import contextlib
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from ript_envs.contract import Environment
@@ -10,7 +12,7 @@ from ript_ray import weights as weights_module
 from ript_ray.inspection import find_problem, layout_of
 from ript_ray.policies.contract import Policy
 from ript_ray.rollout import EnvironmentPool, roll_out
-from ript_ray.types import Group, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version, Weights
 
 
 class RolloutWorker:
@@ -52,7 +54,7 @@ def summarize(group: Group, problem: str | None) -> GroupSummary:
     return GroupSummary(
         index=group.index,
         version=group.version,
-        successes=tuple(float(rollout.success) for rollout in group.rollouts),
+        successes=tuple(_reward_of(rollout) for rollout in group.rollouts),
         num_steps=tuple(rollout.num_steps for rollout in group.rollouts),
         num_bytes=sum(
             array.nbytes
@@ -62,3 +64,7 @@ def summarize(group: Group, problem: str | None) -> GroupSummary:
         layout=layout_of(group),
         problem=problem,
     )
+
+
+def _reward_of(rollout: Rollout) -> float:
+    return float(rollout.success) if isinstance(rollout.success, bool | np.bool_) else math.nan

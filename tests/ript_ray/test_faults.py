@@ -26,7 +26,7 @@ from ript_ray.train import train
 from ript_ray.types import RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
-from tests.ript_ray.test_runtime import Log, checksums, on_ray, train_on
+from tests.ript_ray.test_runtime import SAMPLING, Log, checksums, on_ray, train_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -259,9 +259,64 @@ def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
             WorkerError, match=r"group \d+ \((left|right)\) failed 5 times.*RuntimeError: the simulator"
         ):
             train_on(runtime)
-        assert runtime.dispatches.num_replaced == 0, "an exception must not cost a process"
+        assert runtime.dispatches.num_replaced <= 2, "an exception must not cost a process before the third in a row"
     finally:
         runtime.close()
+
+
+class BrokenProcessEnvironment(LineEnvironment):
+    """Raises at once in the one process that was first to build one; others take their time."""
+
+    def __init__(self, mark: Path):
+        super().__init__()
+        if not mark.exists():
+            mark.write_text(str(os.getpid()))
+        self._broken = mark.read_text() == str(os.getpid())
+
+    def step(self, action):
+        if self._broken:
+            raise RuntimeError("the graphics context is lost")
+        time.sleep(0.01)
+        return super().step(action)
+
+
+def test_a_process_that_keeps_raising_is_replaced_and_does_not_end_the_run(
+    tmp_path: Path, undisturbed: list[str]
+) -> None:
+    runtime = runtime_with(lambda task: BrokenProcessEnvironment(tmp_path / "mark"), num_actors=3)
+    try:
+        log = train_on(runtime)
+        assert checksums(log) == undisturbed
+        assert runtime.dispatches.num_replaced == 1
+        assert log.records[-1].ledger.lost == 3
+    finally:
+        runtime.close()
+
+
+class DivergesOnce(TinyChunkPolicy):
+    """Its first step's loss is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__("laplace")
+        self._num_calls = 0
+
+    def log_probs(self, record):
+        self._num_calls += 1
+        return super().log_probs(record) * (math.nan if self._num_calls == 1 else 1.0)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_skipped_update_leaves_no_actor_behind(lag: int) -> None:
+    runtime = runtime_with(lambda task: LineEnvironment(), build_policy=DivergesOnce)
+    log = Log()
+    try:
+        sampling = replace(SAMPLING, max_policy_lag=lag)
+        train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, observers=[log])
+    finally:
+        runtime.close()
+    assert [record.report.problem is not None for record in log.records] == [True, False, False, False]
+    assert log.records[-1].ledger.stale == 0
+    assert log.records[-1].ledger.trained == 16
 
 
 class ParentEnvironment(FaultyEnvironment):
