@@ -5,27 +5,19 @@ as if it had never stopped. A checkpoint appears whole or not at all: written un
 to disk, then renamed. No file is ever read by unpickling.
 """
 
-import hashlib
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-
 from ript_ray.build import PolicySource
-from ript_ray.errors import CheckpointError, UnwritableError
-from ript_ray.files import flush, writing
+from ript_ray.errors import CheckpointError
+from ript_ray.sealed_folder import MANIFEST, load_arrays, require_finite, save_arrays, sealing, verify
 from ript_ray.serialization import experiment_from_json, experiment_to_json
 from ript_ray.types import Arrays, Progress
 
-SCHEMA = 1
 WEIGHTS = "policy.safetensors"
 EXPERIMENT = "experiment.json"
-MANIFEST = "manifest.json"
 FILES = (WEIGHTS, EXPERIMENT)
 LEARNER = "learner.safetensors"
 TRAINING = "training.json"
@@ -58,36 +50,14 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
         CheckpointError: The folder exists, or a weight is not finite.
         UnwritableError: The disk does not take it; nothing is left of the attempt.
     """
-    if folder.exists():
-        raise CheckpointError(f"{folder} exists already; a checkpoint is never overwritten")
-    arrays = {**source.arrays, **(training.learner if training else {})}
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        raise CheckpointError(f"refusing to save weights that are not finite: {', '.join(broken)}")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # a kill leaves it
-    try:
-        with writing(folder):
-            _write(unfinished, source, training)
-            unfinished.rename(folder)
-            flush(folder.parent)
-    except UnwritableError:
-        shutil.rmtree(unfinished, ignore_errors=True)  # it would keep the disk full
-        raise
-
-
-def _write(folder: Path, source: PolicySource, training: Training | None) -> None:
-    folder.mkdir(parents=True)
-    _save_arrays(source.arrays, folder / WEIGHTS)
-    (folder / EXPERIMENT).write_text(experiment_to_json(source.experiment))
-    if training is not None:
-        _save_arrays(training.learner, folder / LEARNER)
-        content = {"progress": asdict(training.progress), "totals": training.totals}
-        (folder / TRAINING).write_text(json.dumps(content, indent=2, allow_nan=False))
-    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
-    for path in (*folder.iterdir(), folder):
-        flush(path)
+    require_finite({**source.arrays, **(training.learner if training else {})})
+    with sealing(folder) as unfinished:
+        save_arrays(source.arrays, unfinished / WEIGHTS)
+        (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
+        if training is not None:
+            save_arrays(training.learner, unfinished / LEARNER)
+            content = {"progress": asdict(training.progress), "totals": training.totals}
+            (unfinished / TRAINING).write_text(json.dumps(content, indent=2, allow_nan=False))
 
 
 def load(folder: Path) -> PolicySource:
@@ -98,21 +68,21 @@ def load(folder: Path) -> PolicySource:
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a checkpoint of ript-ray: it has no {MANIFEST}")
-    _verify(folder, FILES)
-    return PolicySource(experiment_from_json(folder / EXPERIMENT), _load_arrays(folder / WEIGHTS))
+    verify(folder, FILES)
+    return PolicySource(experiment_from_json(folder / EXPERIMENT), load_arrays(folder / WEIGHTS))
 
 
 def load_training(folder: Path) -> Training:
     """Read and verify what training needs to go on from a checkpoint; see `load` for errors."""
     if not (folder / TRAINING).is_file():
         return Training(Progress(), {}, {})  # weights alone
-    _verify(folder, (LEARNER, TRAINING))
+    verify(folder, (LEARNER, TRAINING))
     try:
         content = json.loads((folder / TRAINING).read_text())
         progress, totals = Progress(**content["progress"]), dict(content["totals"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / TRAINING} cannot be read: {error!r}") from error
-    return Training(progress, totals, _load_arrays(folder / LEARNER))
+    return Training(progress, totals, load_arrays(folder / LEARNER))
 
 
 def newest_resumable(run: Path) -> tuple[Path, list[str]]:
@@ -166,43 +136,3 @@ def _require_fit(source: PolicySource, folder: Path) -> None:
         source()
     except CheckpointError as error:
         raise CheckpointError(f"{folder / WEIGHTS} is foreign: {error}") from error
-
-
-def _read_manifest(path: Path) -> dict[str, str]:
-    try:
-        manifest = json.loads(path.read_text())
-        schema, hashes = manifest["schema"], dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error!r}") from error
-    if schema != SCHEMA:
-        raise CheckpointError(f"{path} has schema {schema!r}; this version reads {SCHEMA}")
-    return hashes
-
-
-def _verify(folder: Path, names: tuple[str, ...]) -> None:
-    hashes = _read_manifest(folder / MANIFEST)
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        if _sha256(path) != hashes.get(name):
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
-
-
-def _save_arrays(arrays: Arrays, path: Path) -> None:
-    try:
-        save_file(dict(arrays), path)
-    except SafetensorError as error:  # a full disk, among others
-        raise OSError(f"{path.name}: {error}") from error
-
-
-def _load_arrays(path: Path) -> Arrays:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, TypeError, AttributeError) as error:  # the latter where NumPy lacks the type
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,8 +21,8 @@ def writing(path: Path) -> Iterator[None]:
         raise UnwritableError(f"{path} cannot be written: {error}") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write text under a temporary name, flush it to disk, then give it its name: a kill leaves the old or the new.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write content under a temporary name, flush it to disk, then give it its name: a kill leaves the old or the new.
 
     Raises:
         UnwritableError: The disk does not take it; what was at `path` is untouched.
@@ -30,8 +30,8 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with writing(path):
-            with unfinished.open("w") as file:
-                file.write(text)
+            with unfinished.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)

@@ -1,26 +1,31 @@
-"""Configuration to JSON and back, strictly."""
+"""Frozen dataclasses to JSON and back, strictly."""
 
 import difflib
 import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 
 from ript_ray.config import Experiment
 from ript_ray.errors import CheckpointError
 
-_EXPERIMENT = pydantic.TypeAdapter(Experiment)
+T = TypeVar("T")
 
 
-def experiment_to_json(experiment: Experiment) -> str:
-    """Every field, defaults included."""
-    return _EXPERIMENT.dump_json(experiment, indent=2).decode()
+def to_json(value: Any) -> str:
+    """Every field of a dataclass, defaults included."""
+    return pydantic.TypeAdapter(type(value)).dump_json(value, indent=2).decode()
 
 
-def experiment_from_json(path: Path) -> Experiment:
-    """Read an experiment.
+def from_json(path: Path, kind: type[T], what: str) -> T:
+    """Read a dataclass.
+
+    Args:
+        path: The file.
+        kind: The dataclass.
+        what: What it describes, for the message.
 
     Raises:
         CheckpointError: The file is missing or no JSON, lacks a field, has an unknown one, or a value is
@@ -28,13 +33,23 @@ def experiment_from_json(path: Path) -> Experiment:
     """
     try:
         text = path.read_text()
-        experiment = _EXPERIMENT.validate_json(text, strict=True)
-        problems = _differing_keys(json.loads(text), experiment, "")
+        value = pydantic.TypeAdapter(kind).validate_json(text, strict=True)
+        problems = _differing_keys(json.loads(text), value, "")
     except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
-        raise CheckpointError(f"{path} does not describe an experiment: {error}") from error
+        raise CheckpointError(f"{path} does not describe {what}: {error}") from error
     if problems:
-        raise CheckpointError(f"{path} does not describe an experiment: {'; '.join(problems)}")
-    return experiment
+        raise CheckpointError(f"{path} does not describe {what}: {'; '.join(problems)}")
+    return value
+
+
+def experiment_to_json(experiment: Experiment) -> str:
+    """Every field, defaults included."""
+    return to_json(experiment)
+
+
+def experiment_from_json(path: Path) -> Experiment:
+    """Read an experiment; see `from_json` for errors."""
+    return from_json(path, Experiment, "an experiment")
 
 
 def _differing_keys(given: dict[str, Any], known: Any, prefix: str) -> list[str]:

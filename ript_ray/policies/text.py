@@ -1,18 +1,22 @@
-"""Instruction text as a fixed vector, without a language model.
+"""Instruction text as numbers: hashed words, a language model's vectors, or its place in a list.
 
-Each word and each pair of neighbouring words adds +1 or -1 to one of the vector's entries, both chosen
-by a hash, so any text has a vector and the same text has the same one in every process and version.
-Good enough to tell a few instructions apart; it knows no synonyms.
+Hashing needs no language model. Each word and each pair of neighbouring words adds +1 or -1 to one of the
+vector's entries, both chosen by a hash, so any text has a vector and the same text has the same one in every
+process and version. Good enough to tell a few instructions apart; it knows no synonyms.
 
-Source: Weinberger et al. 2009 (feature hashing).
+Source: Weinberger et al. 2009 (feature hashing). The published LIBERO policies read CLIP's text features.
 """
 
+import difflib
 import functools
 import itertools
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ript_ray.errors import CheckpointError, ConfigError
 
 
 @functools.lru_cache(maxsize=4096)
@@ -26,3 +30,62 @@ def hashed_text(text: str, num_features: int) -> NDArray[np.float32]:
     vector /= max(float(np.linalg.norm(vector)), 1e-6)
     vector.setflags(write=False)  # every caller gets the same array
     return vector
+
+
+class TextFeatures:
+    """Vectors of a language model, one per instruction, found by the instruction's exact words."""
+
+    def __init__(self, num_features: int):
+        self._num_features = num_features
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def vectors(self) -> Mapping[str, NDArray[np.float32]]:
+        """Vector of each known instruction; not to be changed."""
+        return self._vectors
+
+    def add(self, vectors: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take over vectors, in place of those of the same instructions.
+
+        Raises:
+            CheckpointError: One is not finite or has another shape or type; all are listed, none is taken over.
+        """
+        problems = [
+            f"the vector of {text!r} is {array.dtype} {array.shape}, not float32 ({self._num_features},)"
+            for text, array in vectors.items()
+            if array.shape != (self._num_features,) or array.dtype != np.float32
+        ]
+        problems = problems or [
+            f"the vector of {text!r} is not finite" for text, array in vectors.items() if not np.isfinite(array).all()
+        ]
+        if problems:
+            raise CheckpointError("the text features do not fit the policy:\n  " + "\n  ".join(problems))
+        self._vectors.update({text: np.array(array, dtype=np.float32) for text, array in vectors.items()})
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors (B, num_features).
+
+        Raises:
+            ConfigError: An instruction has none.
+        """
+        for text in texts:
+            if text not in self._vectors:
+                raise ConfigError(f"the policy has no text features of {text!r}{nearest(text, self._vectors)}")
+        return np.stack([self._vectors[text] for text in texts])
+
+
+def index_of(text: str, known: Sequence[str]) -> int:
+    """Place of an instruction among those a policy knows.
+
+    Raises:
+        ConfigError: It is not among them.
+    """
+    if text not in known:
+        raise ConfigError(f"the policy does not know the instruction {text!r}{nearest(text, known)}")
+    return known.index(text)
+
+
+def nearest(text: str, known: Iterable[str]) -> str:
+    """A hint to the most similar of what is known, to be appended to a message; empty where nothing is similar."""
+    near = difflib.get_close_matches(text, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as torch_save_file
 
-from ript_ray import checkpoint
+from ript_ray import checkpoint, sealed_folder
 from ript_ray.build import PolicySource, new_policy
 from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
@@ -115,7 +115,7 @@ def test_foreign_places_are_named(tmp_path: Path, saved: Path) -> None:
 
 def rehash(folder: Path) -> None:
     names = [path.name for path in folder.iterdir() if path.name != "manifest.json"]
-    manifest = {"schema": 1, "sha256": {name: checkpoint._sha256(folder / name) for name in names}}
+    manifest = {"schema": 1, "sha256": {name: sealed_folder.sha256_of(folder / name) for name in names}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -26,7 +26,7 @@ TINY = (
 POINTS = {
     "in the middle of an episode": "call rollout.py:execute",
     "in the middle of learning": "call learner.py:_step",
-    "inside a save, between two files": "return checkpoint.py:_save_arrays",
+    "inside a save, between two files": "return sealed_folder.py:save_arrays",
     "inside a save, right after it got its name": "c_return rename",
     "while the journal is written": "call journal.py:append",
 }

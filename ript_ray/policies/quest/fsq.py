@@ -48,6 +48,10 @@ class FiniteScalarQuantizer(nn.Module):
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         """Vectors (..., width) of codes (...)."""
+        return self.project_out(self.values(codes))
+
+    def values(self, codes: torch.Tensor) -> torch.Tensor:
+        """The coordinates (..., number of levels) that codes (...) stand for, each in [-1, 1]."""
         half_width = self._levels // 2
         digits = codes.unsqueeze(-1) // self._basis % self._levels
-        return self.project_out((digits - half_width) / half_width)
+        return (digits - half_width) / half_width

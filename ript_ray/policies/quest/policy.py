@@ -14,30 +14,17 @@ from torch import nn
 
 from ript_ray.policies.contract import Decisions
 from ript_ray.policies.module_state import load_module_arrays, module_arrays
+from ript_ray.policies.quest.encoders import ImageEncoder, StateEncoder
 from ript_ray.policies.quest.settings import QuestSettings
 from ript_ray.policies.quest.skill_prior import SkillPrior
 from ript_ray.policies.quest.skill_vae import SkillVAE
-from ript_ray.policies.text import hashed_text
+from ript_ray.policies.text import TextFeatures, hashed_text, index_of
 from ript_ray.types import Arrays
 
 PRIOR = "policy_prior"
 
-
-class StateEncoder(nn.Module):
-    """A low-dimensional sensor: standardised, then one linear map."""
-
-    offset: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, dim: int, width: int):
-        super().__init__()
-        self.register_buffer("offset", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
-        self.projection = nn.Sequential(nn.Linear(dim, width))
-
-    def forward(self, state: torch.Tensor) -> torch.Tensor:
-        """(B, dim) -> (B, width)."""
-        return self.projection((state - self.offset) / self.scale)
+TEXT = "text/"
+"""What the array of an instruction's text features is called: this, then the instruction."""
 
 
 class QuestPolicy(nn.Module):
@@ -49,16 +36,28 @@ class QuestPolicy(nn.Module):
         Args:
             settings: Sizes and sampling.
             action_dim: Entries of an action, A.
-            state_dims: Name and length of each low-dimensional sensor.
+            state_dims: Length of each low-dimensional sensor, by name.
         """
         super().__init__()
         self.settings = settings
         s = settings
-        self.lowdim_encoders = nn.ModuleDict(
-            {name: StateEncoder(dim, s.state_width) for name, dim in sorted(state_dims.items())}
+        self.image_encoders = nn.ModuleDict(
+            {
+                name: ImageEncoder(size=s.image_size, channels=s.image_channels, width=s.image_width)
+                for name in s.cameras
+            }
         )
-        self.obs_proj = nn.Linear(s.state_width * len(state_dims), s.prior_width)
-        self.task_encoder = nn.Linear(s.text_features, s.prior_width)
+        self.lowdim_encoders = nn.ModuleDict(
+            {name: StateEncoder(state_dims[name], s.state_width, is_standardized=s.standardize) for name in s.sensors}
+        )
+        seen = s.image_width * len(s.cameras) + s.state_width * len(s.sensors)
+        self.obs_proj = nn.Linear(seen, s.prior_width)
+        self.task_encoder: nn.Embedding | nn.Linear
+        if s.task_input == "index":
+            self.task_encoder = nn.Embedding(s.num_tasks, s.prior_width)
+        else:
+            self.task_encoder = nn.Linear(s.text_features, s.prior_width)
+        self.text_features = TextFeatures(s.text_features)
         self.autoencoder = SkillVAE(
             action_dim=action_dim,
             chunk_length=s.chunk_length,
@@ -80,11 +79,15 @@ class QuestPolicy(nn.Module):
     def fit_standardizer(self, observations: Arrays, *, min_scale: float) -> None:
         """Set offset and scale of each sensor to mean and standard deviation of observations (N, dim).
 
+        Does nothing where the settings say that sensors are read as they are.
+
         Args:
             observations: One array per low-dimensional sensor.
             min_scale: Smallest scale, in the sensor's units. A sensor that hardly moves in few
                 demonstrations must not turn a small change at test time into a huge input.
         """
+        if not self.settings.standardize:
+            return
         for name, encoder in self.lowdim_encoders.items():
             assert isinstance(encoder, StateEncoder)
             states = torch.as_tensor(observations[name], dtype=torch.float32)
@@ -92,12 +95,29 @@ class QuestPolicy(nn.Module):
             encoder.scale.copy_(states.std(0, correction=0).clamp(min=min_scale))
 
     def context_tokens(self, observations: Mapping[str, torch.Tensor], instructions: Sequence[str]) -> torch.Tensor:
-        """Context (B, 2, D): the task token and the observation token."""
-        states = [encoder(observations[name]) for name, encoder in self.lowdim_encoders.items()]
-        texts = np.stack([hashed_text(text, self.settings.text_features) for text in instructions])
-        device = self.obs_proj.weight.device
-        task_token = self.task_encoder(torch.from_numpy(texts).to(device))
-        return torch.stack([task_token, self.obs_proj(torch.cat(states, dim=-1))], dim=1)
+        """Context (B, 2, D): the task token and the observation token.
+
+        Args:
+            observations: Per camera uint8 (B, height, width, 3), per sensor float32 (B, dim).
+            instructions: One per row.
+
+        Raises:
+            ConfigError: The policy does not know an instruction.
+        """
+        seen = [encoder(observations[name]) for name, encoder in self.image_encoders.items()]
+        seen += [encoder(observations[name]) for name, encoder in self.lowdim_encoders.items()]
+        task_token = self.task_encoder(self._task_inputs(instructions).to(self.obs_proj.weight.device))
+        return torch.stack([task_token, self.obs_proj(torch.cat(seen, dim=-1))], dim=1)
+
+    def _task_inputs(self, instructions: Sequence[str]) -> torch.Tensor:
+        match self.settings.task_input:
+            case "hashed":
+                vectors = [hashed_text(text, self.settings.text_features) for text in instructions]
+                return torch.from_numpy(np.stack(vectors))
+            case "features":
+                return torch.from_numpy(self.text_features(instructions))
+            case "index":
+                return torch.tensor([index_of(text, self.settings.instructions) for text in instructions])
 
     @torch.no_grad()
     def act(
@@ -105,7 +125,8 @@ class QuestPolicy(nn.Module):
     ) -> Decisions:
         """Decide for B rollouts; see `Policy.act`."""
         device = self.obs_proj.weight.device
-        tensors = {name: torch.as_tensor(observations[name], device=device) for name in self.lowdim_encoders}
+        names = self.settings.cameras + self.settings.sensors
+        tensors = {name: torch.as_tensor(observations[name], device=device) for name in names}
         context_BLD = self.context_tokens(tensors, instructions)
         tokens_BU, log_probs_BU = self.policy_prior.sample(
             context_BLD, generators, top_k=self.settings.top_k, temperature=self.settings.temperature
@@ -127,9 +148,15 @@ class QuestPolicy(nn.Module):
         return {name: value for name, value in self.named_parameters() if name.startswith(PRIOR)}
 
     def state_arrays(self) -> Arrays:
-        """Every parameter and buffer, copied."""
-        return module_arrays(self)
+        """Every parameter and buffer, and the text features, copied."""
+        texts = {TEXT + text: vector.copy() for text, vector in self.text_features.vectors.items()}
+        return {**module_arrays(self), **texts}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take over every parameter and buffer; see `Policy.load_state_arrays`."""
+        """Take over every parameter and buffer, and the text features; see `Policy.load_state_arrays`."""
+        known = TextFeatures(self.settings.text_features)
+        if self.settings.task_input == "features":
+            known.add({name.removeprefix(TEXT): array for name, array in arrays.items() if name.startswith(TEXT)})
+            arrays = {name: array for name, array in arrays.items() if not name.startswith(TEXT)}
         load_module_arrays(self, arrays)
+        self.text_features = known

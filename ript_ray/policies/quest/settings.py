@@ -1,17 +1,31 @@
 """QueST's sizes and sampling. The defaults are the published model's."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ript_ray.checks import require, require_at_least, require_between
+from ript_ray.policies.quest.encoders import REDUCTION
 from ript_ray.policies.quest.skill_vae import ACTIONS_PER_TOKEN
+
+TaskInput = Literal["hashed", "features", "index"]
 
 
 @dataclass(frozen=True)
 class QuestSettings:
-    """Sizes of the QueST policy and how it samples. Source of every default: the published 20 M-parameter model.
+    """What the QueST policy reads, its sizes, how it samples. Source of every size: the published 20 M model.
 
     Attributes:
-        sensors: Low-dimensional sensors of the benchmark that the policy reads, at least one.
+        cameras: Cameras of the benchmark that the policy reads. With the sensors at least one. Source: ours, none;
+            the published policies read one or two.
+        sensors: Low-dimensional sensors of the benchmark that the policy reads.
+        standardize: Whether sensors are standardised by the demonstrations' mean and deviation. Source: ours;
+            the published policies read them as they are.
+        task_input: How an instruction becomes numbers: hashed (its words, by hashing), features (a vector of a
+            language model per instruction, which comes with the weights), index (its place among
+            `instructions`, one learned vector each). Source: ours, hashed; published: features (LIBERO), index
+            (MetaWorld).
+        instructions: The instructions that an index counts, at most num_tasks; empty otherwise.
+        num_tasks: Learned vectors of task_input index, at least 1.
         chunk_length: Actions decoded per query, in environment steps; a multiple of 4, at least 4.
         num_executed: Actions executed before the next query, 1 to chunk_length.
         fsq_levels: Levels of the skill quantiser, each at least 2; their product is the vocabulary.
@@ -21,13 +35,22 @@ class QuestSettings:
         prior_layers: Layers of the prior, at least 1.
         prior_heads: Attention heads of the prior, at least 1.
         state_width: Width of the encoder of each low-dimensional sensor, at least 1.
-        text_features: Length of the instruction vector, at least 1.
+        image_size: Side of the pictures that the policy works on, in pixels, a multiple of 8. Larger pictures are
+            scaled down.
+        image_channels: Channels of the first stage of each camera's encoder, at least 1.
+        image_width: Width of each camera's encoder, at least 1.
+        text_features: Length of the instruction's vector of task_input hashed and features, at least 1.
         dropout: Probability of dropping a unit in the supervised stages, 0 to below 1.
         top_k: Tokens are drawn among this many most likely ones; 0 for all.
         temperature: Divides the logits that tokens are drawn from, above 0.
     """
 
+    cameras: tuple[str, ...] = ()
     sensors: tuple[str, ...] = ("state",)
+    standardize: bool = True
+    task_input: TaskInput = "hashed"
+    instructions: tuple[str, ...] = ()
+    num_tasks: int = 50
     chunk_length: int = 32
     num_executed: int = 8
     fsq_levels: tuple[int, ...] = (8, 5, 5, 5)
@@ -37,13 +60,16 @@ class QuestSettings:
     prior_layers: int = 6
     prior_heads: int = 6
     state_width: int = 128
+    image_size: int = 128
+    image_channels: int = 64
+    image_width: int = 256
     text_features: int = 512
     dropout: float = 0.1
     top_k: int = 5
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        require(bool(self.sensors), "policy.sensors must name at least one sensor")
+        self._check_inputs()
         require(
             self.chunk_length > 0 and self.chunk_length % ACTIONS_PER_TOKEN == 0,
             f"policy.chunk-length must be a multiple of {ACTIONS_PER_TOKEN}, at least {ACTIONS_PER_TOKEN}, "
@@ -59,7 +85,7 @@ class QuestSettings:
             f"policy.skill-width must be a multiple of 8, not {self.skill_width}",
         )
         require(min(self.skill_layers) >= 1, f"policy.skill-layers must each be at least 1, not {self.skill_layers}")
-        for name in ("prior_layers", "prior_heads", "state_width", "text_features"):
+        for name in ("prior_layers", "prior_heads", "state_width", "text_features", "image_channels", "image_width"):
             require_at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 1)
         require(
             self.prior_width > 0 and self.prior_width % (2 * self.prior_heads) == 0,
@@ -69,3 +95,24 @@ class QuestSettings:
         require(0 <= self.dropout < 1, f"policy.dropout must be from 0 to below 1, not {self.dropout}")
         require_at_least("policy.top-k", self.top_k, 0)
         require(self.temperature > 0, f"policy.temperature must be above 0, not {self.temperature}")
+
+    def _check_inputs(self) -> None:
+        names = self.cameras + self.sensors
+        require(bool(names), "policy.sensors and policy.cameras must together name at least one")
+        require(len(set(names)) == len(names), f"policy.sensors and policy.cameras must differ, not {names}")
+        require(
+            not any("." in name for name in names), f"policy.sensors and policy.cameras must hold no dot, not {names}"
+        )
+        require(
+            self.image_size > 0 and self.image_size % REDUCTION == 0,
+            f"policy.image-size must be a multiple of {REDUCTION}, at least {REDUCTION}, not {self.image_size}",
+        )
+        require_at_least("policy.num-tasks", self.num_tasks, 1)
+        require(
+            len(set(self.instructions)) == len(self.instructions),
+            f"policy.instructions must differ from each other, not {self.instructions}",
+        )
+        if self.task_input == "index":
+            require_between("number of policy.instructions", len(self.instructions), 1, self.num_tasks)
+        else:
+            require(not self.instructions, f"policy.instructions belong to task-input index, not {self.task_input}")

@@ -98,17 +98,18 @@ class SkillVAE(nn.Module):
 
     def forward(self, actions_BCA: torch.Tensor) -> torch.Tensor:
         """Reconstruct a chunk through the quantiser."""
-        return self._decode(self.vq(self._encode(actions_BCA))[0])
+        return self._decode(self.vq(self.encode(actions_BCA))[0])
 
     def tokens(self, actions_BCA: torch.Tensor) -> torch.Tensor:
         """Skill tokens (B, U) of a chunk, int64."""
-        return self.vq(self._encode(actions_BCA))[1]
+        return self.vq(self.encode(actions_BCA))[1]
 
     def decode_tokens(self, tokens_BU: torch.Tensor) -> torch.Tensor:
         """The chunk (B, C, A) that tokens stand for."""
         return self._decode(self.vq.embed(tokens_BU))
 
-    def _encode(self, actions_BCA: torch.Tensor) -> torch.Tensor:
+    def encode(self, actions_BCA: torch.Tensor) -> torch.Tensor:
+        """What the quantiser is given: one vector per token, (B, U, width)."""
         hidden = self.conv_block(self.action_proj(actions_BCA))
         return self.encoder(self.add_positional_emb(hidden))
 

@@ -1,0 +1,142 @@
+"""QueST's observation encoders: one per camera, one per low-dimensional sensor.
+
+Parameter names and shapes follow the published checkpoints; a camera's encoder is the first half of ResNet-18
+(He et al. 2016) and a spatial softmax (Finn et al. 2016).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+REDUCTION = 8
+"""Pixels of a picture per entry of the last feature map, along either side."""
+
+
+class StateEncoder(nn.Module):
+    """A low-dimensional sensor: standardised or as it is, then one linear map."""
+
+    offset: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, dim: int, width: int, *, is_standardized: bool):
+        super().__init__()
+        self.is_standardized = is_standardized
+        if is_standardized:
+            self.register_buffer("offset", torch.zeros(dim))
+            self.register_buffer("scale", torch.ones(dim))
+        self.projection = nn.Sequential(nn.Linear(dim, width))
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        """(B, dim) -> (B, width)."""
+        return self.projection((state - self.offset) / self.scale if self.is_standardized else state)
+
+
+class ImageEncoder(nn.Module):
+    """A camera: ResNet-18 up to its second stage, the place of each channel's maximum, one linear map."""
+
+    def __init__(self, *, size: int, channels: int, width: int):
+        """Build the encoder.
+
+        Args:
+            size: Side of the pictures it works on, in pixels; a multiple of `REDUCTION`.
+            channels: Channels of the first stage; the second has twice as many.
+            width: Length of the answer.
+        """
+        super().__init__()
+        self.size = size
+        self.resnet18_base = nn.Sequential(
+            nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.block_1 = ResidualBlock(channels, channels, stride=1)
+        self.block_2 = ResidualBlock(channels, channels, stride=1)
+        self.block_3 = ResidualBlock(channels, 2 * channels, stride=2)
+        self.block_4 = ResidualBlock(2 * channels, 2 * channels, stride=1)
+        self.projection_layer = KeypointProjection(2 * channels, size // REDUCTION, width)
+
+    def forward(self, pictures_BHWC: torch.Tensor) -> torch.Tensor:
+        """Encode pictures.
+
+        Args:
+            pictures_BHWC: uint8, red, green and blue from 0 to 255, upright, at least `size` pixels on each side;
+                larger ones are scaled down.
+
+        Returns:
+            (B, width).
+
+        Raises:
+            ValueError: The pictures have another type or shape.
+        """
+        x = self.resnet18_base(self._prepare(pictures_BHWC))
+        x = self.block_4(self.block_3(self.block_2(self.block_1(x))))
+        return self.projection_layer(x)
+
+    def _prepare(self, pictures: torch.Tensor) -> torch.Tensor:
+        size = self.size
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+            raise ValueError(
+                f"pictures must be uint8 (B, height, width, 3), not {pictures.dtype} {tuple(pictures.shape)}"
+            )
+        if min(pictures.shape[1:3]) < size:
+            raise ValueError(f"pictures must be at least {size} pixels on each side, not {tuple(pictures.shape[1:3])}")
+        x = pictures.permute(0, 3, 1, 2).float() / 255.0
+        if pictures.shape[1:3] == (size, size):
+            return x
+        return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a bypass. Source: He et al. 2016, figure 5 (left)."""
+
+    def __init__(self, channels_in: int, channels: int, *, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or channels_in != channels:
+            bypass = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(bypass, nn.BatchNorm2d(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels_in, H, W) -> (B, channels, H / stride, W / stride)."""
+        bypass = x if self.downsample is None else self.downsample(x)
+        hidden = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(hidden)) + bypass)
+
+
+class SpatialSoftmax(nn.Module):
+    """Expected position of each channel's activation. Source: Finn et al. 2016, equation 2."""
+
+    pos_x: torch.Tensor
+    pos_y: torch.Tensor
+
+    def __init__(self, channels: int, grid: int):
+        super().__init__()
+        line = torch.linspace(-1.0, 1.0, grid)
+        # The published encoders call the row "x"; what their weights were trained with stays as it is.
+        self.register_buffer("pos_x", line.repeat_interleave(grid).unsqueeze(0))
+        self.register_buffer("pos_y", line.repeat(grid).unsqueeze(0))
+        # Published checkpoints hold it, though with one keypoint per channel it is never applied.
+        self._spatial_conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, grid, grid) -> (B, 2 * channels): all rows, then all columns, each in [-1, 1]."""
+        weights = x.flatten(2).softmax(dim=-1)
+        return torch.cat([(self.pos_x * weights).sum(-1), (self.pos_y * weights).sum(-1)], dim=-1)
+
+
+class KeypointProjection(nn.Module):
+    """Spatial softmax, then one linear map."""
+
+    def __init__(self, channels: int, grid: int, width: int):
+        super().__init__()
+        self.spatial_softmax = SpatialSoftmax(channels, grid)
+        self.projection = nn.Linear(2 * channels, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, grid, grid) -> (B, width)."""
+        return self.projection(self.spatial_softmax(x))
