@@ -5,15 +5,14 @@ as if it had never stopped. A checkpoint appears whole or not at all: written un
 to disk, then renamed. No file is ever read by unpickling.
 """
 
-import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ript_ray.build import PolicySource
 from ript_ray.errors import CheckpointError
 from ript_ray.sealed_folder import MANIFEST, load_arrays, require_finite, save_arrays, sealing, verify
-from ript_ray.serialization import experiment_from_json, experiment_to_json
+from ript_ray.serialization import experiment_from_json, experiment_to_json, from_json, to_json
 from ript_ray.types import Arrays, Progress
 
 WEIGHTS = "policy.safetensors"
@@ -38,6 +37,14 @@ class Training:
     learner: Arrays = field(repr=False)
 
 
+@dataclass(frozen=True)
+class _Standing:
+    """What `training.json` holds."""
+
+    progress: Progress
+    totals: dict[str, float]
+
+
 def save(folder: Path, source: PolicySource, training: Training | None = None) -> None:
     """Write a checkpoint to `folder`, which must not exist.
 
@@ -56,8 +63,7 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
         (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
         if training is not None:
             save_arrays(training.learner, unfinished / LEARNER)
-            content = {"progress": asdict(training.progress), "totals": training.totals}
-            (unfinished / TRAINING).write_text(json.dumps(content, indent=2, allow_nan=False))
+            (unfinished / TRAINING).write_text(to_json(_Standing(training.progress, training.totals)))
 
 
 def load(folder: Path) -> PolicySource:
@@ -77,12 +83,8 @@ def load_training(folder: Path) -> Training:
     if not (folder / TRAINING).is_file():
         return Training(Progress(), {}, {})  # weights alone
     verify(folder, (LEARNER, TRAINING))
-    try:
-        content = json.loads((folder / TRAINING).read_text())
-        progress, totals = Progress(**content["progress"]), dict(content["totals"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / TRAINING} cannot be read: {error!r}") from error
-    return Training(progress, totals, load_arrays(folder / LEARNER))
+    standing = from_json(folder / TRAINING, _Standing, "where training stood")
+    return Training(standing.progress, standing.totals, load_arrays(folder / LEARNER))
 
 
 def newest_resumable(run: Path) -> tuple[Path, list[str]]:

@@ -134,10 +134,13 @@ def _read_before(folder: RunFolder, training: Training | None) -> EvaluationResu
     """The first measurement, where an earlier process has taken it.
 
     Raises:
-        CheckpointError: It is gone though updates have followed it: it cannot be taken again.
+        CheckpointError: It is damaged, or gone though updates have followed it: it cannot be taken again.
     """
     if folder.before.exists():
-        return EvaluationResult.from_json(json.loads(folder.before.read_text()))
+        try:
+            return EvaluationResult.from_json(json.loads(folder.before.read_text()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder.before} cannot be read: {error!r}") from error
     if training is not None and training.progress.update > 0:
         raise CheckpointError(f"{folder.before} is missing: success before RIPT is not known any more")
     return None

@@ -16,6 +16,7 @@ from ript_ray.train import train
 from ript_ray.types import Progress, Version
 from ript_ray.weights import apply
 from tests.conftest import TINY_QUEST, line_parts, line_stream
+from tests.ript_ray.test_checkpoint import rehash
 from tests.ript_ray.test_runtime import POLICIES, SAMPLING, Log, checksums
 
 
@@ -86,6 +87,20 @@ def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(run: Path,
     newest, problems = checkpoint.newest_resumable(run)
     assert newest.name == "update-00002"
     assert any(f"{path} is damaged" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"next_index": 30', '"next_index": "30"'), ('"env_steps": 7.0', '"env_steps": "many"'), ('"update"', '"upd"')],
+)
+def test_a_standing_that_makes_no_sense_is_named(run: Path, old: str, new: str) -> None:
+    folder = run / "checkpoints" / "update-00003"
+    text = (folder / "training.json").read_text()
+    assert old in text
+    (folder / "training.json").write_text(text.replace(old, new))
+    rehash(folder)
+    with pytest.raises(CheckpointError, match=r"training\.json does not describe where training stood"):
+        checkpoint.load_training(folder)
 
 
 def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: Path) -> None:
