@@ -50,7 +50,7 @@ def runtime_parts(source: PolicySource) -> Parts:
     experiment = source.experiment
     return Parts(
         build_policy=source,
-        make_environment=experiment.benchmark.make,
+        make_environment=experiment.benchmark.showing(experiment.policy.cameras).make,  # no frame that nobody reads
         max_steps=experiment.max_steps,
         ppo=experiment.ppo,
         seed=experiment.seed,

@@ -1,5 +1,6 @@
 """The command `ript-ray`: everything that is done with finished runs and with the machine."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,119 @@ class SyncTracking:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Turn a checkpoint file of QueST's or RIPT-VLA's authors (.pth) into a model folder of ours.
+
+    The file is read without running anything in it. Every entry must be there, with its name, shape and type.
+    The folder holds the weights as safetensors, a card (README.md, model.json) and the hashes of all.
+
+    Attributes:
+        checkpoint: The file.
+        out: The folder to write, which must not exist.
+        variant: Which of the published policies it is.
+        tasks: Tasks that it was trained on, for the card.
+        instructions: With variant metaworld: the instruction of each learned task vector, in their order.
+        text_features: With variant libero: a safetensors file that holds, under each instruction's words, its text
+            features (512 numbers, float32, from CLIP ViT-B/32). Without them the policy cannot act.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    variant: Literal["libero", "metaworld"] = "libero"
+    tasks: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
+    text_features: Path | None = None
+
+    def run(self) -> int:
+        """Write the folder, say what it holds."""
+        from ript_ray.interchange import Labels, import_checkpoint
+
+        labels = Labels(self.tasks, self.instructions, self.text_features)
+        model = import_checkpoint(self.checkpoint, self.out, variant=self.variant, labels=labels)
+        print(f"{self.out}: {model.card.name}, from the authors' layout {model.card.provenance.layout}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a policy as the authors' code reads it: a .pth file with the same tensors, byte for byte.
+
+    Attributes:
+        model: A model folder, a checkpoint, or a run's folder (its newest checkpoint).
+        out: The file to write, which must not exist.
+        layout: Which of the authors' layouts: sft (plain names) or ript (every name begins with "module."). Unless
+            given, the one that the policy was imported from; ript for a run's.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    layout: Literal["sft", "ript"] | None = None
+
+    def run(self) -> int:
+        """Write the file, say in which layout."""
+        from ript_ray.interchange import export_checkpoint
+
+        layout = export_checkpoint(self.model, self.out, layout=self.layout)
+        print(f"{self.out}: the authors' layout {layout}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Demos:
+    """Record demonstrations of scripted experts, one HDF5 file per task; what is complete already is skipped.
+
+    The files lie where QueST's loader looks for them (metaworld/ML45_PRISE/train and test below `out`), and are the
+    same however many processes record them.
+
+    Attributes:
+        benchmark: The benchmark.
+        task: Tasks by name; ml45-train and ml45-test stand for the 45 and the 5 tasks of the papers.
+        episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
+        action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of the action range's
+            half. Source: QueST, 0.2.
+        keep_failures: Keep episodes that fail, as QueST's data does; otherwise they are dropped and made up for.
+        max_steps: When an attempt has failed, in environment steps, 1 to 500. Source: MetaWorld, 500.
+        max_attempts: Give up on a task after this many failures in a row, at least 1.
+        pictures: Record what the camera sees at each step, 128 x 128, beside the states.
+        rendering: Quality of the pictures: full (the model's own, QueST's) or fast (no shadows, reflections or
+            smooth edges; without a GPU more than ten times as fast).
+        seed: All of the randomness, from 0 to 2147483647.
+        out: Folder that the files go to.
+        cluster: Where it runs; an episode may take `group-timeout-s`.
+    """
+
+    benchmark: Annotated[Literal["metaworld"], tyro.conf.Positional]
+    task: tuple[str, ...]
+    episodes: int = 50
+    action_noise: float = 0.2
+    keep_failures: bool = False
+    max_steps: int = 500
+    max_attempts: int = 20
+    pictures: bool = True
+    rendering: Literal["full", "fast"] = "full"
+    seed: int = 0
+    out: Path = Path("data")
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def run(self) -> int:
+        """Record, say what was recorded."""
+        from ript_envs.metaworld import MetaWorld
+        from ript_ray.sft.recording import Plan, files_of, record_files
+
+        plan = Plan(
+            MetaWorld(cameras=("corner_rgb",) if self.pictures else (), rendering=self.rendering),
+            num_episodes=self.episodes,
+            action_noise=self.action_noise,
+            keep_failures=self.keep_failures,
+            max_steps=self.max_steps,
+            max_attempts=self.max_attempts,
+            seed=self.seed,
+        )
+        record_files(plan, files_of(self.out, self.task), self.cluster, report=functools.partial(print, flush=True))
+        return 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Say what this machine has and lacks, with the command that mends each."""
 
@@ -106,6 +220,9 @@ def main() -> None:
         "evaluate": Evaluate,
         "resume": Resume,
         "sync-tracking": SyncTracking,
+        "import": Import,
+        "export": Export,
+        "demos": Demos,
         "doctor": Doctor,
     }
     run_command(lambda: tyro.extras.subcommand_cli_from_dict(commands).run())

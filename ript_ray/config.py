@@ -225,6 +225,11 @@ class Experiment:
                 sensor in self.benchmark.state_dims,
                 f"policy.sensors: MetaWorld has no sensor {sensor!r}; it has {', '.join(self.benchmark.state_dims)}",
             )
+        for camera in self.policy.cameras:
+            require(
+                camera in self.benchmark.image_shapes,
+                f"policy.cameras: MetaWorld has no camera {camera!r}; it has {', '.join(self.benchmark.image_shapes)}",
+            )
         require_between("max-steps", self.max_steps, 1, self.benchmark.max_steps)
         for field_name in ("num_updates", "checkpoint_every", "learner_threads", "num_learners"):
             require_at_least(field_name.replace("_", "-"), getattr(self, field_name), 1)

@@ -3,12 +3,16 @@
 Source: RIPT-VLA Algorithm 1, lines 1 and 6.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ript_envs.contract import Benchmark
-from ript_ray.seeding import Purpose, seed_of
+from ript_ray.errors import ConfigError
+from ript_ray.files import write_whole
+from ript_ray.seeding import Purpose, seed_of, text_code
 from ript_ray.types import Context
 
 
@@ -31,6 +35,66 @@ def draw_contexts(
         for task in tasks
         for index in range(num_per_task)
     )
+
+
+def with_noise(benchmark: Benchmark, contexts: Sequence[Context], *, std_m: float, seed: int) -> tuple[Context, ...]:
+    """The contexts with their objects moved at random, as when scenes are set up by hand.
+
+    Args:
+        benchmark: Where the tasks come from.
+        contexts: What is to be moved.
+        std_m: Standard deviation along each horizontal axis, in metres, at least 0. Source: RIPT-VLA, appendix A.4
+            (there up to 0.175; 0.025 is how far LIBERO-LONG's own initial states spread).
+        seed: The experiment's.
+
+    Raises:
+        ConfigError: Some context cannot be moved so.
+    """
+    if std_m == 0.0:
+        return tuple(contexts)
+    moved = []
+    for index, context in enumerate(contexts):
+        noise = seed_of(seed, Purpose.CONTEXT_NOISE, text_code(context.task), index)
+        try:
+            state = benchmark.move_objects(context.task, np.array(context.initial_state), std_m=std_m, seed=noise)
+        except ValueError as error:
+            raise ConfigError(f"noise on contexts: {error}") from None
+        moved.append(Context(context.task, context.instruction, tuple(state.tolist())))
+    return tuple(moved)
+
+
+def write_contexts(path: Path, contexts: Sequence[Context]) -> None:
+    """Write contexts to a JSON file, which `read_contexts` gives back to the last bit.
+
+    Raises:
+        UnwritableError: The disk does not take it.
+    """
+    rows = [json.dumps({"task": context.task, "initial_state": context.initial_state}) for context in contexts]
+    write_whole(path, "[\n" + ",\n".join(rows) + "\n]\n")
+
+
+def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num_per_task: int) -> tuple[Context, ...]:
+    """The first contexts of each task from a JSON file: a list of objects with `task` and `initial_state`.
+
+    Raises:
+        ConfigError: The file is missing or something else, or has too few contexts of a task.
+    """
+    by_task: dict[str, list[Context]] = {task: [] for task in tasks}
+    try:
+        for row in json.loads(path.read_text()):
+            state = tuple(float(entry) for entry in row["initial_state"])
+            if row["task"] in by_task:
+                by_task[row["task"]].append(Context(row["task"], benchmark.instruction(row["task"]), state))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no file of contexts, a list of objects with task and initial_state: {error!r}"
+        ) from None
+    for task, contexts in by_task.items():
+        if len(contexts) < num_per_task:
+            raise ConfigError(
+                f"{path} holds {len(contexts)} contexts of {task}, fewer than the {num_per_task} asked for"
+            )
+    return tuple(context for contexts in by_task.values() for context in contexts[:num_per_task])
 
 
 class ContextStream:

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     POLICY_WEIGHTS = 9
     AUTOENCODER_STAGE = 10
     PRIOR_STAGE = 11
+    CONTEXT_NOISE = 12
 
 
 def seed_of(seed: int, purpose: Purpose, *position: int) -> Seed:

@@ -5,7 +5,7 @@ An environment is stepped and observed separately, so that nothing is rendered t
 
 import difflib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ class Environment(Protocol):
 
     def observe(self) -> Observation:
         """What a policy sees now; rendering, where there is any, happens here and nowhere else."""
+        ...
+
+    def picture(self, camera: str) -> NDArray[np.uint8]:
+        """What a camera sees now, (height, width, 3), upright; whether or not observations hold it."""
         ...
 
     def expert_action(self) -> NDArray[np.float32]:
@@ -57,6 +61,24 @@ class Benchmark(Protocol):
         ...
 
     @property
+    def image_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Name, height, width and 3 of each camera that there is."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras whose pictures observations hold."""
+        ...
+
+    def showing(self, cameras: tuple[str, ...]) -> Self:
+        """The same benchmark with the pictures of these cameras, and no others, in its observations.
+
+        Raises:
+            ValueError: There is no such camera.
+        """
+        ...
+
+    @property
     def max_steps(self) -> int:
         """Longest episode the benchmark's authors allow, in environment steps."""
         ...
@@ -71,6 +93,22 @@ class Benchmark(Protocol):
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """An initial state of `task`: the same for the same seed in every process."""
+        ...
+
+    def move_objects(
+        self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """The initial state with its objects moved sideways at random, as when a scene is set up by hand.
+
+        Args:
+            task: The task that the state belongs to.
+            initial_state: See `Environment.reset`.
+            std_m: Standard deviation along each horizontal axis, in metres, at least 0.
+            seed: All of the randomness.
+
+        Raises:
+            ValueError: Nothing that the task's own rules allow was found.
+        """
         ...
 
 

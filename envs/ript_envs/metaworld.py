@@ -1,19 +1,21 @@
-"""MetaWorld v3: 50 tabletop tasks of one Sawyer arm, with low-dimensional observations.
+"""MetaWorld v3: 50 tabletop tasks of one Sawyer arm, with low-dimensional observations and pictures.
 
-Source: Yu et al. 2019 (Meta-World); the package `metaworld` 3.x.
+Source: Yu et al. 2019 (Meta-World); the package `metaworld` 3.x. Camera, robot state and end of an episode are
+QueST's (Mete et al. 2024).
 """
 
 import functools
 import warnings
 import zlib
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Environment, Observation, require_task
+from ript_envs.rendering import Rendering, Screen, shared_screen
 
 STATE_DIM = 39
 """Hand, gripper and objects now (18), the same one step before (18), goal position (3); metres and quaternions."""
@@ -24,6 +26,18 @@ HAND, GRIPPER, OBJECT, GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(36, 3
 RELATIVE_DIM = 10
 """Gripper opening (1), then in metres: hand, first object seen from the hand, goal seen from the hand (3 each)."""
 
+ROBOT_STATE = [*range(0, 4), *range(18, 22)]
+"""Hand and gripper now and one step before: what the papers' policies read beside the picture."""
+
+CAMERAS = {"corner_rgb": ("corner2", (0.75, 0.075, 0.7))}
+"""Name of each camera in an observation, its name in the model, and where QueST puts it, in metres."""
+
+MAX_ASKED = 10
+"""Times that a reset asks for its vector: twice, unless the task finds it wanting, and then for ever."""
+
+MAX_MOVES = 100
+"""Draws of noise on an initial state until one is right."""
+
 
 @dataclass(frozen=True)
 class MetaWorld:
@@ -31,9 +45,25 @@ class MetaWorld:
 
     Attributes:
         goal_visible: Whether the goal position is part of the observation, or three zeros.
+        cameras: Cameras whose pictures are part of the observation: corner_rgb or none.
+        image_size: Height and width of the pictures, in pixels, at least 1. Source: QueST, 128.
+        rendering: Quality of the pictures: full (the model's own, QueST's) or fast (no shadows, reflections or
+            smooth edges).
     """
 
     goal_visible: bool = True
+    cameras: tuple[str, ...] = ()
+    image_size: int = 128
+    rendering: Rendering = "full"
+
+    def __post_init__(self) -> None:
+        for camera in self.cameras:
+            if camera not in CAMERAS:
+                raise ValueError(f"MetaWorld has no camera {camera!r}; it has {', '.join(CAMERAS)}")
+        if self.image_size < 1:
+            raise ValueError(f"image-size must be at least 1 pixel, not {self.image_size}")
+        if self.rendering not in get_args(Rendering):
+            raise ValueError(f"rendering must be one of {', '.join(get_args(Rendering))}, not {self.rendering!r}")
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -47,7 +77,14 @@ class MetaWorld:
 
     @property
     def state_dims(self) -> dict[str, int]:
-        return {"state": STATE_DIM, "relative": RELATIVE_DIM}
+        return {"state": STATE_DIM, "relative": RELATIVE_DIM, "robot_states": len(ROBOT_STATE)}
+
+    @property
+    def image_shapes(self) -> dict[str, tuple[int, int, int]]:
+        return dict.fromkeys(CAMERAS, (self.image_size, self.image_size, 3))
+
+    def showing(self, cameras: tuple[str, ...]) -> "MetaWorld":
+        return replace(self, cameras=cameras)
 
     @property
     def max_steps(self) -> int:
@@ -60,28 +97,49 @@ class MetaWorld:
 
     def make(self, task: str) -> Environment:
         require_task(task, self.tasks, "MetaWorld")
-        return MetaWorldEnvironment(task, goal_visible=self.goal_visible)
+        return MetaWorldEnvironment(task, self)
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """The task's random reset vector (object and goal positions in metres), by the environment's own rules."""
         return _drawing_environment(task).draw_initial_state(seed)
 
+    def move_objects(
+        self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """Move the task's first object; goals and further parts stay, and so do heights."""
+        if std_m < 0:
+            raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
+        environment, generator = _drawing_environment(task), np.random.default_rng(seed)
+        for _ in range(MAX_MOVES):
+            moved = np.array(initial_state, dtype=np.float64)
+            moved[:2] += std_m * generator.standard_normal(2)
+            if environment.allows(moved):
+                return moved
+        raise ValueError(f"{task} allows none of {MAX_MOVES} states {std_m:g} m around {initial_state.tolist()}")
+
 
 class MetaWorldEnvironment:
     """One MetaWorld task behind the `Environment` contract."""
 
-    def __init__(self, task: str, *, goal_visible: bool = True):
+    def __init__(self, task: str, settings: MetaWorld):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
         self._task = task
+        self._settings = settings
         self._sim = ALL_V3_ENVIRONMENTS[task]()
-        self._sim._partially_observable = not goal_visible
+        self._sim._partially_observable = not settings.goal_visible
         self._sim.__dict__.pop("sawyer_observation_space", None)  # cached for the other visibility
+        for name, position_m in CAMERAS.values():  # before the first reset, which places them in the scene
+            self._sim.model.camera(name).pos[:] = position_m
         # MetaWorld hands tasks over as pickles (`set_task`); a task is nothing but this vector.
         self._sim._set_task_called = True
         self._sim._freeze_rand_vec = True
         self._state: NDArray[np.float64] = np.zeros(STATE_DIM)
         self._expert: Any = None  # built when first asked
+        self._screen: Screen | None = None  # likewise
+        self._num_asked = 0
+        self._next_reset_vector = self._sim._get_state_rand_vec
+        self._sim._get_state_rand_vec = self._reset_vector
 
     def reset(self, initial_state: NDArray[np.float64]) -> None:
         """Start an episode.
@@ -90,12 +148,10 @@ class MetaWorldEnvironment:
             initial_state: The task's reset vector, as `draw_initial_state` gives it.
 
         Raises:
-            ValueError: The vector has another length than this task's.
+            ValueError: The vector has another length than this task's, or breaks its rules (some tasks want
+                objects and goals to lie apart).
         """
-        expected = self._sim._random_reset_space.low.shape
-        if initial_state.shape != expected:
-            raise ValueError(f"{self._task} takes an initial state of shape {expected}, not {initial_state.shape}")
-        self._sim._last_rand_vec = np.array(initial_state, dtype=np.float64)
+        self._take(initial_state)
         # MetaWorld's own reset moves the hand once before it clears the simulator: without this line
         # the episode would depend, in its last bits, on the one before.
         mujoco.mj_resetData(self._sim.model, self._sim.data)
@@ -110,7 +166,15 @@ class MetaWorldEnvironment:
         state = self._state.astype(np.float32)
         hand = state[HAND]
         relative = np.concatenate([state[GRIPPER], hand, state[OBJECT] - hand, state[GOAL] - hand])
-        return {"state": state, "relative": relative}
+        pictures = {camera: self.picture(camera) for camera in self._settings.cameras}
+        return {"state": state, "relative": relative, "robot_states": state[ROBOT_STATE], **pictures}
+
+    def picture(self, camera: str) -> NDArray[np.uint8]:
+        settings, model = self._settings, self._sim.model
+        if self._screen is None:
+            self._screen = shared_screen(self._task, model, size=settings.image_size, rendering=settings.rendering)
+        # The camera hangs upside down: its bottom row is the scene's top one.
+        return self._screen.draw(model, self._sim.data, model.camera(CAMERAS[camera][0]).id)
 
     def expert_action(self) -> NDArray[np.float32]:
         from metaworld.policies import ENV_POLICY_MAP
@@ -125,6 +189,7 @@ class MetaWorldEnvironment:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def close(self) -> None:
+        self._screen = None
         self._sim.close()
 
     def draw_initial_state(self, seed: tuple[int, ...]) -> NDArray[np.float64]:
@@ -137,8 +202,33 @@ class MetaWorldEnvironment:
             self._sim._freeze_rand_vec, self._sim.seeded_rand_vec = True, False
         return np.array(self._sim._last_rand_vec, dtype=np.float64)
 
+    def allows(self, initial_state: NDArray[np.float64]) -> bool:
+        """Whether a vector of the right length keeps the task's rules; ends any episode."""
+        self._take(initial_state)
+        try:
+            self._sim.reset_model()
+        except ValueError:
+            return False
+        return True
+
+    def _take(self, initial_state: NDArray[np.float64]) -> None:
+        expected = self._sim._random_reset_space.low.shape
+        if initial_state.shape != expected:
+            raise ValueError(f"{self._task} takes an initial state of shape {expected}, not {initial_state.shape}")
+        self._sim._last_rand_vec = np.array(initial_state, dtype=np.float64)
+        self._num_asked = 0
+
+    def _reset_vector(self) -> NDArray[np.float64]:
+        """What MetaWorld resets to. It asks until the vector keeps the rules: for a given one that is for ever."""
+        if self._sim._freeze_rand_vec:
+            self._num_asked += 1
+            if self._num_asked > MAX_ASKED:
+                vector = self._sim._last_rand_vec.tolist()
+                raise ValueError(f"{self._task} allows no initial state {vector}: its objects and goals lie too close")
+        return self._next_reset_vector()
+
 
 @functools.lru_cache(maxsize=64)
 def _drawing_environment(task: str) -> MetaWorldEnvironment:
     require_task(task, MetaWorld().tasks, "MetaWorld")
-    return MetaWorldEnvironment(task)
+    return MetaWorldEnvironment(task, MetaWorld())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Benchmark, Environment
+from ript_envs.contract import Benchmark, Environment, Observation
 from ript_ray.config import Demonstrations
 from ript_ray.errors import RiptError
 from ript_ray.seeding import Purpose, seed_of, text_code
@@ -15,7 +15,7 @@ from ript_ray.types import Arrays
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One successful episode of an expert.
+    """One episode of an expert; a successful one, unless failures were kept on purpose.
 
     Attributes:
         instruction: The task in words.
@@ -26,6 +26,42 @@ class Demonstration:
     instruction: str
     observations: Arrays
     actions_TA: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One attempt of an expert, as it went.
+
+    Attributes:
+        initial_state: Where it began, in the benchmark's own form.
+        observations: T rows per sensor: what was seen before each action; T + 1 where the end was wanted, too.
+        actions_TA: The actions taken, noise included, float32 in [-1, 1].
+        success: Whether the last of them solved the task.
+    """
+
+    initial_state: NDArray[np.float64]
+    observations: Arrays
+    actions_TA: NDArray[np.float32]
+    success: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """All that an attempt depends on: the same attempt is the same episode, bit for bit, in every process.
+
+    Attributes:
+        task: The task.
+        index: Its number, from 0: the attempts of a task are numbered through.
+        action_noise: See `Demonstrations`.
+        max_steps: When it is given up, in environment steps.
+        seed: The experiment's, or the data set's.
+    """
+
+    task: str
+    index: int
+    action_noise: float
+    max_steps: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -63,41 +99,59 @@ def _record_task(
 ) -> list[Demonstration]:
     environment = benchmark.make(task)
     recorded: list[Demonstration] = []
-    attempt = failures = 0
+    index = failures = 0
     while len(recorded) < settings.num_per_task:
-        initial_state = benchmark.draw_initial_state(task, seed_of(seed, Purpose.DEMONSTRATION_CONTEXTS, attempt))
-        environment.reset(initial_state)
-        noise = np.random.default_rng(seed_of(seed, Purpose.DEMONSTRATION_NOISE, text_code(task), attempt))
-        episode = _run_expert(environment, noise, action_noise=settings.action_noise, max_steps=max_steps)
-        attempt += 1
-        if episode is None:
-            failures += 1
-            if failures == settings.max_attempts:
-                raise RiptError(
-                    f"the expert of {task} failed {failures} times in a row within {max_steps} steps; "
-                    "raise max-steps or lower demos.action-noise"
-                )
+        episode = run_expert(benchmark, environment, Attempt(task, index, settings.action_noise, max_steps, seed))
+        index += 1
+        if episode.success:
+            failures = 0
+            recorded.append(demonstration_of(benchmark.instruction(task), episode))
             continue
-        failures = 0
-        recorded.append(Demonstration(benchmark.instruction(task), *episode))
+        failures += 1
+        if failures == settings.max_attempts:
+            raise RiptError(
+                f"the expert of {task} failed {failures} times in a row within {max_steps} steps; "
+                "raise max-steps or lower demos.action-noise"
+            )
     environment.close()
     return recorded
 
 
-def _run_expert(
-    environment: Environment, noise: np.random.Generator, *, action_noise: float, max_steps: int
-) -> tuple[Arrays, NDArray[np.float32]] | None:
-    observations, actions = [], []
-    for _ in range(max_steps):
-        observation = environment.observe()
+def run_expert(benchmark: Benchmark, environment: Environment, attempt: Attempt, *, sees_end: bool = False) -> Episode:
+    """Let the expert try, in an environment of the attempt's task.
+
+    Args:
+        benchmark: Where the task comes from.
+        environment: One of this task's.
+        attempt: What to do.
+        sees_end: Whether the observation after the last action is wanted, too.
+    """
+    context_seed = seed_of(attempt.seed, Purpose.DEMONSTRATION_CONTEXTS, attempt.index)
+    initial_state = benchmark.draw_initial_state(attempt.task, context_seed)
+    environment.reset(initial_state)
+    noise = np.random.default_rng(
+        seed_of(attempt.seed, Purpose.DEMONSTRATION_NOISE, text_code(attempt.task), attempt.index)
+    )
+    observations: list[Observation] = []
+    actions: list[NDArray[np.float32]] = []
+    success = False
+    while not success and len(actions) < attempt.max_steps:
+        observations.append(environment.observe())
         action = environment.expert_action()
-        action = np.clip(action + action_noise * noise.standard_normal(action.shape), -1, 1).astype(np.float32)
-        observations.append(observation)
-        actions.append(action)
-        if environment.step(action):
-            stacked = {name: np.stack([seen[name] for seen in observations]) for name in observation}
-            return stacked, np.stack(actions)
-    return None
+        noisy = action + attempt.action_noise * noise.standard_normal(action.shape)
+        actions.append(np.clip(noisy, -1, 1).astype(np.float32))
+        success = environment.step(actions[-1])
+    if sees_end:
+        observations.append(environment.observe())
+    stacked = {name: np.stack([seen[name] for seen in observations]) for name in observations[0]}
+    return Episode(initial_state, stacked, np.stack(actions), success)
+
+
+def demonstration_of(instruction: str, episode: Episode) -> Demonstration:
+    """What the supervised stages train on: an observation per action."""
+    num_actions = len(episode.actions_TA)
+    observations = {name: rows[:num_actions] for name, rows in episode.observations.items()}
+    return Demonstration(instruction, observations, episode.actions_TA)
 
 
 def make_windows(demonstrations: Sequence[Demonstration], chunk_length: int) -> Windows:

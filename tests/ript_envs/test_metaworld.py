@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from ript_envs.metaworld import RELATIVE_DIM, MetaWorld
+from ript_envs.metaworld_tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
+from ript_ray.contexts import draw_contexts
+from ript_ray.seeding import Purpose
 
 pytestmark = pytest.mark.sim
 
 TASKS = ("faucet-open-v3", "button-press-topdown-v3", "drawer-open-v3", "push-v3", "window-open-v3")
+
+# Of these, plate-slide-back-side and window-close vary in one coordinate alone.
+CHECKED = ("drawer-open-v3", "push-v3", "peg-insert-side-v3", "plate-slide-back-side-v3", "window-close-v3")
+EACH_TASK = [pytest.param(task, marks=() if task in CHECKED else pytest.mark.slow) for task in sorted(QUEST_TASK_ORDER)]
 
 
 def trajectory(environment, initial_state: np.ndarray) -> list[np.ndarray]:
@@ -22,15 +29,46 @@ def trajectory(environment, initial_state: np.ndarray) -> list[np.ndarray]:
     return seen
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_reused_environment_starts_as_a_fresh_one_to_the_last_bit(task: str) -> None:
-    benchmark = MetaWorld()
+def test_ml45_is_45_and_5_of_the_50_tasks_in_the_papers_split() -> None:
+    assert len(ML45_TRAIN) == 45
+    assert set(ML45_HELD_OUT) == {
+        "box-close-v3",
+        "disassemble-v3",
+        "hand-insert-v3",
+        "pick-place-wall-v3",
+        "stick-pull-v3",
+    }
+    assert sorted(ML45_TRAIN + ML45_HELD_OUT) == sorted(QUEST_TASK_ORDER) == list(MetaWorld().tasks)
+    assert [QUEST_TASK_ORDER.index(f"{name}-v3") for name in ("assembly", "lever-pull", "reach", "push")] == [
+        0,
+        28,
+        37,
+        40,
+    ]
+
+
+@pytest.mark.parametrize("task", EACH_TASK)
+def test_a_reused_environment_starts_and_goes_on_as_a_fresh_one_to_the_last_bit_and_pixel(task: str) -> None:
+    benchmark = MetaWorld(rendering="fast")
     first, second = (benchmark.draw_initial_state(task, (0, index)) for index in range(2))
     used, fresh = benchmark.make(task), benchmark.make(task)
     trajectory(used, second)
+    used.reset(first)
+    fresh.reset(first)
+    np.testing.assert_array_equal(used.picture("corner_rgb"), fresh.picture("corner_rgb"))
     np.testing.assert_array_equal(trajectory(used, first), trajectory(fresh, first))
+    np.testing.assert_array_equal(used.picture("corner_rgb"), fresh.picture("corner_rgb"))
     used.close()
     fresh.close()
+
+
+@pytest.mark.parametrize("task", EACH_TASK)
+def test_50_training_and_50_held_out_contexts_of_a_task_never_overlap(task: str) -> None:
+    drawn = [
+        draw_contexts(MetaWorld(), [task], num_per_task=50, seed=0, purpose=purpose)
+        for purpose in (Purpose.TRAINING_CONTEXTS, Purpose.HELD_OUT_CONTEXTS)
+    ]
+    assert len({context.initial_state for contexts in drawn for context in contexts}) == 100
 
 
 def test_initial_states_are_the_same_in_every_process() -> None:
@@ -101,3 +139,33 @@ def test_instructions_are_the_tasks_names_in_words_and_all_differ() -> None:
     benchmark = MetaWorld()
     assert benchmark.instruction("drawer-open-v3") == "drawer open"
     assert len({benchmark.instruction(task) for task in benchmark.tasks}) == len(benchmark.tasks) == 50
+
+
+def test_an_initial_state_that_breaks_the_tasks_rules_is_refused_instead_of_hanging() -> None:
+    environment = MetaWorld().make("push-v3")
+    with pytest.raises(ValueError, match=r"push-v3 allows no initial state .* too close"):
+        environment.reset(np.array([0.0, 0.7, 0.02, 0.0, 0.8, 0.02]))
+    environment.reset(MetaWorld().draw_initial_state("push-v3", (0,)))  # and goes on
+    environment.close()
+
+
+def test_noise_moves_the_object_sideways_by_its_standard_deviation_and_nothing_else() -> None:
+    benchmark = MetaWorld()
+    start = np.array([0.0, 0.6, 0.02, 0.0, 0.9, 0.05])
+    moved = np.array([benchmark.move_objects("push-v3", start, std_m=0.025, seed=(1, index)) for index in range(100)])
+    np.testing.assert_allclose((moved - start)[:, :2].std(axis=0), 0.025, rtol=0.2)
+    np.testing.assert_array_equal(moved[:, 2:], np.tile(start[2:], (100, 1)))
+    np.testing.assert_array_equal(moved[3], benchmark.move_objects("push-v3", start, std_m=0.025, seed=(1, 3)))
+    np.testing.assert_array_equal(start, benchmark.move_objects("push-v3", start, std_m=0.0, seed=(1,)))
+
+
+def test_noise_keeps_the_tasks_rules_and_fails_where_it_cannot() -> None:
+    benchmark = MetaWorld()
+    start = benchmark.draw_initial_state("push-v3", (0,))
+    for index in range(20):
+        moved = benchmark.move_objects("push-v3", start, std_m=0.175, seed=(index,))
+        assert np.linalg.norm(moved[:2] - moved[3:5]) >= 0.15
+    with pytest.raises(ValueError, match=r"push-v3 allows none of 100 states 0 m around"):
+        benchmark.move_objects("push-v3", np.array([0.0, 0.7, 0.02, 0.0, 0.8, 0.02]), std_m=0.0, seed=(0,))
+    with pytest.raises(ValueError, match=r"at least 0 m, not -0\.1"):
+        benchmark.move_objects("push-v3", start, std_m=-0.1, seed=(0,))

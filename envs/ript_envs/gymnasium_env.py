@@ -1,0 +1,92 @@
+"""A benchmark's tasks as Gymnasium environments: reward 1 for success, which ends the episode."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ript_envs.contract import Benchmark, Observation
+from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld_tasks import QUEST_TASK_ORDER
+
+NAMESPACE = "ript-metaworld"
+
+
+class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
+    """One task. `reset` takes an `initial_state` among its options; without, it draws one from the seed."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 as Gymnasium declares it
+
+    def __init__(self, benchmark: Benchmark, task: str, *, render_mode: str | None = None):
+        """Build the simulator.
+
+        Args:
+            benchmark: Where the task comes from; its cameras' pictures are part of the observation.
+            task: One of its tasks.
+            render_mode: rgb_array if `render` is to be called.
+
+        Raises:
+            ValueError: There is no such task, or no camera to render.
+        """
+        if render_mode is not None and not benchmark.image_shapes:
+            raise ValueError(f"{task} has no camera to render")
+        self.render_mode = render_mode
+        self._benchmark = benchmark
+        self._task = task
+        self._environment = benchmark.make(task)
+        self._num_steps = 0
+        self.action_space = spaces.Box(-1.0, 1.0, (benchmark.action_dim,), np.float32)
+        states = {name: spaces.Box(-np.inf, np.inf, (dim,), np.float32) for name, dim in benchmark.state_dims.items()}
+        pictures = {name: spaces.Box(0, 255, benchmark.image_shapes[name], np.uint8) for name in benchmark.cameras}
+        self.observation_space = spaces.Dict({**states, **pictures})
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode at `options["initial_state"]`, or at one that is drawn."""
+        super().reset(seed=seed)
+        given = (options or {}).get("initial_state")
+        if given is None:
+            given = self._benchmark.draw_initial_state(self._task, (int(self.np_random.integers(2**31)),))
+        initial_state = np.asarray(given, dtype=np.float64)
+        self._environment.reset(initial_state)
+        self._num_steps = 0
+        return self._environment.observe(), {"initial_state": initial_state}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Apply an action; the episode ends with success, or is truncated at the benchmark's limit."""
+        success = self._environment.step(action)
+        self._num_steps += 1
+        is_late = not success and self._num_steps >= self._benchmark.max_steps
+        return self._environment.observe(), float(success), success, is_late, {"success": success}
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """What the benchmark's first camera sees; none without a render mode."""
+        if self.render_mode is None:
+            return None
+        return self._environment.picture(next(iter(self._benchmark.image_shapes)))
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._environment.close()
+
+
+def make_metaworld(task: str, *, render_mode: str | None = None, **settings: Any) -> TaskEnv:
+    """A MetaWorld task; `settings` are the fields of `MetaWorld`."""
+    return TaskEnv(MetaWorld(**settings), task, render_mode=render_mode)
+
+
+def register() -> None:
+    """Make every task known to `gymnasium.make`, as `ript-metaworld/<task>`; doing it twice does no harm."""
+    for task in QUEST_TASK_ORDER:
+        name = f"{NAMESPACE}/{task}"
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                name,
+                entry_point="ript_envs.gymnasium_env:make_metaworld",
+                kwargs={"task": task},
+                order_enforce=True,
+            )
