@@ -6,6 +6,9 @@ import ray
 
 from ript_ray.errors import WorkerError
 
+UNRECORDED = {"enable_task_events": False}
+"""Option of an actor whose calls Ray does not keep for its dashboard: over a week they would only fill its memory."""
+
 
 def has_answered(reference: ray.ObjectRef) -> bool:
     """Whether an answer is there, even where a `ray.wait` that returns the first did not name it."""

@@ -8,7 +8,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ript_ray.errors import WorkerError
 from ript_ray.learner import Learner, UpdateReport
-from ript_ray.runtime.answers import answer_of, describe, has_answered
+from ript_ray.runtime.answers import UNRECORDED, answer_of, describe, has_answered
 from ript_ray.runtime.contract import Parts
 from ript_ray.types import Arrays, Version
 
@@ -27,7 +27,7 @@ class LearnerGroup:
         """
         # On the driver's node where that has room: should that node die, the run ends anyway.
         near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        learner_class = ray.remote(num_cpus=num_cpus, scheduling_strategy=near)(Learner)
+        learner_class = ray.remote(num_cpus=num_cpus, scheduling_strategy=near, **UNRECORDED)(Learner)
         self._timeout_s = timeout_s
         self._learners = [
             learner_class.remote(build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)

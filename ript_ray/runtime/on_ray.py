@@ -17,7 +17,7 @@ import ray
 from ript_ray.errors import WorkerError
 from ript_ray.learner import UpdateReport
 from ript_ray.machine import num_cpus
-from ript_ray.runtime.answers import answer_of
+from ript_ray.runtime.answers import UNRECORDED, answer_of
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.learners import LearnerGroup
@@ -95,7 +95,9 @@ class RayRuntime:
             self._learners = LearnerGroup(
                 parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
             )
-        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD")(RolloutWorker)
+        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD", **UNRECORDED)(
+            RolloutWorker
+        )
         num_learners = parts.num_learners if with_learner else 0
         num_actors = cluster.num_actors or cluster.count_actors(node_cpus(), num_learners)
         room = Room(

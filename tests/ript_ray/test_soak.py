@@ -153,7 +153,10 @@ class FaultsAndMemory(threading.Thread):
 
 
 def pss_bytes() -> Counter[str]:
-    """Memory of this process and all of Ray's by kind of process, what they share counted once."""
+    """Memory of this process and all of Ray's by kind of process, what they share counted once.
+
+    Without mapped files: other programs on the machine map the same libraries, and their share would come and go.
+    """
     sizes: Counter[str] = Counter()
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
@@ -161,7 +164,9 @@ def pss_bytes() -> Counter[str]:
             lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             continue  # it has ended
-        sizes[name] += next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        sizes[name] += sum(
+            1024 * int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
+        )
     return sizes
 
 
