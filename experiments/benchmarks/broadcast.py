@@ -2,9 +2,9 @@
 
 Question: how many seconds is one broadcast (the learner's snapshot with its checksum, the object store, and on every
     actor the checksum again and the copy into the policy), by the size of the policy and the number of actors?
-Method: a policy of nothing but parameters, one of which changes with every snapshot, so that every broadcast brings
-    something new. `RayRuntime.broadcast` returns once every actor has answered with the checksum of what arrived. The
-    first one (fresh memory) is not counted.
+Method: a policy of nothing but parameters; the learner gives them a new version, so that every actor takes them
+    again. `RayRuntime.broadcast` returns once every actor has answered with the checksum of what arrived. The first
+    one (fresh memory) is not counted.
 Expected: 300 MB to 8 actors on two cores within a few seconds: the actors read one copy and hash it each for itself,
     so the time grows with the actors per core, and stays nearly the same where every actor has a core of its own.
 """
@@ -13,16 +13,15 @@ import functools
 import time
 from dataclasses import dataclass
 
-import torch
 import tyro
 from rich.progress import track
-from timed import TimedPolicy, local_ray, make_timed, print_table, spread
-from torch import nn
+from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests
 
 from ript_ray.config import PPO
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.open import open_runtime
+from ript_ray.types import GroupSummary, Version
 
 
 @dataclass(frozen=True)
@@ -40,34 +39,28 @@ class Options:
     num_broadcasts: int = 7
 
 
-class RestlessPolicy(TimedPolicy):
-    """Its first parameter changes whenever its parameters are read."""
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """All parameters."""
-        with torch.no_grad():
-            self.layers[0][0] += 1
-        return super().trainable()
-
-
 def measure(num_bytes: int, num_actors: int, num_broadcasts: int) -> list[float]:
     """Seconds of each broadcast."""
     parts = Parts(
-        build_policy=functools.partial(RestlessPolicy, num_bytes=num_bytes),
+        build_policy=functools.partial(TimedPolicy, num_bytes=num_bytes),
         make_environment=functools.partial(make_timed, group_s=0.0, group_size=1, num_steps=1),
         max_steps=1,
         ppo=PPO(),
         seed=0,
         learner_threads=1,
     )
-    durations_s, checksums = [], set()
+    durations_s = []
     with open_runtime(parts, Cluster(num_actors=num_actors, cpus_per_actor=0.01, start_timeout_s=600)) as runtime:
-        for _ in range(1 + num_broadcasts):
+        for number in range(1 + num_broadcasts):
+            runtime.restore(Version(number), {})
             started = time.perf_counter()
             weights = runtime.broadcast()
             durations_s.append(time.perf_counter() - started)
-            checksums.add(weights.checksum)
-    assert len(checksums) == len(durations_s), "weights that are there already are not sent again"
+            assert weights.version == number
+        runtime.launch(timed_requests(1, group_size=1)[0])
+        event = runtime.next_event()
+        assert isinstance(event, GroupSummary)
+        assert event.version == num_broadcasts, "the actors did not take the weights"
     return durations_s[1:]
 
 

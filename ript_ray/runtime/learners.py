@@ -8,7 +8,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ript_ray.errors import WorkerError
 from ript_ray.learner import Learner, UpdateReport
-from ript_ray.runtime.answers import UNRECORDED, answer_of, describe, has_answered
+from ript_ray.runtime.answers import UNRECORDED, answer_of, has_answered
 from ript_ray.runtime.contract import Parts
 from ript_ray.types import Arrays, Version
 
@@ -81,13 +81,17 @@ class LearnerGroup:
         for index in [index for index in indices if index in self._receipts]:
             try:
                 ray.get(self._receipts.pop(index), timeout=max(0.0, deadline - time.monotonic()))
-            except ray.exceptions.ObjectLostError as error:
-                lost.append((index, error))
             except ray.exceptions.GetTimeoutError as error:
                 raise WorkerError(f"group {index} did not reach the learner within {self._timeout_s:g} s") from error
             except ray.exceptions.RayError as error:
-                raise WorkerError(f"the learner: {describe(error)}") from error
+                # Ray says of a lost group what became of the actor that made it, or of the object: many errors.
+                self._require_alive()
+                lost.append((index, error))
         return lost
+
+    def _require_alive(self) -> None:
+        for learner in self._learners:
+            answer_of(learner.__ray_ready__.remote(), "the learner", self._timeout_s)
 
     def start_update(self, indices: Sequence[int]) -> None:
         """Begin an update from groups that all learners have."""

@@ -301,7 +301,8 @@ class ActorPool:
         del self._actors[actor.place]
         ray.kill(actor.handle, no_restart=True)
         counts, limits = self._counts, self._limits
-        counts.failed_starts += 1 if is_start or isinstance(actor.call, Start) else 0
+        lost_its_node = "node has died" in str(error)  # no fault of what was started there
+        counts.failed_starts += (is_start or isinstance(actor.call, Start)) and not lost_its_node
         max_failed_starts = max(limits.max_failed_starts, self.num_actors)
         if counts.replaced >= limits.max_replacements or counts.failed_starts >= max_failed_starts:
             raise WorkerError(

@@ -32,12 +32,12 @@ STORE = {"object_store_memory": 100_000_000}
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    """A head node without cores, where the driver and the learner live, and two nodes of one core each."""
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, **STORE})
+    """A head node, whose one core the learner takes, and two nodes of one core each."""
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, **STORE})
     try:
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")  # while the head is the only node
         for _ in range(2):
             nodes.add_node(num_cpus=1, **STORE)
-        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
         nodes.wait_for_nodes()
         yield nodes
     finally:
@@ -71,7 +71,7 @@ class Interruption(Log):
 def test_actors_spread_over_nodes_and_outlive_one_of_them(nodes: Nodes) -> None:
     expected = checksums(train_on(SerialRuntime(line_parts(POLICY))))
     said: list[str] = []
-    cluster = Cluster(num_actors=4, cpus_per_actor=0.5)
+    cluster = Cluster(num_actors=4, cpus_per_actor=0.5, learner_cpus=1.0)
     runtime = RayRuntime(line_parts(POLICY), cluster, report=said.append)
     try:
         before = actor_nodes(runtime)
@@ -127,7 +127,7 @@ def test_a_group_that_is_gone_before_the_learner_had_it_is_made_again(nodes: Nod
                 nodes.add_node(num_cpus=1, **STORE)
             super().keep(index)
 
-    runtime = LosesItsNode(line_parts(build), Cluster(num_actors=2, cpus_per_actor=0.5))
+    runtime = LosesItsNode(line_parts(build), Cluster(num_actors=2, cpus_per_actor=0.5, learner_cpus=1.0))
     try:
         log = train_on(runtime, num_updates=1)
         assert checksums(log) == expected
