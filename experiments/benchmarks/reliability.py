@@ -26,6 +26,7 @@ from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed
 
 from ript_ray.config import PPO, Sampling
 from ript_ray.rollout import roll_out
+from ript_ray.runtime.answers import UNRECORDED
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.open import open_runtime
@@ -85,10 +86,10 @@ class BareLoop:
     """Everything that rollouts on Ray need, and nothing else."""
 
     def __init__(self, parts: Parts, num_actors: int):
-        worker_class = ray.remote(num_cpus=0)(BareWorker)
+        worker_class = ray.remote(num_cpus=0, **UNRECORDED)(BareWorker)
         arguments = (parts.build_policy, parts.make_environment, parts.max_steps)
         self._actors = [worker_class.remote(*arguments) for _ in range(num_actors)]
-        self._sink = ray.remote(num_cpus=0)(Sink).remote()
+        self._sink = ray.remote(num_cpus=0, **UNRECORDED)(Sink).remote()
         ray.get([actor.__ray_ready__.remote() for actor in self._actors], timeout=600)
 
     def run(self, weights: Weights, requests: list[RolloutRequest]) -> None:

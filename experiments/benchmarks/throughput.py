@@ -22,6 +22,7 @@ from ript_ray.config import PPO
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts, Runtime
 from ript_ray.runtime.open import open_runtime
+from ript_ray.types import GroupSummary
 
 NUM_STEPS = 8
 
@@ -66,7 +67,9 @@ def _run(runtime: Runtime, num_groups: int, *, num_apart: int = 0, pause_s: floa
         time.sleep(pause_s if request.index < num_apart else 0.0)
     answered_s = []
     for _ in range(num_groups):
-        runtime.drop(runtime.next_event().index)
+        event = runtime.next_event()
+        assert isinstance(event, GroupSummary)
+        runtime.drop(event.index)
         answered_s.append(time.perf_counter())
     return answered_s
 
