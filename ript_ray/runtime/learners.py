@@ -60,8 +60,13 @@ class LearnerGroup:
             answer_of(answer, "a learner that joins the others", timeout_s)
 
     @property
+    def is_updating(self) -> bool:
+        """Whether an update was begun whose report has not been taken, finished or not."""
+        return bool(self._update)
+
+    @property
     def awaited(self) -> list[ray.ObjectRef]:
-        """Answers that are still to come for the update under way; none where there is no update."""
+        """Answers that are still to come for the update under way."""
         return [answer for answer in self._update if not has_answered(answer)]
 
     def receive(self, index: int, group: ray.ObjectRef) -> None:

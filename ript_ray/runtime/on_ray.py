@@ -141,9 +141,9 @@ class RayRuntime:
                 self._groups[summary.index] = group
                 self._summaries[summary.index] = summary
                 return summary
-            learning = self._learners.awaited if self._learners else []
-            assert learning or self._pool.has_work, "nothing is under way: this wait would never end"
-            self._pool.tend(learning)
+            updating = self._learners is not None and self._learners.is_updating
+            assert updating or self._pool.has_work, "nothing is under way: this wait would never end"
+            self._pool.tend(self._learners.awaited if self._learners else [])
 
     def keep(self, index: int) -> None:
         self._learner.receive(index, self._groups.pop(index))

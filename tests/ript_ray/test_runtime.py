@@ -162,6 +162,31 @@ def test_a_broadcast_reaches_every_actor_before_the_next_group() -> None:
         runtime.close()
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_update_that_ends_while_it_is_asked_after_is_not_taken_for_none(monkeypatch) -> None:
+    runtime = on_ray(line_parts(POLICIES["laplace"]), 1)
+    finished_update = runtime._learners.finished_update
+
+    def ends_just_after() -> None:
+        """The update was under way when it was asked after, and has answered by the time that others were."""
+        ray.wait(runtime._learners._update, timeout=60)
+        monkeypatch.undo()
+
+    try:
+        start_update = runtime.start_update
+
+        def start(indices) -> None:
+            start_update(indices)
+            monkeypatch.setattr(runtime._learners, "finished_update", ends_just_after)
+
+        runtime.start_update = start
+        assert len(train_on(runtime, num_updates=1).records) == 1
+        assert runtime._learners.finished_update == finished_update, "the moment has not come"
+    finally:
+        runtime.close()
+
+
 def test_a_cluster_fills_the_machine_by_default() -> None:
     assert Cluster().count_actors([8]) == 8
     assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors([8]) == 3
