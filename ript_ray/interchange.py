@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld_tasks import QUEST_TASK_ORDER
 from ript_ray import checkpoint
 from ript_ray.errors import CheckpointError
 from ript_ray.policies.module_state import misfits
@@ -22,7 +24,8 @@ class Labels:
 
     Attributes:
         tasks: Tasks that the policy was trained on.
-        instructions: MetaWorld: what each learned task vector stands for, in their order.
+        instructions: MetaWorld: what each learned task vector stands for, in their order; unless given, the 50 tasks'
+            in the order in which QueST numbers them. LIBERO: none.
         text_features: LIBERO: a safetensors file with the text features of each instruction, under its words.
     """
 
@@ -40,7 +43,7 @@ def import_checkpoint(path: Path, out: Path, *, variant: Variant, labels: Labels
         ConfigError: The instructions do not go with the variant.
         UnwritableError: The disk does not take it.
     """
-    interface = published(variant, labels.instructions)
+    interface = published(variant, labels.instructions or _known_instructions(variant))
     file = read_authors_checkpoint(path)
     problems = misfits(_entries(interface), file.tensors)
     if problems:
@@ -83,6 +86,13 @@ def export_checkpoint(path: Path, out: Path, *, layout: Layout | None = None) ->
         raise CheckpointError("\n  ".join([f"{path} is none of the authors' policies:", *problems]))
     write_authors_checkpoint(out, {name: entries[name] for name in nearest}, layout)
     return layout
+
+
+def _known_instructions(variant: Variant) -> tuple[str, ...]:
+    if variant == "libero":
+        return ()
+    benchmark = MetaWorld()
+    return tuple(benchmark.instruction(task) for task in QUEST_TASK_ORDER)
 
 
 def _entries(interface: Interface) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ FOLDER = ROOT / "experiments" / "benchmarks"
 SMALLEST = {
     "broadcast": ({"megabytes": (1,), "actors": (2,), "num_broadcasts": 2}, "MB/s per actor"),
     "reliability": ({"group_s": 0.01, "batch_groups": 4, "num_batches": 2}, "overhead"),
+    "sampling": ({"rollouts": (2,), "repeats": 1, "group_rollouts": 2}, "same tokens"),
     "lag": ({"lags": (1,), "num_actors": 2, "batch_groups": 2, "group_s": 0.1, "num_updates": 2}, "largest lag seen"),
 }
 

@@ -75,8 +75,8 @@ def test_an_imported_file_gives_the_published_outputs(imported: Path) -> None:
         codes = autoencoder.tokens(torch.tensor(data["ae_input"]))
     for name, value in ours.items():
         np.testing.assert_allclose(value, theirs[name], rtol=0, atol=TOLERANCE, err_msg=name)
-    greedy, _ = prior.sample(context, [np.random.default_rng(0)] * 2, top_k=1, temperature=1.0)
-    np.testing.assert_array_equal(greedy, theirs["greedy_tokens"])
+    greedy = prior.sample(context, [np.random.default_rng(0)] * 2, top_k=1, temperature=1.0)
+    np.testing.assert_array_equal(greedy.tokens_BU, theirs["greedy_tokens"])
     np.testing.assert_array_equal(codes, theirs["ae_indices"])
     state = policy.state_dict()
     sums = [state[name].double().sum().item() for name in spec("libero")]
@@ -156,6 +156,22 @@ def test_what_torch_saves_of_a_living_policy_is_imported_and_exported(metaworld:
     assert exported.layout == "ript"
     for name, tensor in metaworld.state_dict().items():
         assert torch.equal(exported.tensors[name], tensor), name
+
+
+def test_without_instructions_a_metaworld_policy_knows_all_tasks_in_the_published_order(
+    metaworld: QuestPolicy, tmp_path: Path
+) -> None:
+    torch.save({"model": metaworld.state_dict()}, tmp_path / "stage.pth")
+    import_checkpoint(tmp_path / "stage.pth", tmp_path / "model", variant="metaworld", labels=Labels())
+    policy = from_pretrained(tmp_path / "model")
+    instructions = policy.settings.instructions
+    assert len(instructions) == 50
+    assert [instructions.index(text) for text in ("assembly", "drawer open", "window open")] == [0, 18, 49]
+    observations = {name: torch.tensor(array) for name, array in inputs("quest_metaworld.npz").items()}
+    places = observations.pop("task_id").tolist()
+    with torch.no_grad():
+        context = policy.context_tokens(observations, [instructions[place] for place in places])
+    np.testing.assert_allclose(context, fixture("quest_metaworld.npz")["context"], rtol=0, atol=TOLERANCE)
 
 
 def spoiled(policy: QuestPolicy) -> dict[str, torch.Tensor]:

@@ -121,7 +121,7 @@ class SpatialSoftmax(nn.Module):
         self.register_buffer("pos_x", line.repeat_interleave(grid).unsqueeze(0))
         self.register_buffer("pos_y", line.repeat(grid).unsqueeze(0))
         # Published checkpoints hold it, though with one keypoint per channel it is never applied.
-        self._spatial_conv = nn.Conv2d(channels, channels, 1)
+        self._spatial_conv = nn.Conv2d(channels, channels, 1).requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, grid, grid) -> (B, 2 * channels): all rows, then all columns, each in [-1, 1]."""

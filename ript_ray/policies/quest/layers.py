@@ -7,8 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
-"""Per layer the keys and values of all positions so far, each (B, heads, L, width of a head)."""
+
+class KeysValues:
+    """Keys and values of the positions that a `CausalTransformer` has seen so far, in room for all that will come."""
+
+    def __init__(self, num_positions: int):
+        self.length = 0
+        self._num_positions = num_positions
+        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def extend(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append those of new positions to a layer's, each (B, heads, positions, width of a head); return all so far.
+
+        `length` is for the caller to raise, once every layer has them.
+        """
+        if index == len(self._layers):
+            shape = (*key.shape[:2], self._num_positions, key.shape[3])
+            self._layers.append((key.new_empty(shape), value.new_empty(shape)))
+        end = self.length + key.shape[2]
+        keys, values = self._layers[index]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
 
 
 class SinusoidalPositions(nn.Module):
@@ -20,9 +40,9 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         self.register_buffer("inv_freq", 1.0 / 10_000 ** (torch.arange(0, width, 2).float() / width))
 
-    def forward(self, length: int, start: int = 0) -> torch.Tensor:
-        """Vectors (length, width) of the positions from `start`."""
-        positions = torch.arange(start, start + length, device=self.inv_freq.device).float()
+    def forward(self, length: int) -> torch.Tensor:
+        """Vectors (length, width) of the positions 0, 1, ..."""
+        positions = torch.arange(length, device=self.inv_freq.device).float()
         angles = positions[:, None] * self.inv_freq
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
@@ -34,9 +54,9 @@ class AddPositions(nn.Module):
         super().__init__()
         self.penc = SinusoidalPositions(width)
 
-    def forward(self, sequence: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Add positions `start`, `start + 1`, ... to (B, L, width)."""
-        return sequence + self.penc(sequence.shape[1], start)
+    def forward(self, sequence: torch.Tensor) -> torch.Tensor:
+        """Add positions 0, 1, ... to (B, L, width)."""
+        return sequence + self.penc(sequence.shape[1])
 
 
 class CausalTransformer(nn.Module):
@@ -62,7 +82,7 @@ class CausalTransformer(nn.Module):
 
         Args:
             x: The whole sequence, or, with a cache, the positions that follow it.
-            cache: Filled by earlier calls and extended in place. After the first call only one
+            cache: Filled by earlier calls and extended in place, without gradients. After the first call only one
                 position at a time may follow.
         """
         for index, layer in enumerate(self.layers):
@@ -70,6 +90,8 @@ class CausalTransformer(nn.Module):
             x = x + layer.dropout1(self._attend(layer.self_attn, layer.norm1(x), cache, index))
             hidden = layer.dropout(F.gelu(layer.linear1(layer.norm2(x))))
             x = x + layer.dropout2(layer.linear2(hidden))
+        if cache is not None:
+            cache.length += x.shape[1]
         return x
 
     def _attend(
@@ -79,15 +101,10 @@ class CausalTransformer(nn.Module):
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
         )
-        follows = cache is not None and len(cache) > index
+        follows = cache is not None and cache.length > 0
         if cache is not None:
-            if follows:
-                assert x.shape[1] == 1, "a cached sequence grows by one position at a time"
-                key = torch.cat([cache[index][0], key], dim=2)
-                value = torch.cat([cache[index][1], value], dim=2)
-                cache[index] = (key, value)
-            else:
-                cache.append((key, value))
+            assert not follows or x.shape[1] == 1, "a cached sequence grows by one position at a time"
+            key, value = cache.extend(index, key, value)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=not follows)
         return attention.out_proj(mixed.transpose(1, 2).flatten(-2))

@@ -1,7 +1,7 @@
 """QueST behind the policy contract: observation -> context tokens -> skill tokens -> actions.
 
 Post-training changes the prior alone, so a decision is recorded as its context tokens (not the
-observation) and the skill tokens drawn: a few hundred bytes to a few kilobytes.
+observation) and the skill tokens drawn: a few hundred bytes to a few kilobytes, whatever the cameras.
 """
 
 import math
@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ript_ray.policies.contract import Decisions
+from ript_ray.policies.embedding import Embedding
 from ript_ray.policies.module_state import load_module_arrays, module_arrays
 from ript_ray.policies.quest.encoders import ImageEncoder, StateEncoder
 from ript_ray.policies.quest.settings import QuestSettings
-from ript_ray.policies.quest.skill_prior import SkillPrior
+from ript_ray.policies.quest.skill_prior import SkillPrior, score
 from ript_ray.policies.quest.skill_vae import SkillVAE
 from ript_ray.policies.text import TextFeatures, hashed_text, index_of
 from ript_ray.types import Arrays
 
 PRIOR = "policy_prior"
+
+CANDIDATES = "candidates"
+"""What a record calls the tokens that each token was drawn among; it holds them where they count."""
 
 TEXT = "text/"
 """What the array of an instruction's text features is called: this, then the instruction."""
@@ -52,9 +56,9 @@ class QuestPolicy(nn.Module):
         )
         seen = s.image_width * len(s.cameras) + s.state_width * len(s.sensors)
         self.obs_proj = nn.Linear(seen, s.prior_width)
-        self.task_encoder: nn.Embedding | nn.Linear
+        self.task_encoder: Embedding | nn.Linear
         if s.task_input == "index":
-            self.task_encoder = nn.Embedding(s.num_tasks, s.prior_width)
+            self.task_encoder = Embedding(s.num_tasks, s.prior_width)
         else:
             self.task_encoder = nn.Linear(s.text_features, s.prior_width)
         self.text_features = TextFeatures(s.text_features)
@@ -128,20 +132,33 @@ class QuestPolicy(nn.Module):
         names = self.settings.cameras + self.settings.sensors
         tensors = {name: torch.as_tensor(observations[name], device=device) for name in names}
         context_BLD = self.context_tokens(tensors, instructions)
-        tokens_BU, log_probs_BU = self.policy_prior.sample(
+        drawn = self.policy_prior.sample(
             context_BLD, generators, top_k=self.settings.top_k, temperature=self.settings.temperature
         )
-        actions_BCA = self.autoencoder.decode_tokens(tokens_BU)[:, : self.settings.num_executed]
+        actions_BCA = self.autoencoder.decode_tokens(drawn.tokens_BU)[:, : self.settings.num_executed]
+        record = {"context": context_BLD, "tokens": drawn.tokens_BU.int()}
+        if self.settings.scored_against == "candidates" and drawn.candidates_BUK is not None:
+            record[CANDIDATES] = drawn.candidates_BUK.int()
         return Decisions(
             actions_BCA=actions_BCA.clamp(-1.0, 1.0).cpu().numpy(),
-            record={"context": context_BLD.cpu().numpy(), "tokens": tokens_BU.cpu().numpy().astype(np.int32)},
-            log_probs_BU=log_probs_BU.cpu().numpy(),
-            valid_BU=np.ones(tokens_BU.shape, dtype=np.bool_),
+            record={name: tensor.cpu().numpy() for name, tensor in record.items()},
+            log_probs_BU=self._score(drawn.logits_BUV, record).cpu().numpy(),
+            valid_BU=np.ones(drawn.tokens_BU.shape, dtype=np.bool_),
         )
 
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Log-probabilities (N, U) of the recorded tokens, with gradients to the prior."""
-        return self.policy_prior.log_probs(record["context"], record["tokens"].long())
+        """Log-probabilities (N, U) of the recorded tokens, with gradients to the prior.
+
+        Under which distribution, `QuestSettings.scored_against` says.
+        """
+        return self._score(self.policy_prior.logits(record["context"], record["tokens"].long()), record)
+
+    def _score(self, logits_BUV: torch.Tensor, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        tokens_BU = record["tokens"].long()
+        if self.settings.scored_against == "all":
+            return score(logits_BUV, tokens_BU)
+        candidates_BUK = record[CANDIDATES].long() if self.settings.top_k else None
+        return score(logits_BUV / self.settings.temperature, tokens_BU, candidates_BUK)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The prior's parameters: encoders and autoencoder stay as the supervised stages left them."""

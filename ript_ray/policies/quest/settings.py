@@ -8,6 +8,7 @@ from ript_ray.policies.quest.encoders import REDUCTION
 from ript_ray.policies.quest.skill_vae import ACTIONS_PER_TOKEN
 
 TaskInput = Literal["hashed", "features", "index"]
+ScoredAgainst = Literal["all", "candidates"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class QuestSettings:
         dropout: Probability of dropping a unit in the supervised stages, 0 to below 1.
         top_k: Tokens are drawn among this many most likely ones; 0 for all.
         temperature: Divides the logits that tokens are drawn from, above 0.
+        scored_against: What the probability of a drawn token is taken against: all tokens at temperature 1, or the
+            candidates that it was drawn from (the top_k, at that temperature). Source: authors' code, all; see
+            docs/decisions/0007-scored-distribution.md.
     """
 
     cameras: tuple[str, ...] = ()
@@ -67,6 +71,7 @@ class QuestSettings:
     dropout: float = 0.1
     top_k: int = 5
     temperature: float = 1.0
+    scored_against: ScoredAgainst = "all"
 
     def __post_init__(self) -> None:
         self._check_inputs()

@@ -4,12 +4,29 @@ Source: Mete et al. 2024 (QueST), section 4.2; names and shapes of the published
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from ript_ray.policies.embedding import Embedding
 from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, KeysValues
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Tokens, and what they were drawn from.
+
+    Attributes:
+        tokens_BU: The tokens, int64.
+        logits_BUV: The logits of each, at temperature 1.
+        candidates_BUK: The most likely tokens that each was drawn among, likeliest first, int64; none if among all.
+    """
+
+    tokens_BU: torch.Tensor
+    logits_BUV: torch.Tensor
+    candidates_BUK: torch.Tensor | None
 
 
 class SkillPrior(nn.Module):
@@ -21,7 +38,7 @@ class SkillPrior(nn.Module):
         super().__init__()
         self.num_tokens = num_tokens
         self.start_token = vocabulary
-        self.tok_emb = nn.Embedding(vocabulary + 1, width)
+        self.tok_emb = Embedding(vocabulary + 1, width)
         self.add_positional_emb = AddPositions(width)
         self.drop = nn.Dropout(dropout)
         self.decoder = CausalTransformer(
@@ -38,9 +55,8 @@ class SkillPrior(nn.Module):
         return self.head(self.lnf(hidden[:, context_BLD.shape[1] :]))
 
     def log_probs(self, context_BLD: torch.Tensor, tokens_BU: torch.Tensor) -> torch.Tensor:
-        """Log-probability (B, U) of each token under the full softmax."""
-        log_probs_BUV = self.logits(context_BLD, tokens_BU).log_softmax(dim=-1)
-        return log_probs_BUV.gather(-1, tokens_BU.unsqueeze(-1)).squeeze(-1)
+        """Log-probability (B, U) of each token under the softmax over all, at temperature 1."""
+        return score(self.logits(context_BLD, tokens_BU), tokens_BU)
 
     @torch.no_grad()
     def sample(
@@ -50,7 +66,7 @@ class SkillPrior(nn.Module):
         *,
         top_k: int,
         temperature: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Drawn:
         """Draw tokens, one position per step over cached keys and values.
 
         Args:
@@ -58,33 +74,54 @@ class SkillPrior(nn.Module):
             generators: Row b draws its U uniform numbers from `generators[b]`.
             top_k: Draw among this many most likely tokens; 0 for all.
             temperature: Divides the logits that are drawn from.
-
-        Returns:
-            Tokens (B, U), and their log-probabilities (B, U) under the *full* softmax at temperature 1,
-            which is what `log_probs` scores: the authors sample from the top 5 and score against all.
         """
         uniforms_BU = torch.from_numpy(np.stack([rng.random(self.num_tokens) for rng in generators]))
-        cache: KeysValues = []
-        tokens, scores = [], []
-        last = torch.full((len(context_BLD), 1), self.start_token, device=context_BLD.device)
+        positions_UD = self.add_positional_emb.penc(self.num_tokens)
+        cache = KeysValues(context_BLD.shape[1] + self.num_tokens)
+        tokens, logits, candidates = [], [], []
+        last_B1 = torch.full((len(context_BLD), 1), self.start_token, device=context_BLD.device)
         for position in range(self.num_tokens):
-            inputs = self.add_positional_emb(self.tok_emb(last), start=position)
+            inputs = self.tok_emb(last_B1) + positions_UD[position]
             if position == 0:
                 inputs = torch.cat([context_BLD, inputs], dim=1)
             logits_BV = self.head(self.lnf(self.decoder(inputs, cache)[:, -1]))
+            best_BK = logits_BV.topk(min(top_k, logits_BV.shape[-1])).indices if top_k else None
             uniforms_B = uniforms_BU[:, position].to(logits_BV.device)
-            last = _draw(logits_BV / temperature, uniforms_B, top_k).unsqueeze(-1)
-            tokens.append(last)
-            scores.append(logits_BV.log_softmax(dim=-1).gather(-1, last))
-        return torch.cat(tokens, dim=1), torch.cat(scores, dim=1)
+            last_B1 = _draw(logits_BV / temperature, uniforms_B, best_BK)
+            tokens.append(last_B1)
+            logits.append(logits_BV)
+            if best_BK is not None:
+                candidates.append(best_BK)
+        return Drawn(
+            tokens_BU=torch.cat(tokens, dim=1),
+            logits_BUV=torch.stack(logits, dim=1),
+            candidates_BUK=torch.stack(candidates, dim=1) if candidates else None,
+        )
 
 
-def _draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, top_k: int) -> torch.Tensor:
-    """Tokens (B,) by inverting the cumulative distribution at `uniforms_B` in [0, 1)."""
-    if top_k:
-        logits_BV, candidates_BV = logits_BV.topk(min(top_k, logits_BV.shape[-1]), dim=-1)
+def score(
+    logits_BUV: torch.Tensor, tokens_BU: torch.Tensor, candidates_BUK: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Log-probability (B, U) of each token under the softmax over all tokens.
+
+    Args:
+        logits_BUV: Logits, divided by the temperature already.
+        tokens_BU: The tokens, int64.
+        candidates_BUK: Normalise over these alone: tokens that differ from each other, the one to score among them.
+    """
+    choices_BU1 = tokens_BU.unsqueeze(-1)
+    if candidates_BUK is not None:
+        logits_BUV = logits_BUV.gather(-1, candidates_BUK)
+        choices_BU1 = (candidates_BUK == choices_BU1).int().argmax(dim=-1, keepdim=True)
+    return logits_BUV.log_softmax(dim=-1).gather(-1, choices_BU1).squeeze(-1)
+
+
+def _draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, candidates_BK: torch.Tensor | None) -> torch.Tensor:
+    """Tokens (B, 1) by inverting the cumulative distribution at `uniforms_B` in [0, 1), over candidates or over all."""
+    if candidates_BK is not None:
+        logits_BV = logits_BV.gather(-1, candidates_BK)
     cumulative_BV = logits_BV.double().softmax(dim=-1).cumsum(dim=-1)
     # Scaled by the total, which may fall short of 1 by a rounding error, as may the product below it.
     targets_B1 = (uniforms_B * cumulative_BV[:, -1]).unsqueeze(-1)
     choice_B1 = torch.searchsorted(cumulative_BV, targets_B1, right=True).clamp(max=logits_BV.shape[-1] - 1)
-    return (candidates_BV.gather(-1, choice_B1) if top_k else choice_B1).squeeze(-1)
+    return choice_B1 if candidates_BK is None else candidates_BK.gather(-1, choice_B1)
