@@ -11,9 +11,10 @@ from pathlib import Path
 
 from ript_ray.build import PolicySource
 from ript_ray.errors import CheckpointError
+from ript_ray.run_folder import CHECKPOINT_PREFIXES, checkpoint_name
 from ript_ray.sealed_folder import MANIFEST, load_arrays, require_finite, save_arrays, sealing, verify
 from ript_ray.serialization import experiment_from_json, experiment_to_json, from_json, to_json
-from ript_ray.types import Arrays, Progress
+from ript_ray.types import Arrays, Progress, Stage
 
 WEIGHTS = "policy.safetensors"
 EXPERIMENT = "experiment.json"
@@ -27,20 +28,31 @@ class Training:
     """What training needs besides weights and experiment to go on.
 
     Attributes:
-        progress: Where it stood.
+        progress: Where post-training stood.
         totals: Running sums of the run's figures.
-        learner: The optimiser's moments.
+        learner: The optimiser's moments; in a supervised stage also the state of torch's generator.
+        stage: The stage that goes on.
+        step: Optimiser steps of a supervised stage so far.
     """
 
     progress: Progress
     totals: dict[str, float]
     learner: Arrays = field(repr=False)
+    stage: Stage = Stage.RIPT
+    step: int = 0
+
+    @property
+    def number(self) -> int:
+        """Updates of the stage so far; of a supervised one, optimiser steps."""
+        return self.progress.update if self.stage is Stage.RIPT else self.step
 
 
 @dataclass(frozen=True)
 class _Standing:
     """What `training.json` holds."""
 
+    stage: Stage
+    step: int
     progress: Progress
     totals: dict[str, float]
 
@@ -63,7 +75,7 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
         (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
         if training is not None:
             save_arrays(training.learner, unfinished / LEARNER)
-            (unfinished / TRAINING).write_text(to_json(_Standing(training.progress, training.totals)))
+            (unfinished / TRAINING).write_text(to_json(_standing_of(training)))
 
 
 def load(folder: Path) -> PolicySource:
@@ -84,7 +96,23 @@ def load_training(folder: Path) -> Training:
         return Training(Progress(), {}, {})  # weights alone
     verify(folder, (LEARNER, TRAINING))
     standing = from_json(folder / TRAINING, _Standing, "where training stood")
-    return Training(standing.progress, standing.totals, load_arrays(folder / LEARNER))
+    arrays = load_arrays(folder / LEARNER)
+    return Training(standing.progress, standing.totals, arrays, standing.stage, standing.step)
+
+
+def _standing_of(training: Training) -> _Standing:
+    return _Standing(training.stage, training.step, training.progress, training.totals)
+
+
+def saved_in(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first: those of each stage by their number."""
+    stages = {prefix: stage.place for stage, prefix in CHECKPOINT_PREFIXES.items()}
+    found = []
+    for folder in (run / "checkpoints").glob("[!.]*-*"):
+        prefix, _, number = folder.name.rpartition("-")
+        if prefix in stages and number.isdecimal():
+            found.append((stages[prefix], int(number), folder))
+    return [folder for *_, folder in sorted(found)]
 
 
 def newest_resumable(run: Path) -> tuple[Path, list[str]]:
@@ -97,15 +125,14 @@ def newest_resumable(run: Path) -> tuple[Path, list[str]]:
         CheckpointError: There is none; what is wrong with each is listed.
     """
     problems: list[str] = []
-    for folder in sorted((run / "checkpoints").glob("update-*"), reverse=True):
+    for folder in reversed(saved_in(run)):
         try:
             _require_fit(load(folder), folder)
             training = load_training(folder)
-            number = int(folder.name.removeprefix("update-"))
-            if training.progress.update == number:
+            if folder.name == checkpoint_name(training.number, training.stage):
                 return folder, problems
             problems.append(f"{folder} holds weights alone")
-        except (CheckpointError, ValueError, OSError) as error:
+        except (CheckpointError, OSError) as error:
             problems.append(str(error))
     raise CheckpointError("\n  ".join([f"{run} has no checkpoint to go on from", *problems]))
 
@@ -120,7 +147,7 @@ def find(path: Path) -> Path:
         raise CheckpointError(f"there is nothing at {path}")
     if (path / MANIFEST).is_file():
         return path
-    saved = sorted((path / "checkpoints").glob("update-*")) if path.is_dir() else []
+    saved = saved_in(path)
     if not saved:
         raise CheckpointError(f"{path} is neither a checkpoint nor a run folder with checkpoints")
     return saved[-1]
@@ -128,9 +155,9 @@ def find(path: Path) -> Path:
 
 def set_aside_later(folder: Path) -> None:
     """Set aside the checkpoints of a run that are newer than `folder`: what made them will be done again."""
-    for later in folder.parent.glob("update-*"):
-        if later.name > folder.name:
-            later.rename(later.with_name(f".{later.name}.passed-over-{time.time_ns()}"))
+    saved = saved_in(folder.parent.parent)
+    for later in saved[saved.index(folder) + 1 :]:
+        later.rename(later.with_name(f".{later.name}.passed-over-{time.time_ns()}"))
 
 
 def _require_fit(source: PolicySource, folder: Path) -> None:

@@ -26,6 +26,11 @@ class Evaluate:
         contexts_per_task: Held-out contexts per task, at least 1; as in the experiment unless given.
         tasks: Tasks to measure on; those of the experiment unless given.
         out: Write the figures to this JSON file, which must not exist.
+        videos: Write a GIF of the first success and of the first failure of each task to this folder, which must not
+            exist. They are replayed from their seeds, exactly.
+        video_size: Height and width of the videos, in pixels, 16 to 1024.
+        video_rendering: Quality of the videos: full (the model's own) or fast (no shadows, reflections or smooth
+            edges; without a GPU several times as fast).
         cluster: Where it runs.
     """
 
@@ -33,20 +38,90 @@ class Evaluate:
     contexts_per_task: int | None = None
     tasks: tuple[str, ...] | None = None
     out: Path | None = None
+    videos: Path | None = None
+    video_size: int = 256
+    video_rendering: Literal["full", "fast"] = "fast"
     cluster: Cluster = field(default_factory=Cluster)
 
     def run(self) -> int:
         """Measure, print, and write what was asked for."""
         # Imported here: `doctor` must answer where one of these packages is missing or broken.
-        from ript_ray.measure import measure_checkpoint
+        from ript_ray.measure import Contexts, measure_checkpoint
+        from ript_ray.videos import Filming
 
         return measure_checkpoint(
             self.checkpoint,
-            contexts_per_task=self.contexts_per_task,
-            tasks=self.tasks,
+            Contexts(self.contexts_per_task, self.tasks),
             out=self.out,
+            videos=self.videos,
+            filming=Filming(self.video_size, self.video_rendering),
             cluster=self.cluster,
         )
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Measure two policies on the same held-out contexts with the same seeds, and their difference in pairs.
+
+    Contexts, seeds and longest episode are those of the first one's experiment. The difference is the second's
+    success less the first's, with Newcombe's 95 % interval for paired proportions and McNemar's exact test.
+
+    Attributes:
+        first: A checkpoint, or a run's folder (its newest checkpoint).
+        second: A checkpoint, a run's folder, or a model folder.
+        contexts_per_task: Held-out contexts per task, at least 1; as in the first one's experiment unless given.
+        tasks: Tasks to measure on; those of the first one's experiment unless given.
+        out: Write the figures to this JSON file, which must not exist.
+        cluster: Where it runs.
+    """
+
+    first: Annotated[Path, tyro.conf.Positional]
+    second: Annotated[Path, tyro.conf.Positional]
+    contexts_per_task: int | None = None
+    tasks: tuple[str, ...] | None = None
+    out: Path | None = None
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def run(self) -> int:
+        """Measure both, print, and write what was asked for."""
+        from ript_ray.measure import Contexts, compare_checkpoints
+
+        contexts = Contexts(self.contexts_per_task, self.tasks)
+        return compare_checkpoints(self.first, self.second, contexts, out=self.out, cluster=self.cluster)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Repeat one recorded rollout of a run exactly, check it against what was recorded, and film it.
+
+    Context, seeds and the version of the policy that acted are those of the run; all rollouts of the group run
+    again, because they acted as one batch. groups.jsonl in the run's folder lists the groups.
+
+    Attributes:
+        run_folder: The run's folder.
+        group: Index of the group.
+        member: Which rollout of the group, from 0.
+        out: The GIF to write, which must not exist; videos/group-<id>-member-<k>.gif in the run's folder unless
+            given.
+        size: Height and width of the video, in pixels, 16 to 1024.
+        rendering: Quality of the video: full (the model's own) or fast (no shadows, reflections or smooth edges;
+            without a GPU several times as fast).
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    group: int
+    member: int
+    out: Path | None = None
+    size: int = 256
+    rendering: Literal["full", "fast"] = "fast"
+
+    def run(self) -> int:
+        """Replay, say what it was."""
+        from ript_ray.replay import replay_member
+        from ript_ray.videos import Filming
+
+        filming = Filming(self.size, self.rendering)
+        return replay_member(self.run_folder, group=self.group, member=self.member, out=self.out, filming=filming)
 
 
 @dataclass(frozen=True)
@@ -218,6 +293,8 @@ def main() -> None:
     """Entry point of `ript-ray`."""
     commands: dict[str, Callable[..., Any]] = {
         "evaluate": Evaluate,
+        "compare": Compare,
+        "replay": Replay,
         "resume": Resume,
         "sync-tracking": SyncTracking,
         "import": Import,

@@ -117,6 +117,10 @@ class ContextStream:
 
     def at(self, index: int) -> Context:
         """The context of group `index`, from 0."""
+        return self._contexts[self.place(index)]
+
+    def place(self, index: int) -> int:
+        """Where that context lies among the contexts given."""
         epoch, position = divmod(index, len(self._contexts))
         generator = np.random.default_rng(seed_of(self._seed, Purpose.CONTEXT_ORDER, epoch))
-        return self._contexts[generator.permutation(len(self._contexts))[position]]
+        return int(generator.permutation(len(self._contexts))[position])

@@ -54,3 +54,7 @@ class WorkerError(RiptError):
 
 class WeightsError(RiptError):
     """Weights arrived damaged, or do not fit the policy."""
+
+
+class ReplayError(RiptError):
+    """A rollout cannot be replayed, or does not come out as it was recorded."""

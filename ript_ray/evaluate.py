@@ -4,6 +4,8 @@ Every policy of an experiment meets the same contexts with the same seed per rol
 differ by what they do and not by what they met.
 """
 
+import functools
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -43,29 +45,55 @@ class SuccessRate:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Success in all and per task.
+    """What became of every rollout, in the order of its task's contexts: results over the same contexts pair up.
 
     Attributes:
-        overall: Over all rollouts.
-        per_task: Over the rollouts of each task.
+        outcomes: Per task, whether each rollout succeeded; at least one task and one rollout of each.
         num_env_steps: Environment steps that the evaluation took.
     """
 
-    overall: SuccessRate
-    per_task: dict[str, SuccessRate]
+    outcomes: dict[str, tuple[bool, ...]]
     num_env_steps: int
 
+    @functools.cached_property
+    def overall(self) -> SuccessRate:
+        """Success over all rollouts."""
+        return SuccessRate.of([success for found in self.outcomes.values() for success in found])
+
+    @functools.cached_property
+    def per_task(self) -> dict[str, SuccessRate]:
+        """Success over the rollouts of each task."""
+        return {task: SuccessRate.of(found) for task, found in self.outcomes.items()}
+
     def to_json(self) -> dict[str, Any]:
-        """The figures over all rollouts, `per_task` the same for each task, and `env_steps`."""
-        per_task = {task: asdict(rate) for task, rate in self.per_task.items()}
-        return {**asdict(self.overall), "per_task": per_task, "env_steps": self.num_env_steps}
+        """The figures over all rollouts, `per_task` the same for each task, `outcomes` ("101": the second failed)."""
+        return {
+            **asdict(self.overall),
+            "per_task": {task: asdict(rate) for task, rate in self.per_task.items()},
+            "outcomes": {task: "".join("01"[success] for success in found) for task, found in self.outcomes.items()},
+            "env_steps": self.num_env_steps,
+        }
 
     @classmethod
     def from_json(cls, figures: dict[str, Any]) -> "EvaluationResult":
-        """Read what `to_json` gave."""
-        overall = {name: value for name, value in figures.items() if name not in ("per_task", "env_steps")}
-        per_task = {task: SuccessRate(**rate) for task, rate in figures["per_task"].items()}
-        return cls(SuccessRate(**overall), per_task, figures["env_steps"])
+        """Read what `to_json` gave.
+
+        Raises:
+            ValueError: Something is missing or unknown, or the figures are not those of the outcomes.
+        """
+        try:
+            outcomes = {
+                str(task): tuple(bool("01".index(letter)) for letter in letters)
+                for task, letters in figures["outcomes"].items()
+            }
+            result = cls(outcomes, operator.index(figures["env_steps"]))
+            stated = result.to_json()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"no figures of an evaluation: {error!r}") from error
+        if stated != figures:
+            differing = ", ".join(sorted(key for key in stated | figures if stated.get(key) != figures.get(key)))
+            raise ValueError(f"the figures are not those of the outcomes: {differing}")
+        return result
 
 
 def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, seed: int) -> EvaluationResult:
@@ -80,14 +108,12 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
     Raises:
         WorkerError: An environment answers something else than success or failure.
     """
-    seeds = _rollout_seeds(contexts, seed)
-    starts = range(0, len(contexts), batch_size)
-    for start in starts:
-        rows = slice(start, start + batch_size)
-        runtime.launch(RolloutRequest(start, tuple(contexts[rows]), seeds[rows], keep_record=False))
+    requests = evaluation_requests(contexts, batch_size=batch_size, seed=seed)
+    for request in requests:
+        runtime.launch(request)
     successes: dict[int, float] = {}
     num_env_steps = 0
-    for _ in starts:
+    for _ in requests:
         summary = runtime.next_event()
         assert isinstance(summary, GroupSummary), "nothing is learned during an evaluation"
         runtime.drop(summary.index)
@@ -96,14 +122,25 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
         num_env_steps += sum(summary.num_steps)
         for row, success in enumerate(summary.successes):
             successes[summary.index + row] = success
-    by_task: dict[str, list[float]] = {}
+    outcomes: dict[str, list[bool]] = {}
     for index, context in enumerate(contexts):
-        by_task.setdefault(context.task, []).append(successes[index])
-    return EvaluationResult(
-        overall=SuccessRate.of(list(successes.values())),
-        per_task={task: SuccessRate.of(found) for task, found in by_task.items()},
-        num_env_steps=num_env_steps,
-    )
+        outcomes.setdefault(context.task, []).append(successes[index] == 1.0)
+    return EvaluationResult({task: tuple(found) for task, found in outcomes.items()}, num_env_steps)
+
+
+def evaluation_requests(contexts: Sequence[Context], *, batch_size: int, seed: int) -> list[RolloutRequest]:
+    """What an evaluation asks of actors; the index of a request is that of its first context.
+
+    See `evaluate` for the arguments. Which rollouts act as one batch is part of their outcome: floating-point
+    sums differ, in the last bits, with the size of a batch.
+    """
+    seeds = _rollout_seeds(contexts, seed)
+    starts = range(0, len(contexts), batch_size)
+    rows = [slice(start, start + batch_size) for start in starts]
+    return [
+        RolloutRequest(start, tuple(contexts[part]), seeds[part], keep_record=False)
+        for start, part in zip(starts, rows, strict=True)
+    ]
 
 
 def _rollout_seeds(contexts: Sequence[Context], seed: int) -> tuple[Seed, ...]:

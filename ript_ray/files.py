@@ -8,6 +8,16 @@ from pathlib import Path
 from ript_ray.errors import UnwritableError
 
 
+def require_new(path: Path) -> None:
+    """Check, before work is done, that what comes of it will not overwrite anything.
+
+    Raises:
+        UnwritableError: There is something at `path`.
+    """
+    if path.exists():
+        raise UnwritableError(f"{path} exists already; nothing is overwritten")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Around what writes `path`: turns a disk that does not take it into an error that names it.

@@ -1,15 +1,12 @@
 """A run's metrics on its own disk, one JSON line per point: the curve, a resumed run and the store are fed from it."""
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from io import FileIO
 from pathlib import Path
 
-from ript_ray.files import write_whole
+from ript_ray.line_file import LineFile
+from ript_ray.types import Stage
 
 
 @dataclass(frozen=True)
@@ -17,11 +14,12 @@ class Point:
     """Metrics at one moment of a run.
 
     Attributes:
-        update: Updates so far.
+        update: Updates so far; in a supervised stage its optimiser steps.
         env_steps: Environment steps so far.
         wall_s: Seconds since the run began.
         timestamp_ms: Unix time.
         metrics: Name and value.
+        stage: What the run was doing.
     """
 
     update: int
@@ -29,26 +27,33 @@ class Point:
     wall_s: float
     timestamp_ms: int
     metrics: dict[str, float]
+    stage: str = Stage.RIPT
 
     @property
-    def is_training(self) -> bool:
-        """Whether it tells of an update's rollouts; the others tell of a measurement on held-out contexts."""
+    def is_update(self) -> bool:
+        """Whether it tells of an update's rollouts; others tell of a supervised stage, or of a measurement."""
         return "train/success_rate" in self.metrics
+
+    def precedes(self, stage: Stage, number: int, *, keep_evaluation: bool) -> bool:
+        """Whether it still holds when a run goes on from `number` updates or steps of a stage."""
+        mine = Stage(self.stage)
+        if mine is not stage or mine is not Stage.RIPT:
+            return (mine.place, self.update) <= (stage.place, number)
+        return self.update < number or (self.update == number and (self.is_update or keep_evaluation))
 
 
 class Journal:
-    """Appends points to a file. A disk that takes nothing for a while costs no point and does not stop the run.
-
-    Attributes:
-        problem: What is wrong while the last points are not on the disk, else none.
-    """
+    """Appends points to a file. A disk that takes nothing for a while costs no point and does not stop the run."""
 
     def __init__(self, path: Path):
         """Go on with the journal at `path`, or begin one with the first point."""
-        self.problem: str | None = None
         self._path = path
-        self._unwritten: list[bytes] = []
-        self._end = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0  # where the whole lines end
+        self._file = LineFile(path, "points")
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong while the last points are not on the disk, else none."""
+        return self._file.problem
 
     def append(self, point: Point) -> Point:
         """Write a point, and those before it that the disk has not taken.
@@ -58,34 +63,21 @@ class Journal:
         """
         finite = {name: value for name, value in point.metrics.items() if math.isfinite(value)}
         point = replace(point, metrics=finite)
-        self._unwritten.append(_line_of(point).encode())
-        self.flush()
+        self._file.append(_line_of(point))
+        self._file.flush()
         return point
 
     def flush(self) -> None:
         """Write what the disk has not taken yet. Never raises: `problem` says where it fails again."""
-        lines = b"".join(self._unwritten)
-        try:
-            with self._path.open("ab", buffering=0) as file:
-                # A torn line in the middle would end the journal for whoever reads it.
-                self._end = file.truncate(min(self._end, file.seek(0, os.SEEK_END)))
-                _write_all(file, lines)
-                os.fsync(file.fileno())  # a checkpoint that is saved next must not outlive what led to it
-        except OSError as error:  # boundary: a full disk must not end a run that may find it emptied later
-            self.problem = f"{self._path} cannot be written: {error} (points it lacks: {len(self._unwritten)})"
-            with contextlib.suppress(OSError):  # the next attempt cuts it off, too
-                os.truncate(self._path, self._end)
-            return
-        self._end += len(lines)
-        self._unwritten.clear()
-        self.problem = None
+        self._file.flush()
 
-    def rewind(self, num_updates: int, *, keep_evaluation: bool) -> list[Point]:
-        """Drop what will be done again when the run goes on from update `num_updates`.
+    def rewind(self, stage: Stage, number: int, *, keep_evaluation: bool) -> list[Point]:
+        """Drop what will be done again when the run goes on.
 
         Args:
-            num_updates: Updates that stay.
-            keep_evaluation: Whether a measurement of the weights after `num_updates` stays, too.
+            stage: The stage that it goes on in.
+            number: Updates of that stage that stay; of a supervised one, optimiser steps.
+            keep_evaluation: Whether a measurement of the weights after that stays, too.
 
         Returns:
             The points that stay.
@@ -96,16 +88,10 @@ class Journal:
         kept = [
             point
             for point in read_journal(self._path)
-            if point.update < num_updates or (point.update == num_updates and (point.is_training or keep_evaluation))
+            if point.precedes(stage, number, keep_evaluation=keep_evaluation)
         ]
-        if self._path.exists():
-            self._rewrite(kept)
+        self._file.rewrite(map(_line_of, kept))
         return kept
-
-    def _rewrite(self, points: Iterable[Point]) -> None:
-        text = "".join(map(_line_of, points))
-        write_whole(self._path, text)
-        self._end = len(text.encode())
 
 
 def read_journal(path: Path) -> list[Point]:
@@ -120,10 +106,4 @@ def read_journal(path: Path) -> list[Point]:
 
 
 def _line_of(point: Point) -> str:
-    return json.dumps(asdict(point), allow_nan=False) + "\n"
-
-
-def _write_all(file: FileIO, content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:  # a disk that is nearly full takes a part
-        rest = rest[file.write(rest) :]
+    return json.dumps(asdict(point), allow_nan=False)

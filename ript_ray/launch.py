@@ -1,5 +1,6 @@
 """What `python experiments/<name>.py` does: read the command line, run the experiment, print the result."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +9,11 @@ import tyro
 from rich.console import Console
 
 from ript_ray.command import run_command
+from ript_ray.comparison import Comparison
 from ript_ray.config import Experiment
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.view import View, ViewMode, results_table
+from ript_ray.view import View, ViewMode, difference_line, results_table
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,24 @@ def launch(experiment: Experiment, description: str) -> None:
     run_command(lambda: _run(parse()))
 
 
+def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
+    """The same for an experiment of several versions: the first word on the command line says which. Never returns.
+
+    Args:
+        presets: The experiments by the names of their versions.
+        description: What `--help` says above them.
+    """
+
+    def parse() -> Launch:
+        return tyro.extras.overridable_config_cli(
+            {name: (f"what `{name}` says, but for the options", Launch(preset)) for name, preset in presets.items()},
+            description=description,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues),
+        )
+
+    run_command(lambda: _run(parse()))
+
+
 def _run(launch: Launch) -> int:
     console = Console()
     with View(launch.view, launch.experiment.num_updates, console) as view:
@@ -69,7 +89,12 @@ def resume(run: Path, cluster: Cluster, mode: ViewMode) -> int:
 def report(results: Results, experiment: Experiment, console: Console) -> int:
     """Print what was found; returns the exit code."""
     title = f"{experiment.name}, seed {experiment.seed}: success on held-out contexts"
-    console.print(results_table({"before RIPT": results.before, "after RIPT": results.after}, title))
+    if results.before is not None and results.after is not None:
+        console.print(results_table({"before RIPT": results.before, "after RIPT": results.after}, title))
+        difference = Comparison.of(results.before, results.after).overall
+        console.print(difference_line(difference), highlight=False, markup=False, soft_wrap=True)
+    elif results.after is not None:
+        console.print(results_table({"success": results.after}, title))
     console.print(
         f"results, metrics, checkpoints and curve: {results.folder}", highlight=False, markup=False, soft_wrap=True
     )
@@ -77,7 +102,7 @@ def report(results: Results, experiment: Experiment, console: Console) -> int:
     if results.tracking_problem:
         later = f"metrics.jsonl is complete; send it later with: ript-ray sync-tracking {results.folder}"
         console.print(f"MLflow: {results.tracking_problem}; {later}", highlight=False, markup=False, soft_wrap=True)
-    exhausted = results.outcome.exhausted
+    exhausted = results.outcome.exhausted if results.outcome else None
     if exhausted is None:
         return 0
     console.print(

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from ript_ray.adam_moments import moments_of, put_moments
 from ript_ray.batch import assemble, minibatches, take
 from ript_ray.config import PPO
-from ript_ray.errors import CheckpointError, DivergenceError
+from ript_ray.errors import DivergenceError
 from ript_ray.loss import clipped_surrogate
 from ript_ray.optimizer import decay_groups
 from ript_ray.peers import Alone, Peers, ProcessGroup
@@ -24,9 +25,6 @@ from ript_ray.policies.contract import Policy
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import Arrays, Batch, Group, Version, Weights
 from ript_ray.weights import snapshot
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-"""What AdamW keeps of each parameter."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,8 @@ class Learner:
         batch = assemble([self._groups.pop(index) for index in indices])
         steps: list[tuple[float, ...]] = []
         before = self._everything()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._ppo.learning_rate_of(self._version + 1)
         try:
             for iteration in range(self._ppo.num_iterations):
                 order = np.random.default_rng(seed_of(self._seed, Purpose.MINIBATCHES, self._version, iteration))
@@ -122,11 +122,7 @@ class Learner:
 
     def state(self) -> Arrays:
         """The optimiser's moments, copied: with the weights, all that the next update depends on."""
-        return {
-            f"{part}/{name}": value.numpy().copy()
-            for name, parameter in self._policy.trainable().items()
-            for part, value in self._optimizer.state.get(parameter, {}).items()
-        }
+        return moments_of(self._optimizer, self._policy.trainable())
 
     def restore(self, version: Version, state: Arrays) -> None:
         """Take over the moments of `state`; the policy must hold the weights of that moment already.
@@ -134,16 +130,7 @@ class Learner:
         Raises:
             CheckpointError: A name is unknown or missing, or a shape differs.
         """
-        parameters = self._policy.trainable()
-        wanted = {f"{part}/{name}" for name in parameters for part in MOMENTS} if state else set()
-        if state.keys() != wanted:
-            differing = ", ".join(sorted(state.keys() ^ wanted))
-            raise CheckpointError(f"the optimiser's state does not fit the policy: {differing}")
-        for key, array in state.items():
-            part, name = key.split("/", 1)
-            if array.shape != (() if part == "step" else tuple(parameters[name].shape)):
-                raise CheckpointError(f"the optimiser's state does not fit the policy: {key} of shape {array.shape}")
-            self._optimizer.state[parameters[name]][part] = torch.from_numpy(array.copy())
+        put_moments(self._optimizer, self._policy.trainable(), state)
         self._version = version
 
     def open_store(self, host: str) -> tuple[str, int]:

@@ -1,29 +1,29 @@
 """One whole experiment: demonstrations, supervised stages, measure, post-train, measure again."""
 
-import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ript_ray import checkpoint
-from ript_ray.build import PolicySource, new_policy, runtime_parts
+from ript_ray.books import Books
+from ript_ray.build import PolicySource, runtime_parts
 from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
 from ript_ray.contexts import ContextStream, draw_contexts
-from ript_ray.errors import CheckpointError
+from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.evaluate import EvaluationResult, evaluate
-from ript_ray.recorder import Recorder
+from ript_ray.files import write_whole
+from ript_ray.recorder import Recorder, success_metrics
+from ript_ray.rollout_log import RolloutLog
 from ript_ray.run_folder import RunFolder
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.open import open_runtime, session
-from ript_ray.seeding import Purpose, torch_seed_of
-from ript_ray.sft.demonstrations import make_windows, record_demonstrations
-from ript_ray.sft.stages import train_autoencoder, train_prior
+from ript_ray.seeding import Purpose
+from ript_ray.sft.context_sources import collect_contexts
+from ript_ray.supervised import require_start, train_supervised
 from ript_ray.train import Outcome, train
-from ript_ray.types import Context, Version
+from ript_ray.types import Context, Progress, Stage, Version
 from ript_ray.view import View
 
 
@@ -33,16 +33,16 @@ class Results:
 
     Attributes:
         folder: The run's folder.
-        before: Held-out success of the supervised policy.
-        after: Held-out success after post-training.
-        outcome: How training ended.
+        before: Held-out success before post-training; none where the run does not post-train.
+        after: Held-out success at the end; none after the autoencoder alone, which cannot act.
+        outcome: How post-training ended, if there was any.
         tracking_problem: What went wrong with the tracking store, or none.
     """
 
     folder: Path
-    before: EvaluationResult
-    after: EvaluationResult
-    outcome: Outcome
+    before: EvaluationResult | None
+    after: EvaluationResult | None
+    outcome: Outcome | None
     tracking_problem: str | None
 
 
@@ -55,11 +55,12 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         runs: Folder that collects the runs of all experiments.
         view: What is shown meanwhile.
     """
+    require_start(experiment)
     with session(cluster):
         folder = RunFolder.create(runs, experiment)
         with folder.lock():
             view.stage(f"run folder {folder.path}")
-            return _post_train(folder, train_supervised(experiment, view), None, cluster, view)
+            return _go_on(folder, experiment, None, cluster, view)
 
 
 def resume_experiment(
@@ -90,16 +91,60 @@ def resume_experiment(
                 view.stage(f"passed over: {problem}")
             checkpoint.set_aside_later(newest)
             view.stage(f"going on from {newest}")
-            return _post_train(folder, source, training, cluster, view), source.experiment
+            return _go_on(folder, source.experiment, (source, training), cluster, view), source.experiment
+
+
+def _go_on(
+    folder: RunFolder,
+    experiment: Experiment,
+    standing: tuple[PolicySource, Training] | None,
+    cluster: Cluster,
+    view: View,
+) -> Results:
+    """Run the experiment's stages, from where `standing` says, if anywhere."""
+    source, training = standing or (None, None)
+    before = after = outcome = None
+    with Books(folder, experiment, training, view.stage) as books:
+        if source is None or training is None or training.stage is not Stage.RIPT:
+            source, training = train_supervised(folder, books, experiment, standing, view), None
+        if Stage.RIPT in experiment.stages:
+            before, after, outcome = _post_train(folder, books, source, training, cluster=cluster, view=view)
+        else:
+            after = _measure_supervised(folder, books, source, cluster, view)
+    return Results(folder.path, before, after, outcome, books.tracking_problem)
+
+
+def _measure_supervised(
+    folder: RunFolder, books: Books, source: PolicySource, cluster: Cluster, view: View
+) -> EvaluationResult | None:
+    """Measure the policy of a run that ends with a supervised stage, unless it cannot act yet."""
+    experiment, last = source.experiment, source.experiment.stages[-1]
+    result = None
+    if last is Stage.PRIOR:
+        view.stage("measuring success on held-out contexts")
+        with open_runtime(runtime_parts(source), cluster, with_learner=False, report=view.stage) as runtime:
+            result = evaluate(
+                runtime,
+                held_out_contexts(experiment),
+                batch_size=experiment.evaluation.batch_size,
+                seed=experiment.seed,
+            )
+        books.log(last, checkpoint.load_training(checkpoint.find(folder.path)).step, success_metrics(result))
+    write_whole(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
+    return result
 
 
 def _post_train(
-    folder: RunFolder, source: PolicySource, training: Training | None, cluster: Cluster, view: View
-) -> Results:
+    folder: RunFolder, books: Books, source: PolicySource, training: Training | None, *, cluster: Cluster, view: View
+) -> tuple[EvaluationResult, EvaluationResult, Outcome]:
     """Measure, post-train, measure again; from where `training` stands, if anywhere."""
     experiment = source.experiment
     contexts, held_out = training_contexts(experiment), held_out_contexts(experiment)
-    assert set(contexts).isdisjoint(held_out), "a policy must not be measured on what it was trained on"
+    if shared := set(contexts) & set(held_out):
+        raise ConfigError(
+            f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "
+            f"{experiment.seed}: a policy must not be measured on what it was trained on"
+        )
 
     def measure(when: str) -> EvaluationResult:
         view.stage(f"measuring success on held-out contexts, {when}")
@@ -108,7 +153,13 @@ def _post_train(
         view.stage(f"success {result.overall.success_rate:.1%} {when}")
         return result
 
-    with Recorder(folder, source, training, view.stage) as recorder:
+    stream = ContextStream(contexts, experiment.seed)
+    start = training.progress if training else Progress()
+    kept_weights = folder.weights if experiment.keep_weights else None
+    with (
+        Recorder(folder, books, source, training, view.stage) as recorder,
+        RolloutLog(folder.groups, kept_weights, stream, start=start, announce=view.stage) as rollouts,
+    ):
         view.stage("starting actors")
         with open_runtime(runtime_parts(source), cluster, report=view.stage) as runtime:
             if training is not None:
@@ -117,17 +168,17 @@ def _post_train(
             view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
             outcome = train(
                 runtime,
-                ContextStream(contexts, experiment.seed),
+                stream,
                 sampling=experiment.sampling,
                 num_updates=experiment.num_updates,
                 seed=experiment.seed,
-                observers=(recorder, view),  # what is shown has been written down
-                start=training.progress if training else None,
+                observers=(rollouts, recorder, view),  # what is saved follows from lines on the disk, and is shown last
+                start=start,
             )
             recorder.on_end(outcome)
             after = measure("after RIPT") if recorder.num_updates else before
             recorder.write_results(before, after, outcome)
-    return Results(folder.path, before, after, outcome, recorder.tracking_problem)
+    return before, after, outcome
 
 
 def _read_before(folder: RunFolder, training: Training | None) -> EvaluationResult | None:
@@ -146,36 +197,6 @@ def _read_before(folder: RunFolder, training: Training | None) -> EvaluationResu
     return None
 
 
-def train_supervised(experiment: Experiment, view: View) -> PolicySource:
-    """Record demonstrations and train the policy on them: what RIPT starts from."""
-    torch.set_num_threads(experiment.learner_threads)
-    demos, sft, seed = experiment.demos, experiment.sft, experiment.seed
-    view.stage(f"recording {demos.num_per_task} demonstration(s) of each of {len(experiment.tasks)} tasks")
-    demonstrations = record_demonstrations(
-        experiment.benchmark, experiment.tasks, settings=demos, max_steps=experiment.max_steps, seed=seed
-    )
-    windows = make_windows(demonstrations, experiment.policy.chunk_length)
-    policy = new_policy(experiment)
-    policy.fit_standardizer(windows.observations, min_scale=sft.min_state_scale)
-    view.stage(f"stage 1: skill autoencoder on {len(windows.instructions)} windows")
-    error = train_autoencoder(
-        policy,
-        windows,
-        stage=sft.autoencoder,
-        seed=torch_seed_of(seed, Purpose.AUTOENCODER_STAGE),
-        progress=functools.partial(view.on_step, "autoencoder", sft.autoencoder.num_steps),
-    )
-    view.stage(f"stage 2: supervised prior (mean action error of stage 1: {error:.3f})")
-    train_prior(
-        policy,
-        windows,
-        stage=sft.prior,
-        seed=torch_seed_of(seed, Purpose.PRIOR_STAGE),
-        progress=functools.partial(view.on_step, "prior", sft.prior.num_steps),
-    )
-    return PolicySource(experiment, policy.state_arrays())
-
-
 def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
     """The contexts an experiment is measured on; training never draws them."""
     return draw_contexts(
@@ -188,11 +209,17 @@ def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
 
 
 def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
-    """The context dataset that RIPT draws from."""
-    return draw_contexts(
+    """The context dataset that RIPT draws from.
+
+    Raises:
+        RiptError: The source of contexts is missing, damaged, or has too few.
+    """
+    sampling = experiment.sampling
+    return collect_contexts(
         experiment.benchmark,
         experiment.tasks,
-        num_per_task=experiment.sampling.contexts_per_task,
+        source=sampling.context_source,
+        num_per_task=sampling.contexts_per_task,
+        noise_m=sampling.context_noise_m,
         seed=experiment.seed,
-        purpose=Purpose.TRAINING_CONTEXTS,
     )

@@ -80,6 +80,11 @@ def from_pretrained(path: str | Path) -> QuestPolicy:
     return load_model(folder)() if is_model(folder) else checkpoint.load(checkpoint.find(folder))()
 
 
+def arrays_of(path: Path) -> Arrays:
+    """The weights of a model folder, a checkpoint, or a run folder (its newest checkpoint); see `from_pretrained`."""
+    return load_model(path).arrays if is_model(path) else checkpoint.load(checkpoint.find(path)).arrays
+
+
 def is_model(folder: Path) -> bool:
     """Whether a folder claims to hold a policy on its own."""
     return (folder / CARD).is_file()

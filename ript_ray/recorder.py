@@ -1,6 +1,5 @@
-"""What a run writes down while it goes on: metrics, checkpoints, and at the end its results."""
+"""What a run writes down during post-training: metrics, checkpoints, and at the end its results."""
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -9,41 +8,44 @@ from types import TracebackType
 from typing import Any, Self
 
 from ript_ray import checkpoint
+from ript_ray.books import Books
 from ript_ray.build import PolicySource
 from ript_ray.checkpoint import Training
+from ript_ray.comparison import Comparison
 from ript_ray.config import Experiment
 from ript_ray.errors import CheckpointError, UnwritableError
 from ript_ray.evaluate import EvaluationResult
 from ript_ray.files import write_whole, writing
 from ript_ray.filters import REJECTIONS, Verdict
-from ript_ray.journal import Journal, Point
+from ript_ray.journal import Point
 from ript_ray.ledger import Ledger, go_on
 from ript_ray.plot import plot_curve
 from ript_ray.run_folder import RunFolder
-from ript_ray.tracking import RunStatus, Tracker, identity_of, now_ms
 from ript_ray.train import Collection, Outcome, UpdateRecord
-from ript_ray.types import Progress
+from ript_ray.types import GroupSummary, Progress, Stage
 from ript_ray.weights import apply
 
 
 class Recorder:
-    """Keeps a run's books. Everything it knows lands in the run's folder; metrics go to MLflow as well.
+    """Books post-training. Everything it knows lands in the run's folder; metrics go to MLflow as well.
 
-    A context manager: however the block ends, the last weights are saved and the MLflow run is closed. A disk that
-    takes nothing for a while does not end the run: writing is tried again after every update. At the end it must work.
+    A context manager: however the block ends, the last weights are saved. A disk that takes nothing for a while does
+    not end the run: writing is tried again after every update. At the end it must work.
     """
 
     def __init__(
         self,
         folder: RunFolder,
+        books: Books,
         source: PolicySource,
         training: Training | None = None,
         announce: Callable[[str], None] = lambda _: None,
     ):
-        """Open journal and MLflow run.
+        """Save the policy that training starts from.
 
         Args:
             folder: The run's folder.
+            books: Its books.
             source: The policy that training starts from; saved as the checkpoint of update 0.
             training: Where an earlier process left off; `source` is then the policy of that moment.
             announce: Told in words of what cannot be written now.
@@ -53,7 +55,7 @@ class Recorder:
         """
         totals = training.totals if training else {}
         self.num_updates = training.progress.update if training else 0
-        self.tracking_problem: str | None = None
+        self._books = books
         self._experiment: Experiment = source.experiment
         self._folder = folder
         self._announce = announce
@@ -68,15 +70,9 @@ class Recorder:
         self._unsaved: UpdateRecord | None = None
         self._save_is_due = False
         self._before: EvaluationResult | None = None
-        folder.status.unlink(missing_ok=True)  # it tells of the earlier process
-        self._journal = Journal(folder.journal)
-        at_start = self.num_updates == 0 and folder.before.exists()  # that measurement is not taken again
-        kept = self._journal.rewind(self.num_updates, keep_evaluation=at_start)
-        self._earlier_s = max([totals.get("wall_s", 0.0), *(point.wall_s for point in kept)])
-        self._points = [point for point in kept if point.is_training]
+        self._points = [point for point in books.kept if point.is_update]
         if training is None:
             checkpoint.save(folder.checkpoint(0), source, Training(Progress(), self._totals(), {}))
-        self._tracker = Tracker(self._journal, identity_of(folder, source.experiment), kept)
 
     def __enter__(self) -> Self:
         return self
@@ -84,22 +80,14 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failed = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
-        status = RunStatus.FINISHED if kind is None else failed
         try:
             self._save(resumable=False)  # what runs the learner has gone
         except (CheckpointError, UnwritableError):
             if kind is None:
-                status = RunStatus.FAILED
                 raise
             # Else the error that ends the run says more than this one.
-        finally:
-            with contextlib.suppress(UnwritableError):  # a disk that is full now has ended the run with its own error
-                write_whole(self._folder.status, json.dumps({"status": status}) + "\n")
-            self._journal.flush()
-            self.tracking_problem = self._tracker.close(status)
 
-    def on_group(self, collection: Collection) -> None:
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
         """Nothing is written before an update ends."""
 
     def on_update(self, record: UpdateRecord) -> None:
@@ -131,8 +119,7 @@ class Recorder:
 
     def on_evaluation(self, result: EvaluationResult) -> None:
         """Book a measurement of the present weights."""
-        rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
-        self._log({"eval/success_rate": result.overall.success_rate, **rates})
+        self._log(success_metrics(result))
         if self.num_updates == 0:
             self._before = result
             self._attempt(self._save_before)
@@ -146,7 +133,8 @@ class Recorder:
         results: dict[str, Any] = {
             "before": before.to_json(),
             "after": after.to_json(),
-            "wall_s": round(self._wall_s, 2),
+            "difference": Comparison.of(before, after).to_json(),
+            "wall_s": round(self._books.wall_s, 2),
             "env_steps": self._env_steps,
             "num_rollouts": self._num_rollouts,
             "num_updates": self.num_updates,
@@ -156,18 +144,12 @@ class Recorder:
             "stopped_early": str(outcome.exhausted) if outcome.exhausted else None,
         }
         self._save_before()
-        self._journal.flush()
-        if self._journal.problem:
-            raise UnwritableError(self._journal.problem)
+        self._books.require_complete()
         title = f"{self._experiment.name}, seed {self._experiment.seed}"
         with writing(self._folder.curve):
             plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
         write_whole(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
-        self._tracker.log_files([self._folder.results, self._folder.curve])
-
-    @property
-    def _wall_s(self) -> float:
-        return self._earlier_s + self._folder.open_s
+        self._books.publish([self._folder.results, self._folder.curve])
 
     def _sums(self) -> dict[str, float]:
         """Metrics that grow over the whole run, through interruptions."""
@@ -185,7 +167,7 @@ class Recorder:
             "num_rollouts": self._num_rollouts,
             "skipped_updates": self._num_skipped,
             "failed_saves": self._num_failed_saves,
-            "wall_s": self._wall_s,
+            "wall_s": self._books.wall_s,
             **{f"groups/{verdict}": count for verdict, count in self._verdicts.items()},
             **self._ledger_figures(),
         }
@@ -199,11 +181,7 @@ class Recorder:
         self._verdicts.update(collection.verdicts)
 
     def _log(self, metrics: dict[str, float]) -> Point:
-        point = Point(self.num_updates, self._env_steps, self._wall_s, now_ms(), metrics)
-        self._tracker.log(point)
-        if self._journal.problem:
-            self._announce(f"{self._journal.problem}; trying again with the next point")
-        return point
+        return self._books.log(Stage.RIPT, self.num_updates, metrics, env_steps=self._env_steps)
 
     def _attempt(self, save: Callable[[], None]) -> None:
         """Save what a later attempt can save as well."""
@@ -233,6 +211,12 @@ class Recorder:
         self._save_is_due = False
 
 
+def success_metrics(result: EvaluationResult) -> dict[str, float]:
+    """The success rates of a measurement by the names they are compared under."""
+    rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
+    return {"eval/success_rate": result.overall.success_rate, **rates}
+
+
 def metrics_of(record: UpdateRecord) -> dict[str, float]:
     """The figures of one update by the names they are compared under."""
     collection, report = record.collection, record.report
@@ -241,6 +225,7 @@ def metrics_of(record: UpdateRecord) -> dict[str, float]:
         "train/num_rollouts": collection.num_rollouts,
         "train/env_steps_per_s": collection.env_steps / collection.rollout_s,
         "train/record_bytes": collection.record_bytes,
+        "train/record_bytes_per_group": collection.record_bytes / max(1, collection.verdicts[Verdict.ACCEPTED]),
         "groups/accepted": collection.verdicts[Verdict.ACCEPTED],
         **{f"groups/{verdict}": collection.verdicts[verdict] for verdict in REJECTIONS},
         **{f"ppo/{name}": value for name, value in asdict(report).items() if name not in ("learn_s", "problem")},

@@ -21,6 +21,10 @@ from ript_ray.config import Experiment
 from ript_ray.errors import CheckpointError, RunInUseError
 from ript_ray.files import write_whole, writing
 from ript_ray.serialization import experiment_to_json
+from ript_ray.types import Stage
+
+CHECKPOINT_PREFIXES = {Stage.AUTOENCODER: "autoencoder", Stage.PRIOR: "prior", Stage.RIPT: "update"}
+"""What the names of checkpoints begin with."""
 
 PACKAGES = ("ript-ray", "ray", "torch", "numpy", "metaworld", "mujoco", "gymnasium", "mlflow", "safetensors")
 
@@ -128,9 +132,29 @@ class RunFolder:
         """The training curve as a picture."""
         return self.path / "curve.png"
 
-    def checkpoint(self, update: int) -> Path:
-        """Where the weights after `update` updates belong."""
-        return self.path / "checkpoints" / f"update-{update:05d}"
+    @property
+    def groups(self) -> Path:
+        """One JSON object per group of rollouts."""
+        return self.path / "groups.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the trainable weights of each update."""
+        return self.path / "weights"
+
+    @property
+    def videos(self) -> Path:
+        """Folder of videos of its rollouts."""
+        return self.path / "videos"
+
+    def checkpoint(self, number: int, stage: Stage = Stage.RIPT) -> Path:
+        """Where the weights after so many updates belong; in a supervised stage, after so many optimiser steps."""
+        return self.path / "checkpoints" / checkpoint_name(number, stage)
+
+
+def checkpoint_name(number: int, stage: Stage) -> str:
+    """Name of a checkpoint's folder: update-00012, prior-0000500."""
+    return f"{CHECKPOINT_PREFIXES[stage]}-{number:0{5 if stage is Stage.RIPT else 7}d}"
 
 
 @functools.cache

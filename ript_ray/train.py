@@ -94,8 +94,8 @@ class UpdateRecord:
 class Observer(Protocol):
     """Who watches: called on the loop's own thread."""
 
-    def on_group(self, collection: Collection) -> None:
-        """A group has finished."""
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+        """A group has finished, and is counted in the rollouts of the update under way."""
         ...
 
     def on_update(self, record: UpdateRecord) -> None:
@@ -147,16 +147,10 @@ def train(
     )
     at_start = runtime.dispatches
     runtime.broadcast()
-
-    def request(index: int) -> RolloutRequest:
-        members = range(sampling.group_size)
-        seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
-        return RolloutRequest(index, (stream.at(index),) * sampling.group_size, seeds)
-
     collecting = learning = Collection(progress.update + 1, sampling.groups_per_update)
     while admission.update < num_updates:
         while admission.num_wanted > 0:
-            runtime.launch(request(admission.launch()))
+            runtime.launch(group_request(stream, admission.launch(), group_size=sampling.group_size, seed=seed))
         if admission.ready:
             runtime.start_update(admission.take_batch())
             learning, collecting = collecting.close(), Collection(collecting.update + 1, sampling.groups_per_update)
@@ -165,9 +159,9 @@ def train(
             return Outcome(ledger, admission.explain_exhaustion(), collecting)
         event = runtime.next_event()
         if isinstance(event, GroupSummary):
-            _admit(event, runtime, admission, collecting)
+            verdict = _admit(event, runtime, admission, collecting)
             for observer in observers:
-                observer.on_group(collecting)
+                observer.on_group(collecting, event, verdict)
         else:
             progress = _after(event, admission, progress)
             record = _broadcast(runtime, event, learning, progress, settle(runtime.dispatches, at_start, admission))
@@ -179,7 +173,14 @@ def train(
     return Outcome(settle(runtime.dispatches, at_start, admission))
 
 
-def _admit(summary: GroupSummary, runtime: Runtime, admission: Admission, collection: Collection) -> None:
+def group_request(stream: ContextStream, index: int, *, group_size: int, seed: int) -> RolloutRequest:
+    """The rollouts of one group: the same context for all, a seed of its own for each."""
+    members = range(group_size)
+    seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
+    return RolloutRequest(index, (stream.at(index),) * group_size, seeds)
+
+
+def _admit(summary: GroupSummary, runtime: Runtime, admission: Admission, collection: Collection) -> Verdict:
     """Dynamic sampling: send a group that teaches something to the learner, drop any other."""
     verdict = admission.offer(summary)
     if verdict is Verdict.ACCEPTED:
@@ -187,6 +188,7 @@ def _admit(summary: GroupSummary, runtime: Runtime, admission: Admission, collec
     else:
         runtime.drop(summary.index)
     collection.count(summary, verdict)
+    return verdict
 
 
 def _after(report: UpdateReport, admission: Admission, before: Progress) -> Progress:

@@ -6,6 +6,7 @@ C actions of a chunk, A entries of an action, V vocabulary, D width of a hidden 
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NewType
 
 import numpy as np
@@ -20,6 +21,22 @@ Seed = tuple[int, ...]
 
 Version = NewType("Version", int)
 """Counts the learner's updates, skipped ones included: version 0 is the policy that RIPT starts from."""
+
+
+class Stage(StrEnum):
+    """The stages of training, in their order. Source: RIPT-VLA, section 3.
+
+    autoencoder: actions <-> skill tokens. prior: skill tokens given instruction and observation. ript: post-training.
+    """
+
+    AUTOENCODER = "autoencoder"
+    PRIOR = "prior"
+    RIPT = "ript"
+
+    @property
+    def place(self) -> int:
+        """Its place in the order, from 0."""
+        return list(Stage).index(self)
 
 
 @dataclass(frozen=True)

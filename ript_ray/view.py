@@ -13,9 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ript_ray.comparison import Comparison, PairedDifference
 from ript_ray.evaluate import EvaluationResult, SuccessRate
 from ript_ray.filters import Verdict
 from ript_ray.train import Collection, UpdateRecord
+from ript_ray.types import GroupSummary
 
 SHOWN_UPDATES = 12
 
@@ -67,7 +69,7 @@ class View:
             body = Text(f"{name}: step {step} of {num_steps}, loss {loss:.4f}")
             self._draw(Group(body, _bar(num_steps, step)), force=step == num_steps)
 
-    def on_group(self, collection: Collection) -> None:
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
         """Show the rollouts of the update under way."""
         if self._training_started is None:
             self._training_started = collection.started
@@ -169,6 +171,33 @@ def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
     table.add_section()
     table.add_row("all tasks", *_cells([result.overall for result in results]), style="bold")
     return table
+
+
+def difference_table(comparison: Comparison, title: str) -> Table:
+    """Paired differences of B less A, with 95 % intervals and the number of pairs, per task and in all.
+
+    won:lost are the pairs that B alone and A alone solved; p is that of McNemar's exact test.
+    """
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)  # fits into 80 columns
+    table.add_column("task", no_wrap=True)
+    for name in ("B - A, points", "won:lost", "p", "of"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for task, found in comparison.per_task.items():
+        table.add_row(task, *_difference_cells(found))
+    table.add_section()
+    table.add_row("all tasks", *_difference_cells(comparison.overall), style="bold")
+    return table
+
+
+def difference_line(found: PairedDifference) -> str:
+    """A paired difference in a line."""
+    points, _, p_value, num_pairs = _difference_cells(found)
+    return f"paired difference {points} points, {num_pairs} rollouts each, McNemar p {p_value}"
+
+
+def _difference_cells(found: PairedDifference) -> tuple[str, ...]:
+    points = f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return points, f"{found.num_gained}:{found.num_lost}", f"{found.p_value:.1g}", str(found.num_pairs)
 
 
 def _cells(rates: Sequence[SuccessRate]) -> list[str]:

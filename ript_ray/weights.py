@@ -5,6 +5,8 @@ a copy. Receivers copy out of the buffer; writing into it would change every oth
 """
 
 import hashlib
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -44,14 +46,20 @@ def apply(weights: Weights, policy: Policy) -> str:
     if weights.layout != expected:
         differing = set(weights.layout) ^ set(expected)
         raise WeightsError(f"weights version {weights.version} do not fit the policy: {sorted(differing)}")
-    start = 0
     with torch.no_grad():
-        for parameter in parameters.values():
-            end = start + parameter.numel() * parameter.element_size()
-            part = torch.from_numpy(weights.buffer[start:end].copy())
-            parameter.copy_(part.view(parameter.dtype).view(parameter.shape))
-            start = end
+        for name, tensor in tensors_of(weights):
+            parameters[name].copy_(tensor)
     return arrived
+
+
+def tensors_of(weights: Weights) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and a copy of each parameter."""
+    start = 0
+    for name, shape, dtype_name in weights.layout:
+        dtype: torch.dtype = getattr(torch, dtype_name.removeprefix("torch."))
+        end = start + math.prod(shape) * dtype.itemsize
+        yield name, torch.from_numpy(weights.buffer[start:end].copy()).view(dtype).view(shape)
+        start = end
 
 
 def _as_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:

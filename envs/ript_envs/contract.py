@@ -79,6 +79,11 @@ class Benchmark(Protocol):
         ...
 
     @property
+    def control_hz(self) -> float:
+        """Environment steps per second of the robot's time."""
+        ...
+
+    @property
     def max_steps(self) -> int:
         """Longest episode the benchmark's authors allow, in environment steps."""
         ...

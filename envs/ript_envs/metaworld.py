@@ -87,6 +87,10 @@ class MetaWorld:
         return replace(self, cameras=cameras)
 
     @property
+    def control_hz(self) -> float:
+        return 80.0  # five simulator steps of 2.5 ms
+
+    @property
     def max_steps(self) -> int:
         return 500
 

@@ -18,6 +18,7 @@ import tyro
 from timed import TimedPolicy, local_ray, make_timed, print_table, timed_stream
 
 from ript_ray.config import PPO, Sampling
+from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.contract import Parts
@@ -78,7 +79,7 @@ class Stopwatch:
         self.ends_s: list[float] = []
         self.learn_s: list[float] = []
 
-    def on_group(self, collection: Collection) -> None:
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
         """Let `train` go on."""
 
     def on_update(self, record: UpdateRecord) -> None:

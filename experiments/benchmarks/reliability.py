@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests, timed_stream
 
 from ript_ray.config import PPO, Sampling
+from ript_ray.filters import Verdict
 from ript_ray.rollout import roll_out
 from ript_ray.runtime.answers import UNRECORDED
 from ript_ray.runtime.cluster import Cluster
@@ -32,7 +33,7 @@ from ript_ray.runtime.contract import Parts
 from ript_ray.runtime.open import open_runtime
 from ript_ray.runtime.worker import RolloutWorker
 from ript_ray.train import Collection, UpdateRecord, train
-from ript_ray.types import Group, RolloutRequest, Weights
+from ript_ray.types import Group, GroupSummary, RolloutRequest, Weights
 
 NUM_STEPS, CHUNK_LENGTH = 104, 8
 
@@ -128,7 +129,7 @@ class Turns:
         self._requests = requests
         self._since = clocks()
 
-    def on_group(self, collection: Collection) -> None:
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
         """Let `train` go on."""
 
     def on_update(self, record: UpdateRecord) -> None:

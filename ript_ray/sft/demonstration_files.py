@@ -13,8 +13,10 @@ complete: what lies under a final name is whole.
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from ript_ray.errors import RiptError
 from ript_ray.files import flush, writing
-from ript_ray.sft.demonstrations import Demonstration, Episode
+from ript_ray.sft.demonstrations import Demonstration, Episode, Rows
 
 SUFFIX = ".hdf5"
 
@@ -139,29 +141,81 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def read_demonstrations(
-    path: Path, *, instruction: str, sensors: Sequence[str], num_demonstrations: int | None = None
+    path: Path, *, instruction: str, sensors: Sequence[str], chosen: Sequence[int] | None = None, stored: bool = False
 ) -> tuple[Demonstration, ...]:
-    """Demonstrations for the supervised stages, in the order they were recorded in.
+    """Demonstrations for the supervised stages.
 
     Args:
         path: A file of ours or of QueST's.
         instruction: The task in words.
         sensors: Sensors and cameras to read; nothing else is.
-        num_demonstrations: The first so many; all unless given.
+        chosen: Which of them, counted from 0 in the order they were recorded in; all unless given.
+        stored: Leave pictures in the file, to be read when they are asked for.
 
     Raises:
         RiptError: The file is damaged, foreign, or holds too few demonstrations or another sensor.
     """
     with _reading(path) as data:
+        groups = _demos(data, path, None if chosen is None else max(chosen) + 1)
         demonstrations = []
-        for group in _demos(data, path, num_demonstrations):
+        for group in groups if chosen is None else [groups[index] for index in chosen]:
             actions_TA = _rows(group, path, "actions").astype(np.float32)
-            observations = {
-                name: _rows(group, path, f"obs/{NAMES_IN_FILES.get(name, name)}", end=len(actions_TA))
-                for name in sensors
-            }
+            observations: dict[str, Rows] = {}
+            for name in sensors:
+                within = f"obs/{NAMES_IN_FILES.get(name, name)}"
+                if stored and within in group and group[within].dtype == np.uint8:
+                    observations[name] = StoredRows(path, f"{group.name}/{within}", len(actions_TA))
+                else:
+                    observations[name] = _rows(group, path, within, end=len(actions_TA))
             demonstrations.append(Demonstration(instruction, observations, actions_TA))
         return tuple(demonstrations)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """What one sensor saw in one demonstration, read from its file row by row.
+
+    Attributes:
+        path: The file.
+        name: The array in it.
+        num_rows: Its rows, but for what lies behind the last action.
+    """
+
+    path: Path
+    name: str
+    num_rows: int
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """The rows asked for, in that order.
+
+        Raises:
+            RiptError: The file is damaged.
+        """
+        try:
+            array = _open_file(self.path)[self.name]
+            return np.stack([array[row] for row in rows])
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            raise RiptError(f"{self.path} is damaged or no HDF5 file: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _open_file(path: Path) -> h5py.File:
+    return h5py.File(path, "r")
+
+
+def count_demonstrations(path: Path) -> tuple[int, int]:
+    """How many demonstrations a file holds, and how many bytes one picture of each step takes in memory, in all.
+
+    Raises:
+        RiptError: The file is damaged or foreign.
+    """
+    with _reading(path) as data:
+        groups = _demos(data, path, None)
+        pictures = [array for group in groups for array in group.get("obs", {}).values() if array.dtype == np.uint8]
+        return len(groups), sum(array.size for array in pictures)
 
 
 def read_initial_states(path: Path, num_states: int | None = None) -> tuple[NDArray[np.float64], ...]:

@@ -1,7 +1,8 @@
-"""Scripted expert demonstrations, in memory, and the windows the supervised stages train on."""
+"""Demonstrations, and the scripted experts that give them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,14 @@ from ript_ray.config import Demonstrations
 from ript_ray.errors import RiptError
 from ript_ray.seeding import Purpose, seed_of, text_code
 from ript_ray.types import Arrays
+
+
+class Rows(Protocol):
+    """What one sensor saw, row by row: an array, or something that reads rows when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.generic]: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Demonstration:
     """
 
     instruction: str
-    observations: Arrays
+    observations: Mapping[str, Rows]
     actions_TA: NDArray[np.float32]
 
 
@@ -64,43 +73,18 @@ class Attempt:
     seed: int
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Every window of every demonstration: an observation and the chunk of actions that followed it.
-
-    Attributes:
-        instructions: W strings.
-        observations: W rows per sensor.
-        chunks_WCA: float32; a chunk that reaches past the end repeats the last action.
-    """
-
-    instructions: tuple[str, ...]
-    observations: Arrays
-    chunks_WCA: NDArray[np.float32]
-
-
 def record_demonstrations(
-    benchmark: Benchmark, tasks: Sequence[str], *, settings: Demonstrations, max_steps: int, seed: int
-) -> tuple[Demonstration, ...]:
-    """Record `settings.num_per_task` successes per task.
+    benchmark: Benchmark, task: str, *, settings: Demonstrations, max_steps: int, seed: int
+) -> list[Demonstration]:
+    """Record so many successes of a task that there are enough to train on and to hold out.
 
     Raises:
         RiptError: An expert failed `settings.max_attempts` times in a row.
     """
-    return tuple(
-        demonstration
-        for task in tasks
-        for demonstration in _record_task(benchmark, task, settings=settings, max_steps=max_steps, seed=seed)
-    )
-
-
-def _record_task(
-    benchmark: Benchmark, task: str, *, settings: Demonstrations, max_steps: int, seed: int
-) -> list[Demonstration]:
     environment = benchmark.make(task)
     recorded: list[Demonstration] = []
     index = failures = 0
-    while len(recorded) < settings.num_per_task:
+    while len(recorded) < settings.num_per_task + settings.num_held_out:
         episode = run_expert(benchmark, environment, Attempt(task, index, settings.action_noise, max_steps, seed))
         index += 1
         if episode.success:
@@ -152,19 +136,3 @@ def demonstration_of(instruction: str, episode: Episode) -> Demonstration:
     num_actions = len(episode.actions_TA)
     observations = {name: rows[:num_actions] for name, rows in episode.observations.items()}
     return Demonstration(instruction, observations, episode.actions_TA)
-
-
-def make_windows(demonstrations: Sequence[Demonstration], chunk_length: int) -> Windows:
-    """All windows of `chunk_length` actions, one starting at every step."""
-    chunks, instructions = [], []
-    for demonstration in demonstrations:
-        actions_TA = demonstration.actions_TA
-        padded = np.concatenate([actions_TA, np.repeat(actions_TA[-1:], chunk_length - 1, axis=0)])
-        chunks += [padded[start : start + chunk_length] for start in range(len(actions_TA))]
-        instructions += [demonstration.instruction] * len(actions_TA)
-    names = demonstrations[0].observations
-    return Windows(
-        instructions=tuple(instructions),
-        observations={name: np.concatenate([d.observations[name] for d in demonstrations]) for name in names},
-        chunks_WCA=np.stack(chunks),
-    )

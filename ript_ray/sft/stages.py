@@ -3,91 +3,121 @@
 Source: Mete et al. 2024 (QueST), sections 4.1 and 4.2; stage names as in RIPT-VLA section 5.1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from ript_ray.config import SupervisedStage
-from ript_ray.optimizer import decay_groups
-from ript_ray.policies.quest.policy import PRIOR, QuestPolicy
-from ript_ray.sft.demonstrations import Windows
+from ript_ray.config import SFT
+from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.sft.augmentation import augment
+from ript_ray.sft.fitting import Fitting
+from ript_ray.sft.windows import Windows
+from ript_ray.types import Stage
 
-Progress = Callable[[int, float], None]
-"""Called after each optimiser step with its number, from 1, and its loss."""
+MEASURED_AT_ONCE = 64
+"""Windows of one pass without gradients."""
 
 
-def train_autoencoder(
-    policy: QuestPolicy, windows: Windows, *, stage: SupervisedStage, seed: int, progress: Progress
-) -> float:
-    """Stage 1: reconstruct action chunks through the quantiser, by mean absolute error.
+def begin_stage(stage: Stage, policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> Fitting:
+    """Set a supervised stage up; its steps change the policy, which must be in training mode meanwhile.
 
-    Returns:
-        Mean loss of the last tenth of the steps, in units of the action range's half.
+    Args:
+        stage: Autoencoder or prior.
+        policy: What trains.
+        windows: What it trains on.
+        sft: Settings of both stages.
+        seed: Of everything random in the stage.
     """
+    if stage is Stage.AUTOENCODER:
+        return _begin_autoencoder(policy, windows, sft=sft, seed=seed)
+    return _begin_prior(policy, windows, sft=sft, seed=seed)
+
+
+def _begin_autoencoder(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> Fitting:
+    """Stage 1: reconstruct action chunks through the quantiser, by mean absolute error."""
     chunks = torch.from_numpy(windows.chunks_WCA)
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
+    def loss(rows: torch.Tensor, _: np.random.Generator) -> torch.Tensor:
         return F.l1_loss(policy.autoencoder(chunks[rows]), chunks[rows])
 
     parameters = {f"autoencoder.{name}": value for name, value in policy.autoencoder.named_parameters()}
-    return _fit(policy, parameters, loss, stage=stage, num_windows=len(chunks), seed=seed, progress=progress)
+    return Fitting(parameters, loss, stage=sft.autoencoder, num_windows=len(chunks), seed=seed)
 
 
-def train_prior(
-    policy: QuestPolicy, windows: Windows, *, stage: SupervisedStage, seed: int, progress: Progress
-) -> float:
-    """Stage 2: predict each window's skill tokens from its observation and instruction, by cross-entropy.
+def _begin_prior(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> Fitting:
+    """Stage 2: predict each window's skill tokens from what is seen and the instruction, by cross-entropy.
 
     Encoders and prior train; the autoencoder is frozen.
+    """
+    chunks = torch.from_numpy(windows.chunks_WCA)
+    known_WU = None if sft.noisy_tokens else torch.cat(list(_by_parts(policy, windows, _tokens)))
+
+    def loss(rows: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        seen = windows.seen(rows.numpy())
+        for camera in policy.settings.cameras:
+            changes = sft.augmentation
+            seen[camera] = augment(
+                seen[camera],
+                generator,
+                color=changes.color,
+                color_share=changes.color_share,
+                shift=changes.shift,
+            )
+        with torch.no_grad():
+            tokens_BU = policy.autoencoder.tokens(chunks[rows]) if known_WU is None else known_WU[rows]
+        return _cross_entropy(policy, seen, [windows.instructions[row] for row in rows], tokens_BU)
+
+    parameters = {
+        name: value
+        for name, value in policy.named_parameters()
+        if value.requires_grad and not name.startswith("autoencoder")
+    }
+    return Fitting(parameters, loss, stage=sft.prior, num_windows=len(chunks), seed=seed)
+
+
+def _cross_entropy(
+    policy: QuestPolicy, seen: dict[str, torch.Tensor], instructions: list[str], tokens_BU: torch.Tensor
+) -> torch.Tensor:
+    logits_BUV = policy.policy_prior.logits(policy.context_tokens(seen, instructions), tokens_BU)
+    return F.cross_entropy(logits_BUV.flatten(0, 1), tokens_BU.flatten())
+
+
+def measure_stage(stage: Stage, policy: QuestPolicy, windows: Windows) -> float:
+    """The stage's error on windows, without dropout and augmentation.
 
     Returns:
-        Mean loss of the last tenth of the steps, in nats per token.
+        Autoencoder: mean absolute error of an action's entry, in units of the action range's half. Prior:
+        cross-entropy, in nats per token.
     """
-    observations = {name: torch.from_numpy(array) for name, array in windows.observations.items()}
-    with torch.no_grad():
-        tokens_WU = policy.autoencoder.tokens(torch.from_numpy(windows.chunks_WCA))
-
-    def loss(rows: torch.Tensor) -> torch.Tensor:
-        chosen = {name: tensor[rows] for name, tensor in observations.items()}
-        context = policy.context_tokens(chosen, [windows.instructions[row] for row in rows])
-        logits_BUV = policy.policy_prior.logits(context, tokens_WU[rows])
-        return F.cross_entropy(logits_BUV.flatten(0, 1), tokens_WU[rows].flatten())
-
-    parameters = {name: value for name, value in policy.named_parameters() if not name.startswith("autoencoder")}
-    assert any(name.startswith(PRIOR) for name in parameters)
-    return _fit(policy, parameters, loss, stage=stage, num_windows=len(tokens_WU), seed=seed, progress=progress)
+    measure = _reconstruction_errors if stage is Stage.AUTOENCODER else _token_losses
+    return float(torch.cat(list(_by_parts(policy, windows, measure))).mean())
 
 
-def _fit(
-    policy: QuestPolicy,
-    parameters: dict[str, nn.Parameter],
-    loss_of: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    stage: SupervisedStage,
-    num_windows: int,
-    seed: int,
-    progress: Progress,
-) -> float:
-    torch.manual_seed(seed)  # dropout
-    order = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(decay_groups(parameters.items(), stage.weight_decay), lr=stage.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, T_max=stage.num_steps, eta_min=0.1 * stage.learning_rate
-    )
-    losses = []
-    policy.train()
-    for step in range(1, stage.num_steps + 1):
-        rows = torch.from_numpy(order.integers(num_windows, size=min(stage.batch_size, num_windows)))
-        loss = loss_of(rows)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters.values(), stage.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        progress(step, losses[-1])
+Measure = Callable[[QuestPolicy, Windows, torch.Tensor], torch.Tensor]
+
+
+def _by_parts(policy: QuestPolicy, windows: Windows, measure: Measure) -> Iterator[torch.Tensor]:
+    """One row per window, in evaluation mode; the policy is left in the mode it was in."""
+    was_training = policy.training
     policy.eval()
-    return float(np.mean(losses[-max(1, stage.num_steps // 10) :]))
+    with torch.no_grad():
+        for rows in torch.arange(len(windows.instructions)).split(MEASURED_AT_ONCE):
+            yield measure(policy, windows, rows)
+    policy.train(was_training)
+
+
+def _tokens(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+    return policy.autoencoder.tokens(torch.from_numpy(windows.chunks_WCA[rows.numpy()]))
+
+
+def _reconstruction_errors(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+    chunks = torch.from_numpy(windows.chunks_WCA[rows.numpy()])
+    return (policy.autoencoder(chunks) - chunks).abs().mean((1, 2))
+
+
+def _token_losses(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+    instructions = [windows.instructions[row] for row in rows]
+    loss = _cross_entropy(policy, windows.seen(rows.numpy()), instructions, _tokens(policy, windows, rows))
+    return loss.expand(len(rows))

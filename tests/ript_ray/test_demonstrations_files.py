@@ -59,7 +59,11 @@ def names_below(folder: Path) -> set[str]:
 @pytest.mark.sim
 def test_a_file_holds_the_demonstrations_that_would_be_made_in_memory(recorded: Path) -> None:
     settings = Demonstrations(num_per_task=3, action_noise=0.2, max_attempts=5)
-    made = record_demonstrations(MetaWorld(), TASKS, settings=settings, max_steps=150, seed=0)
+    made = [
+        demonstration
+        for task in TASKS
+        for demonstration in record_demonstrations(MetaWorld(), task, settings=settings, max_steps=150, seed=0)
+    ]
     read = [
         demonstration
         for task in TASKS

@@ -1,8 +1,9 @@
+import json
 import math
 
 import pytest
 
-from ript_ray.evaluate import SuccessRate, evaluate
+from ript_ray.evaluate import EvaluationResult, SuccessRate, evaluate
 from ript_ray.runtime.serial import SerialRuntime
 from tests.conftest import line_parts, line_stream
 from tests.fakes import TinyChunkPolicy
@@ -41,3 +42,38 @@ def test_the_same_policy_gets_the_same_figures_again() -> None:
     parts = line_parts(lambda: TinyChunkPolicy("gaussian"))
     first, second = (evaluate(SerialRuntime(parts), contexts, batch_size=3, seed=1) for _ in range(2))
     assert first == second
+
+
+def test_results_come_back_from_json_with_every_outcome() -> None:
+    result = EvaluationResult({"a": (True, False, True), "b": (False,)}, 120)
+    written = json.loads(json.dumps(result.to_json()))
+    assert written["outcomes"] == {"a": "101", "b": "0"}
+    assert (written["success_rate"], written["num_rollouts"], written["env_steps"]) == (0.5, 4, 120)
+    assert EvaluationResult.from_json(written) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outcomes": {"a": "111", "b": "0"}}, "not those of the outcomes: .*success_rate"),
+        ({"outcomes": {"a": "1x1", "b": "0"}}, "no figures of an evaluation"),
+        ({"outcomes": {"a": "", "b": "0"}}, "no figures of an evaluation"),
+        ({"outcomes": {}}, "no figures of an evaluation"),
+        ({"outcomes": None}, "no figures of an evaluation"),
+        ({"env_steps": "many"}, "no figures of an evaluation"),
+        ({"low": 0.5}, "not those of the outcomes: low"),
+        ({"per_task": {}}, "not those of the outcomes: per_task"),
+        ({"lows": 0.5}, "not those of the outcomes: lows"),
+    ],
+)
+def test_figures_that_are_not_those_of_the_outcomes_are_refused(change: dict[str, object], message: str) -> None:
+    written = EvaluationResult({"a": (True, False, True), "b": (False,)}, 120).to_json()
+    with pytest.raises(ValueError, match=message):
+        EvaluationResult.from_json(written | change)
+
+
+def test_results_of_before_outcomes_were_kept_are_refused() -> None:
+    written = EvaluationResult({"a": (True,)}, 1).to_json()
+    del written["outcomes"]
+    with pytest.raises(ValueError, match="no figures of an evaluation: KeyError"):
+        EvaluationResult.from_json(written)

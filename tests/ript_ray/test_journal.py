@@ -80,8 +80,8 @@ def test_rewinding_forgets_what_will_be_done_again_and_a_torn_line(path: Path) -
     points = [evaluation(0), *(training(update) for update in (1, 2, 3)), evaluation(3)]
     path.write_bytes(b"".join(json.dumps(vars(point)).encode() + b"\n" for point in points) + b'{"update": 4, "env')
     journal = Journal(path)
-    assert journal.rewind(3, keep_evaluation=False) == points[:4], "the evaluation of update 3 is done again"
-    assert journal.rewind(2, keep_evaluation=False) == points[:3]
+    assert journal.rewind(Stage.RIPT, 3, keep_evaluation=False) == points[:4], "the evaluation of update 3 is done again"
+    assert journal.rewind(Stage.RIPT, 2, keep_evaluation=False) == points[:3]
     journal.append(training(3))
     assert read_journal(path) == points[:4]
 
@@ -90,13 +90,13 @@ def test_the_first_evaluation_stays_where_it_is_not_done_again(path: Path) -> No
     journal = Journal(path)
     for point in (evaluation(0), training(1)):
         journal.append(point)
-    assert journal.rewind(0, keep_evaluation=True) == [evaluation(0)]
-    assert journal.rewind(0, keep_evaluation=False) == []
+    assert journal.rewind(Stage.RIPT, 0, keep_evaluation=True) == [evaluation(0)]
+    assert journal.rewind(Stage.RIPT, 0, keep_evaluation=False) == []
     assert path.read_bytes() == b""
 
 
 def test_rewinding_where_there_is_no_journal_makes_none(path: Path) -> None:
-    assert Journal(path).rewind(2, keep_evaluation=False) == []
+    assert Journal(path).rewind(Stage.RIPT, 2, keep_evaluation=False) == []
     assert not path.exists()
 
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from ray.cluster_utils import Cluster as Nodes
 
 from ript_ray.errors import WorkerError
+from ript_ray.filters import Verdict
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.on_ray import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.train import Collection, UpdateRecord, train
-from ript_ray.types import Progress, RolloutRequest
+from ript_ray.types import GroupSummary, Progress, RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import TinyChunkPolicy
 from tests.ript_ray.test_runtime import SAMPLING, Log, checksums, train_on
@@ -61,8 +62,8 @@ class Interruption(Log):
         super().__init__()
         self._do = do
 
-    def on_group(self, collection: Collection) -> None:
-        super().on_group(collection)
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+        super().on_group(collection, summary, verdict)
         if collection.update == 2 and self._do:
             self._do()
             self._do = None

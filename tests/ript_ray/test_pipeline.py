@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ript_ray import checkpoint
-from ript_ray.filters import REJECTIONS
+from ript_ray.filters import REJECTIONS, Verdict
+from ript_ray.rollout_log import read_groups
 from tests.commands import QUICKSTART, RIPT_RAY, environment, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
@@ -83,6 +84,24 @@ def test_evaluating_the_checkpoint_gives_the_runs_own_figures_on_another_number_
     assert again == after
 
 
+def test_a_rollout_of_an_actor_is_replayed_exactly_and_filmed(finished: tuple[Path, Path, str]) -> None:
+    home, folder, _ = finished
+    records = read_groups(folder / "groups.jsonl")
+    results = json.loads((folder / "results.json").read_text())
+    assert sum(len(record.successes) for record in records) == results["num_rollouts"]
+    record = next(record for record in reversed(records) if record.verdict is Verdict.ACCEPTED)
+    member = record.successes.index(1)
+    arguments = ("replay", str(folder), "--group", str(record.group), "--member", str(member))
+    result = run(*RIPT_RAY, *arguments, cwd=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"success after {record.num_steps[member]} steps, as recorded" in result.stdout
+    video = folder / "videos" / f"group-{record.group:05d}-member-{member}.gif"
+    assert video.read_bytes().startswith(b"GIF8")
+    again = run(*RIPT_RAY, *arguments, cwd=home)
+    assert again.returncode == 1
+    assert "exists already; nothing is overwritten" in again.stderr
+
+
 def test_one_process_without_ray_gives_bitwise_the_same_weights(
     finished: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
@@ -146,6 +165,13 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
     figures, expected = (json.loads((path / "results.json").read_text()) for path in (folder, undisturbed))
     for name in ("before", "after", "env_steps", "num_rollouts", "groups_accepted", "groups_rejected"):
         assert figures[name] == expected[name], name
+    groups, groups_expected = (
+        sorted((path / "groups.jsonl").read_text().splitlines()) for path in (folder, undisturbed)
+    )
+    assert groups == groups_expected
+    for update in (1, 2, 3):
+        kept = Path("weights") / f"update-{update:05d}.safetensors"
+        assert (folder / kept).read_bytes() == (undisturbed / kept).read_bytes()
     updates = [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert updates == [0, 1, 2, 3, 3]
 

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from ript_ray.config import SupervisedStage
+from ript_ray.config import SFT, Augmentation, SupervisedStage
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.policies.quest.encoders import ImageEncoder, SpatialSoftmax
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.settings import QuestSettings
-from ript_ray.sft.demonstrations import Windows
-from ript_ray.sft.stages import train_prior
+from ript_ray.sft.stages import begin_stage
+from ript_ray.sft.windows import Windows
+from ript_ray.types import Stage
 from tests.conftest import TINY_QUEST
 
 SEEING = replace(TINY_QUEST, cameras=("front",), sensors=(), image_size=16, image_channels=4, image_width=8)
@@ -72,9 +73,11 @@ def test_a_policy_that_sees_pictures_learns_from_them_and_acts_in_evaluation_mod
     assert tokens.unique().numel() > 1, "there is nothing to tell apart"
     windows = Windows(("go",) * 8, {"front": frames}, chunks)
     stage = SupervisedStage(num_steps=50, batch_size=8, learning_rate=3e-3)
-    losses: list[float] = []
     policy.fit_standardizer(windows.observations, min_scale=0.05)
-    train_prior(policy, windows, stage=stage, seed=1, progress=lambda _, loss: losses.append(loss))
+    policy.train()
+    sft = SFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0))
+    losses = list(begin_stage(Stage.PRIOR, policy, windows, sft=sft, seed=1).steps())
+    policy.eval()
     assert np.mean(losses[-5:]) < 0.2 * losses[0]
     before = policy.state_arrays()
     decisions = policy.act({"front": frames}, ["go"] * 8, rngs(8))

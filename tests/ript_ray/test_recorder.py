@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from ript_ray import checkpoint
+from ript_ray.books import Books
 from ript_ray.build import PolicySource, new_policy
+from ript_ray.checkpoint import Training
 from ript_ray.config import Experiment
 from ript_ray.errors import CheckpointError, DivergenceError, UnwritableError
-from ript_ray.evaluate import EvaluationResult, SuccessRate
+from ript_ray.evaluate import EvaluationResult
 from ript_ray.filters import Verdict
 from ript_ray.journal import Point, read_journal
 from ript_ray.learner import UpdateReport
@@ -68,13 +70,27 @@ def record(update: int, **broken: float) -> UpdateRecord:
 
 
 def measured() -> EvaluationResult:
-    rate = SuccessRate.of([1.0, 0.0])
-    return EvaluationResult(rate, {"reach-v3": rate}, 100)
+    return EvaluationResult({"reach-v3": (True, False)}, 100)
+
+
+@contextlib.contextmanager
+def recording(
+    folder: RunFolder,
+    source: PolicySource,
+    training: Training | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Iterator[Recorder]:
+    """As a run does it."""
+    with (
+        Books(folder, source.experiment, training, announce) as books,
+        Recorder(folder, books, source, training, announce) as recorder,
+    ):
+        yield recorder
 
 
 def end_with(folder: RunFolder, work: Callable[[Recorder], None], error: type[BaseException] | None = None) -> None:
     """A run that does `work` and ends, with `error` if there is one."""
-    with Recorder(folder, SOURCE) as recorder:
+    with recording(folder, SOURCE) as recorder:
         work(recorder)
         if error is not None:
             raise error
@@ -87,7 +103,7 @@ def saved(folder: RunFolder) -> list[str]:
 
 def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(folder: RunFolder) -> None:
     told: list[str] = []
-    with Recorder(folder, SOURCE, announce=told.append) as recorder:
+    with recording(folder, SOURCE, announce=told.append) as recorder:
         recorder.on_evaluation(measured())
         recorder.on_update(record(1))
         with full_disk(ROOM):
@@ -103,7 +119,7 @@ def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(
     newest, problems = checkpoint.newest_resumable(folder.path)
     assert (newest.name, problems) == ("update-00004", [])
     assert checkpoint.load_training(newest).totals["env_steps"] == 400
-    failed = [point.metrics["faults/failed_saves"] for point in read_journal(folder.journal) if point.is_training]
+    failed = [point.metrics["faults/failed_saves"] for point in read_journal(folder.journal) if point.is_update]
     assert failed == [0, 0, 1, 1]
 
 
@@ -152,7 +168,7 @@ def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_nex
 ) -> None:
     told: list[str] = []
     in_the_way = folder.path / ".before.json.unfinished"
-    with Recorder(folder, SOURCE, announce=told.append) as recorder:
+    with recording(folder, SOURCE, announce=told.append) as recorder:
         in_the_way.mkdir()
         recorder.on_evaluation(measured())
         assert "before.json cannot be written" in told[0]
@@ -167,7 +183,7 @@ def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_nex
 
 def test_a_point_that_the_disk_does_not_take_is_told_and_comes_later(folder: RunFolder) -> None:
     told: list[str] = []
-    with Recorder(folder, SOURCE, announce=told.append) as recorder:
+    with recording(folder, SOURCE, announce=told.append) as recorder:
         with full_disk(100):
             recorder.on_update(record(1))
         assert "metrics.jsonl cannot be written" in told[0]
@@ -195,7 +211,7 @@ def test_a_run_resumed_from_its_beginning_keeps_its_clock_and_its_first_measurem
     folder.journal.write_text(json.dumps(vars(before)) + "\n")
 
     training = checkpoint.load_training(folder.checkpoint(0))
-    with Recorder(RunFolder(folder.path), SOURCE, training) as recorder:
+    with recording(RunFolder(folder.path), SOURCE, training) as recorder:
         assert not folder.status.exists(), "the run goes on"
         recorder.on_update(record(1))
     first, second = read_journal(folder.journal)
@@ -208,7 +224,7 @@ def test_a_run_killed_before_its_first_measurement_knows_how_long_it_took_so_far
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, lambda _: None, KeyboardInterrupt)
     training = checkpoint.load_training(folder.checkpoint(0))
-    with Recorder(RunFolder(folder.path), SOURCE, training) as recorder:
+    with recording(RunFolder(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
     (point,) = read_journal(folder.journal)
     assert point.wall_s > 500
@@ -224,9 +240,9 @@ def test_an_evaluation_that_is_done_again_stands_once_in_the_journal(folder: Run
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, work, KeyboardInterrupt)
     training = checkpoint.load_training(checkpoint.newest_resumable(folder.path)[0])
-    with Recorder(RunFolder(folder.path), SOURCE, training) as recorder:
+    with recording(RunFolder(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
-    assert [(point.update, point.is_training) for point in read_journal(folder.journal)] == [
+    assert [(point.update, point.is_update) for point in read_journal(folder.journal)] == [
         (0, False),
         (1, True),
         (2, True),

@@ -16,7 +16,7 @@ from ript_ray.runtime.contract import Parts, Runtime
 from ript_ray.runtime.on_ray import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.train import Collection, UpdateRecord, train
-from ript_ray.types import RolloutRequest
+from ript_ray.types import GroupSummary, RolloutRequest
 from tests.conftest import line_parts, line_stream, tiny_quest
 from tests.fakes import LineEnvironment, TinyChunkPolicy
 
@@ -29,7 +29,7 @@ class Log:
         self.records: list[UpdateRecord] = []
         self.num_groups = 0
 
-    def on_group(self, collection: Collection) -> None:
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
         self.num_groups += 1
 
     def on_update(self, record: UpdateRecord) -> None:

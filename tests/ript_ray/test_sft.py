@@ -2,21 +2,35 @@ import numpy as np
 import pytest
 import torch
 
-from ript_ray.config import Demonstrations, SupervisedStage
+from ript_ray.config import SFT, Demonstrations, SupervisedStage
 from ript_ray.errors import RiptError
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.sft.demonstrations import Demonstration, make_windows, record_demonstrations
-from ript_ray.sft.stages import train_autoencoder, train_prior
+from ript_ray.sft.demonstrations import Demonstration, record_demonstrations
+from ript_ray.sft.stages import begin_stage, measure_stage
+from ript_ray.sft.windows import Windows, make_windows
+from ript_ray.types import Stage
 from tests.conftest import tiny_quest
 from tests.fakes import LineBenchmark
 
 BENCHMARK = LineBenchmark()
 STAGE = SupervisedStage(num_steps=300, batch_size=32, learning_rate=3e-3)
+BOTH = SFT(autoencoder=STAGE, prior=STAGE)
 
 
-def record(num_per_task: int = 2, action_noise: float = 0.0, max_steps: int = 12) -> tuple[Demonstration, ...]:
-    settings = Demonstrations(num_per_task, action_noise, max_attempts=3)
-    return record_demonstrations(BENCHMARK, BENCHMARK.tasks, settings=settings, max_steps=max_steps, seed=1)
+def record(num_per_task: int = 2, action_noise: float = 0.0, max_steps: int = 12) -> list[Demonstration]:
+    settings = Demonstrations(num_per_task=num_per_task, action_noise=action_noise, max_attempts=3)
+    return [
+        demonstration
+        for task in BENCHMARK.tasks
+        for demonstration in record_demonstrations(BENCHMARK, task, settings=settings, max_steps=max_steps, seed=1)
+    ]
+
+
+def fit(stage: Stage, policy: QuestPolicy, windows: Windows, sft: SFT = BOTH) -> list[float]:
+    policy.train()
+    losses = list(begin_stage(stage, policy, windows, sft=sft, seed=1).steps())
+    policy.eval()
+    return losses
 
 
 def test_demonstrations_are_successes_and_the_same_every_time() -> None:
@@ -53,23 +67,20 @@ def changed(before: dict[str, np.ndarray], policy: QuestPolicy) -> set[str]:
 
 
 def test_each_stage_learns_and_changes_its_own_part_alone() -> None:
-    policy, losses = tiny_quest(), []
+    policy = tiny_quest()
     windows = make_windows(record(), policy.settings.chunk_length)
     policy.fit_standardizer(windows.observations, min_scale=0.05)
-
-    def progress(step: int, loss: float) -> None:
-        losses.append(loss)
-
-    before = policy.state_arrays()
-    last = train_autoencoder(policy, windows, stage=STAGE, seed=1, progress=progress)
-    assert changed(before, policy) == {"autoencoder"}
-    assert last < 0.5 * losses[0]
-    losses.clear()
-    before = policy.state_arrays()
-    last = train_prior(policy, windows, stage=STAGE, seed=1, progress=progress)
-    assert changed(before, policy) == {"policy_prior", "lowdim_encoders", "obs_proj", "task_encoder"}
-    assert last < 0.5 * losses[0]
-    assert not policy.training, "dropout must be off once a stage has ended"
+    parts = {
+        Stage.AUTOENCODER: {"autoencoder"},
+        Stage.PRIOR: {"policy_prior", "lowdim_encoders", "obs_proj", "task_encoder"},
+    }
+    for stage, names in parts.items():
+        before, error = policy.state_arrays(), measure_stage(stage, policy, windows)
+        losses = fit(stage, policy, windows)
+        assert len(losses) == STAGE.num_steps
+        assert changed(before, policy) == names
+        assert np.mean(losses[-30:]) < 0.5 * losses[0]
+        assert measure_stage(stage, policy, windows) < 0.5 * error
 
 
 def test_states_are_standardised_with_a_smallest_scale() -> None:

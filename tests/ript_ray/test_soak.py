@@ -21,9 +21,11 @@ import pytest
 import ray
 
 from ript_ray.config import Sampling
+from ript_ray.filters import Verdict
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.on_ray import RayRuntime
 from ript_ray.train import Collection, UpdateRecord, train
+from ript_ray.types import GroupSummary
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
 
@@ -182,7 +184,7 @@ class Watch:
     records: list[UpdateRecord] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
 
-    def on_group(self, collection: Collection) -> None:
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
         pass
 
     def on_update(self, record: UpdateRecord) -> None:

@@ -4,13 +4,14 @@ from collections import Counter
 
 from rich.console import Console
 
-from ript_ray.evaluate import EvaluationResult, SuccessRate
+from ript_ray.comparison import Comparison
+from ript_ray.evaluate import EvaluationResult
 from ript_ray.filters import Verdict
 from ript_ray.learner import UpdateReport
 from ript_ray.ledger import Ledger
 from ript_ray.train import Collection, UpdateRecord
-from ript_ray.types import Progress, Version
-from ript_ray.view import View, ViewMode, results_table
+from ript_ray.types import GroupSummary, Progress, Version
+from ript_ray.view import View, ViewMode, difference_line, difference_table, results_table
 from ript_ray.weights import snapshot
 from tests.conftest import tiny_quest
 
@@ -42,7 +43,7 @@ def shown(mode: ViewMode, *, terminal: bool) -> str:
     with View(mode, num_updates=10, console=console) as view:
         view.stage("stage 3: RIPT")
         view.on_step("prior", 100, 100, 0.5)
-        view.on_group(collection())
+        view.on_group(collection(), GroupSummary(0, Version(1), (1.0,), (9,), 0), Verdict.ALL_SOLVED)
         view.on_update(record())
     return output.getvalue()
 
@@ -78,9 +79,21 @@ def test_line_mode_prints_one_line_per_update() -> None:
 
 
 def test_the_results_table_shows_intervals_and_the_number_of_rollouts() -> None:
-    rate = SuccessRate.of([1.0] * 30 + [0.0] * 20)
-    result = EvaluationResult(rate, {"button-press-topdown-v3": rate}, 100)
+    result = EvaluationResult({"button-press-topdown-v3": (True,) * 30 + (False,) * 20}, 100)
     output = io.StringIO()
     Console(file=output, width=80).print(results_table({"before RIPT": result, "after RIPT": result}, "success"))
     assert output.getvalue().count("60.0 [46.2, 72.4]") == 4
     assert output.getvalue().split().count("50") == 2
+
+
+def test_differences_are_shown_in_pairs_and_fit_into_80_columns() -> None:
+    first = EvaluationResult({"button-press-topdown-wall-v3": (True,) * 20 + (False,) * 30}, 100)
+    second = EvaluationResult({"button-press-topdown-wall-v3": (True,) * 15 + (False,) * 5 + (True,) * 30}, 100)
+    comparison = Comparison.of(first, second)
+    output = io.StringIO()
+    Console(file=output, width=80).print(difference_table(comparison, "in pairs"))
+    for part in ("button-press-topdown-wall-v3", "+50.0 [+30.3, +65.3]", "30:5", "2.2e-05", " 50"):
+        assert output.getvalue().count(part) >= 2, part
+    line = difference_line(comparison.overall)
+    assert line == "paired difference +50.0 [+30.3, +65.3] points, 50 rollouts each, McNemar p 2.2e-05"
+    assert len(line) <= 80

@@ -1,0 +1,91 @@
+"""Random changes of the pictures that the supervised prior learns from.
+
+Source: QueST (Mete et al. 2024), the authors' code: colours change in most pictures of a batch by one draw, then every
+picture moves by a few pixels. torchvision has the same, but no build of it fits every build of torch.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+GREY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in a picture's brightness. Source: ITU-R BT.601."""
+
+
+def augment(
+    pictures_BHWC: torch.Tensor, generator: np.random.Generator, *, color: float, color_share: float, shift: int
+) -> torch.Tensor:
+    """Change the colours of some pictures and move all of them.
+
+    Args:
+        pictures_BHWC: uint8; not changed.
+        generator: All of the randomness.
+        color: Range of change of brightness, contrast, saturation and hue.
+        color_share: Probability that a picture's colours change.
+        shift: Farthest move, in pixels; edges are repeated.
+
+    Returns:
+        uint8 pictures of the same shape.
+    """
+    chosen = torch.from_numpy(generator.random(len(pictures_BHWC)) < color_share)
+    x = pictures_BHWC.permute(0, 3, 1, 2).float() / 255.0
+    if color and chosen.any():
+        x[chosen] = _recolor(x[chosen], generator, color)
+    if shift:
+        x = _move(x, generator, shift)
+    return (x * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _recolor(x: torch.Tensor, generator: np.random.Generator, color: float) -> torch.Tensor:
+    """Brightness, contrast, saturation and hue by one draw each, in a random order; (B, 3, H, W) in [0, 1]."""
+    brightness, contrast, saturation = generator.uniform(1.0 - color, 1.0 + color, size=3).tolist()
+    hue = float(generator.uniform(-color, color))
+    for change in generator.permutation(4):
+        match int(change):
+            case 0:
+                x = x * brightness
+            case 1:
+                mean = _grey(x).mean((1, 2, 3), keepdim=True)
+                x = mean + contrast * (x - mean)
+            case 2:
+                grey = _grey(x)
+                x = grey + saturation * (x - grey)
+            case 3:
+                x = turn_hue(x, hue)
+        x = x.clamp(0.0, 1.0)
+    return x
+
+
+def _grey(x: torch.Tensor) -> torch.Tensor:
+    return (x * torch.tensor(GREY, device=x.device).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def turn_hue(x: torch.Tensor, turn: float) -> torch.Tensor:
+    """Turn the hue by a share of the full circle, through hue, saturation and value; (B, 3, H, W) in [0, 1].
+
+    Source: Smith 1978, as in the standard library's `colorsys`.
+    """
+    red, green, blue = x.unbind(1)
+    value, chroma = x.amax(1), x.amax(1) - x.amin(1)
+    safe = chroma.clamp(min=1e-8)
+    sector = torch.where(
+        value == red,
+        ((green - blue) / safe) % 6.0,
+        torch.where(value == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0),
+    )
+    sector = (sector + 6.0 * turn) % 6.0
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)
+    distance = (offsets + sector.unsqueeze(1)) % 6.0
+    share = torch.minimum(distance, 4.0 - distance).clamp(0.0, 1.0)
+    return value.unsqueeze(1) - chroma.unsqueeze(1) * share
+
+
+def _move(x: torch.Tensor, generator: np.random.Generator, shift: int) -> torch.Tensor:
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (shift,) * 4, mode="replicate")
+    corners = torch.from_numpy(generator.integers(0, 2 * shift + 1, size=(len(x), 2)))
+    rows = (corners[:, :1] + torch.arange(height)).to(x.device)[:, None, :, None]
+    columns = (corners[:, 1:] + torch.arange(width)).to(x.device)[:, None, None, :]
+    pictures = torch.arange(len(x), device=x.device)[:, None, None, None]
+    channels = torch.arange(3, device=x.device)[None, :, None, None]
+    return padded[pictures, channels, rows, columns]

@@ -1,0 +1,176 @@
+"""The supervised stages of a run: what RIPT starts from. They can stop after any step and go on to the same bits."""
+
+import json
+import shutil
+
+import numpy as np
+import torch
+
+from ript_ray import checkpoint
+from ript_ray.books import Books
+from ript_ray.build import PolicySource, new_policy
+from ript_ray.checkpoint import Training
+from ript_ray.checks import require
+from ript_ray.config import Experiment
+from ript_ray.files import write_whole
+from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.pretrained import arrays_of
+from ript_ray.run_folder import RunFolder
+from ript_ray.seeding import Purpose, torch_seed_of
+from ript_ray.sft.data import Data, collect_data
+from ript_ray.sft.fitting import Fitting
+from ript_ray.sft.stages import begin_stage, measure_stage
+from ript_ray.types import Progress, Stage
+from ript_ray.view import View
+
+NUM_POINTS = 200
+"""Points of a stage's loss curve, about."""
+
+NUM_KEPT = 2
+"""Checkpoints of a stage that are kept, the newest ones."""
+
+SEEDS = {Stage.AUTOENCODER: Purpose.AUTOENCODER_STAGE, Stage.PRIOR: Purpose.PRIOR_STAGE}
+
+WORDS = {Stage.AUTOENCODER: "stage 1: skill autoencoder", Stage.PRIOR: "stage 2: supervised prior"}
+UNITS = {Stage.AUTOENCODER: "mean action error", Stage.PRIOR: "nats per token"}
+
+
+def train_supervised(
+    folder: RunFolder, books: Books, experiment: Experiment, standing: tuple[PolicySource, Training] | None, view: View
+) -> PolicySource:
+    """Train the experiment's supervised stages, from where `standing` says, if anywhere.
+
+    Args:
+        folder: The run's folder; checkpoints and each stage's errors go there.
+        books: The run's books.
+        experiment: What is learned.
+        standing: Weights and state of an interrupted stage, or none.
+        view: What is shown meanwhile.
+
+    Returns:
+        The policy after the last of them; without supervised stages, the one that the experiment starts from.
+
+    Raises:
+        RiptError: Demonstrations or the policy to start from are missing or do not fit, a loss is not finite, or the
+            disk does not take a checkpoint.
+    """
+    torch.set_num_threads(experiment.learner_threads)
+    policy, training = _policy_to_start_from(experiment, standing)
+    stages = [stage for stage in experiment.stages if stage is not Stage.RIPT]
+    if training is not None:
+        stages = [stage for stage in stages if stage.place >= training.stage.place]
+    if stages:
+        demos = experiment.demos
+        told = f"reading from {demos.folder}" if demos.folder else "recording"
+        view.stage(f"{told}: {demos.num_per_task} demonstration(s) of each of {len(experiment.tasks)} tasks")
+        data = collect_data(
+            experiment.benchmark,
+            experiment.tasks,
+            settings=demos,
+            policy=experiment.policy,
+            max_steps=experiment.max_steps,
+            seed=experiment.seed,
+        )
+        if training is None:
+            seen = {name: np.asarray(data.training.observations[name]) for name in experiment.policy.sensors}
+            policy.fit_standardizer(seen, min_scale=experiment.sft.min_state_scale)
+        for stage in stages:
+            _StageRun(folder, books, experiment, stage, view).run(policy, data, training)
+            training = None
+    return PolicySource(experiment, policy.state_arrays())
+
+
+def _policy_to_start_from(
+    experiment: Experiment, standing: tuple[PolicySource, Training] | None
+) -> tuple[QuestPolicy, Training | None]:
+    if standing is not None:
+        source, training = standing
+        return source(), training
+    policy = new_policy(experiment)
+    if experiment.start_from is not None:
+        policy.load_state_arrays(arrays_of(experiment.start_from))
+    return policy, None
+
+
+def require_start(experiment: Experiment) -> None:
+    """Check, before anything is written, that there is a policy to start from where one is needed.
+
+    Raises:
+        RiptError: None is named, or it is missing, damaged, or does not fit the experiment.
+    """
+    first = experiment.stages[0]
+    require(
+        first is Stage.AUTOENCODER or experiment.start_from is not None,
+        f"start-from must name what the stage {first} starts from: a model folder, a checkpoint, or a run's folder",
+    )
+    _policy_to_start_from(experiment, None)
+
+
+class _StageRun:
+    """One stage: its steps, its loss curve, its checkpoints."""
+
+    def __init__(self, folder: RunFolder, books: Books, experiment: Experiment, stage: Stage, view: View):
+        self._folder = folder
+        self._books = books
+        self._experiment = experiment
+        self._stage = stage
+        self._view = view
+        sft = experiment.sft
+        self._settings = sft.autoencoder if stage is Stage.AUTOENCODER else sft.prior
+
+    def run(self, policy: QuestPolicy, data: Data, training: Training | None) -> None:
+        """Train the stage in the policy, on from `training` if there is one; at the end the policy is ready to act."""
+        stage = self._stage
+        fitting = begin_stage(
+            stage,
+            policy,
+            data.training,
+            sft=self._experiment.sft,
+            seed=torch_seed_of(self._experiment.seed, SEEDS[stage]),
+        )
+        if training is not None:
+            fitting.restore(training.step, training.learner)
+        if fitting.step == fitting.num_steps:
+            return
+        self._view.stage(f"{WORDS[stage]} on {len(data.training.instructions)} windows, {fitting.num_steps} steps")
+        policy.train()
+        self._take_steps(fitting, policy, data)
+        policy.eval()
+
+    def _take_steps(self, fitting: Fitting, policy: QuestPolicy, data: Data) -> None:
+        every = max(1, fitting.num_steps // NUM_POINTS)
+        losses: list[float] = []
+        for loss in fitting.steps():
+            losses.append(loss)
+            self._view.on_step(self._stage, fitting.num_steps, fitting.step, loss)
+            at_end = fitting.step == fitting.num_steps
+            is_saved = at_end or fitting.step % self._settings.checkpoint_every == 0
+            if is_saved or fitting.step % every == 0:
+                errors = self._measure(policy, data, at_end=at_end) if is_saved else {}
+                figures = {"loss": float(np.mean(losses)), **errors}
+                named = {f"{self._stage}/{name}": value for name, value in figures.items()}
+                self._books.log(self._stage, fitting.step, named)
+                losses.clear()
+            if is_saved:
+                self._save(policy, fitting)
+
+    def _measure(self, policy: QuestPolicy, data: Data, *, at_end: bool) -> dict[str, float]:
+        """The stage's error on what is held out, if anything is; at its end on what it was trained on, too."""
+        parts = {"training": data.training if at_end else None, "held out": data.held_out}
+        found = {name: measure_stage(self._stage, policy, part) for name, part in parts.items() if part is not None}
+        errors = {f"{name.replace(' ', '_')}_error": error for name, error in found.items()}
+        if at_end:
+            told = ", ".join(f"{error:.3f} ({name})" for name, error in found.items())
+            self._view.stage(f"{UNITS[self._stage]}: {told}")
+            write_whole(self._folder.path / f"{self._stage}.json", json.dumps(errors, indent=2) + "\n")
+        return errors
+
+    def _save(self, policy: QuestPolicy, fitting: Fitting) -> None:
+        """Save a checkpoint, and delete those before the newest two: the end of the stage is what counts."""
+        stage, source = self._stage, PolicySource(self._experiment, policy.state_arrays())
+        totals = {"wall_s": self._books.wall_s}
+        path = self._folder.checkpoint(fitting.step, stage)
+        checkpoint.save(path, source, Training(Progress(), totals, fitting.state(), stage, fitting.step))
+        saved = [path for path in checkpoint.saved_in(self._folder.path) if path.name.startswith(stage)]
+        for old in saved[:-NUM_KEPT]:
+            shutil.rmtree(old)
