@@ -56,6 +56,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         view: What is shown meanwhile.
     """
     require_start(experiment)
+    _require_fresh_contexts(experiment)
     with session(cluster):
         folder = RunFolder.create(runs, experiment)
         with folder.lock():
@@ -140,11 +141,6 @@ def _post_train(
     """Measure, post-train, measure again; from where `training` stands, if anywhere."""
     experiment = source.experiment
     contexts, held_out = training_contexts(experiment), held_out_contexts(experiment)
-    if shared := set(contexts) & set(held_out):
-        raise ConfigError(
-            f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "
-            f"{experiment.seed}: a policy must not be measured on what it was trained on"
-        )
 
     def measure(when: str) -> EvaluationResult:
         view.stage(f"measuring success on held-out contexts, {when}")
@@ -195,6 +191,21 @@ def _read_before(folder: RunFolder, training: Training | None) -> EvaluationResu
     if training is not None and training.progress.update > 0:
         raise CheckpointError(f"{folder.before} is missing: success before RIPT is not known any more")
     return None
+
+
+def _require_fresh_contexts(experiment: Experiment) -> None:
+    """Check, before anything is written, that contexts from files can be used; those from seeds always can.
+
+    Raises:
+        RiptError: They are missing, damaged, too few, or among those that the policy will be measured on.
+    """
+    if experiment.sampling.context_source is None or Stage.RIPT not in experiment.stages:
+        return
+    if shared := set(training_contexts(experiment)) & set(held_out_contexts(experiment)):
+        raise ConfigError(
+            f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "
+            f"{experiment.seed}: a policy must not be measured on what it was trained on"
+        )
 
 
 def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:

@@ -144,9 +144,9 @@ def draw(episode: Episode, benchmark: MetaWorld, filming: Filming) -> Video:
         filming: How it looks.
 
     Raises:
-        ReplayError: The simulator does not repeat the episode.
+        ReplayError: The simulator does not repeat the episode, or this machine cannot draw.
     """
-    interval = max(1, round(benchmark.control_hz / FRAMES_HZ), math.ceil(len(episode.actions) / (MAX_FRAMES - 2)))
+    interval = max(1, round(benchmark.control_hz / FRAMES_HZ), math.ceil(len(episode.actions) / (MAX_FRAMES - 1)))
     camera, *_ = benchmark.image_shapes
     drawn = replace(benchmark, cameras=(), image_size=filming.size, rendering=filming.rendering)
     environment = drawn.make(episode.context.task)
@@ -158,6 +158,8 @@ def draw(episode: Episode, benchmark: MetaWorld, filming: Filming) -> Video:
             success = environment.step(action)
             if step % interval == 0 or step == len(episode.actions):
                 frames.append(environment.picture(camera))
+    except RuntimeError as error:  # how a simulator without a screen says so
+        raise ReplayError(str(error)) from error
     finally:
         environment.close()
     if success != episode.success:

@@ -20,6 +20,8 @@ from ript_ray.train import Collection, UpdateRecord
 from ript_ray.types import GroupSummary
 
 SHOWN_UPDATES = 12
+LINE_EVERY_S = 10.0
+"""Between two lines of a supervised stage."""
 
 
 class ViewMode(StrEnum):
@@ -50,6 +52,8 @@ class View:
         self._shown = 0
         self._num_replaced = 0
         self._last_drawn = 0.0
+        self._stage = ""
+        self._stage_begun = (0.0, 0)
 
     def __enter__(self) -> "View":
         return self
@@ -64,10 +68,18 @@ class View:
         self.console.print(f"{elapsed:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
-        """Show progress of a supervised stage."""
+        """Show progress of a supervised stage; a line every ten seconds where lines are wanted."""
+        now = time.perf_counter()
+        if name != self._stage:
+            self._stage, self._stage_begun = name, (now, step)
+        began, first = self._stage_begun
+        left = (now - began) / max(1, step - first) * (num_steps - step)
+        text = f"{name}: step {step} of {num_steps}, loss {loss:.4f}, {_minutes(left)} left"
         if self._live_mode:
-            body = Text(f"{name}: step {step} of {num_steps}, loss {loss:.4f}")
-            self._draw(Group(body, _bar(num_steps, step)), force=step == num_steps)
+            self._draw(Group(Text(text), _bar(num_steps, step)), force=step == num_steps)
+        elif self._lines and (step == num_steps or now - self._last_drawn > LINE_EVERY_S):
+            self._last_drawn = now
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
         """Show the rollouts of the update under way."""
@@ -116,7 +128,7 @@ class View:
         if not self._shown or self._training_started is None:
             return "time left unknown"
         left = (now - self._training_started) / self._shown * (self._num_updates - self._done)
-        return f"{left // 60:.0f} min {left % 60:02.0f} s left"
+        return f"{_minutes(left)} left"
 
     def _draw(self, body: Group, *, force: bool = False) -> None:
         now = time.perf_counter()
@@ -132,6 +144,10 @@ class View:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 
 def _bar(total: float, done: float) -> Table:
@@ -178,7 +194,8 @@ def difference_table(comparison: Comparison, title: str) -> Table:
 
     won:lost are the pairs that B alone and A alone solved; p is that of McNemar's exact test.
     """
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)  # fits into 80 columns
+    # It fits into 80 columns, with the longest name of a task.
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column("task", no_wrap=True)
     for name in ("B - A, points", "won:lost", "p", "of"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -7,6 +7,7 @@ import pytest
 from ript_ray.errors import UnwritableError
 from ript_ray.files import write_whole
 from ript_ray.journal import Journal, Point, read_journal
+from ript_ray.types import Stage
 from tests.disk import full_disk
 
 
@@ -80,7 +81,7 @@ def test_rewinding_forgets_what_will_be_done_again_and_a_torn_line(path: Path) -
     points = [evaluation(0), *(training(update) for update in (1, 2, 3)), evaluation(3)]
     path.write_bytes(b"".join(json.dumps(vars(point)).encode() + b"\n" for point in points) + b'{"update": 4, "env')
     journal = Journal(path)
-    assert journal.rewind(Stage.RIPT, 3, keep_evaluation=False) == points[:4], "the evaluation of update 3 is done again"
+    assert journal.rewind(Stage.RIPT, 3, keep_evaluation=False) == points[:4], "the evaluation is done again"
     assert journal.rewind(Stage.RIPT, 2, keep_evaluation=False) == points[:3]
     journal.append(training(3))
     assert read_journal(path) == points[:4]

@@ -22,6 +22,8 @@ from ript_ray.errors import CheckpointError, ConfigError, ReplayError, Unwritabl
 from ript_ray.evaluate import EvaluationResult
 from ript_ray.filters import Verdict
 from ript_ray.pipeline import resume_experiment, training_contexts
+from ript_ray.policies.quest.published import Interface
+from ript_ray.pretrained import Card, Model, Provenance, save_model
 from ript_ray.replay import RecordedRun
 from ript_ray.rollout_log import read_groups
 from ript_ray.run_folder import RunFolder
@@ -186,6 +188,25 @@ def test_a_checkpoint_compared_with_itself_and_with_another(run: Path, tmp_path:
     gain = json.loads((tmp_path / "gain.json").read_text())
     assert (gain["A"], gain["B"], gain["difference"]) == (results["before"], results["after"], results["difference"])
     assert gain["difference"]["num_pairs"] == 6
+
+
+def test_a_policy_without_experiment_is_compared_on_the_others_contexts(run: Path, tmp_path: Path) -> None:
+    source = checkpoint.load(run / "checkpoints" / "update-00000")
+    provenance = Provenance("policy.pth", "0" * 64, "sft")
+    fitting = Interface(EXPERIMENT.policy, action_dim=4, state_dims={"state": 39})
+    save_model(tmp_path / "model", Model(Card("able", fitting, (), provenance), source.arrays))
+    assert (
+        Compare(run, tmp_path / "model", tasks=EXPERIMENT.tasks[:1], out=tmp_path / "out.json", cluster=HERE).run() == 0
+    )
+    before, found = (json.loads(path.read_text()) for path in (run / "before.json", tmp_path / "out.json"))
+    assert found["B"]["outcomes"] == {task: before["outcomes"][task] for task in EXPERIMENT.tasks[:1]}
+    with pytest.raises(CheckpointError, match="holds a policy without experiment"):
+        Compare(tmp_path / "model", run, cluster=HERE).run()
+    foreign = Interface(EXPERIMENT.policy, action_dim=7, state_dims={"state": 9})
+    model = Model(Card("foreign", foreign, (), provenance), foreign.new_policy().state_arrays())
+    save_model(tmp_path / "foreign", model)
+    with pytest.raises(ConfigError, match="it has sensor state of length 9, actions of 7 entries, where there is"):
+        Compare(run, tmp_path / "foreign", cluster=HERE).run()
 
 
 def test_policies_that_meet_something_else_are_not_compared(run: Path, tmp_path: Path) -> None:
