@@ -179,7 +179,8 @@ class Import:
         out: The folder to write, which must not exist.
         variant: Which of the published policies it is.
         tasks: Tasks that it was trained on, for the card.
-        instructions: With variant metaworld: the instruction of each learned task vector, in their order.
+        instructions: With variant metaworld: the instruction of each learned task vector, in their order; unless
+            given, the 50 tasks in the order in which QueST numbers them.
         text_features: With variant libero: a safetensors file that holds, under each instruction's words, its text
             features (512 numbers, float32, from CLIP ViT-B/32). Without them the policy cannot act.
     """

@@ -10,6 +10,7 @@ import pytest
 from ript_ray import checkpoint
 from ript_ray.filters import REJECTIONS, Verdict
 from ript_ray.rollout_log import read_groups
+from ript_ray.journal import read_journal
 from tests.commands import QUICKSTART, RIPT_RAY, environment, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
@@ -65,8 +66,9 @@ def test_the_folder_holds_configuration_versions_metrics_curve_and_checkpoints(
     assert [point["update"] for point in points if "ppo/loss" in point["metrics"]] == [1, 2, 3]
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert names == [f"update-{update:05d}" for update in range(4)]
-    first, last = (checkpoint.load(folder / "checkpoints" / name).arrays for name in (names[0], names[-1]))
+    assert names[:2] == ["autoencoder-0000150", "prior-0000080"]
+    assert names[2:] == [f"update-{update:05d}" for update in range(4)]
+    first, last = (checkpoint.load(folder / "checkpoints" / name).arrays for name in (names[2], names[-1]))
     changed = {name for name in first if (first[name] != last[name]).any()}
     assert changed
     assert all(name.startswith("policy_prior.") for name in changed), "only the prior trains"
@@ -172,8 +174,8 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
     for update in (1, 2, 3):
         kept = Path("weights") / f"update-{update:05d}.safetensors"
         assert (folder / kept).read_bytes() == (undisturbed / kept).read_bytes()
-    updates = [json.loads(line)["update"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert updates == [0, 1, 2, 3, 3]
+    points = read_journal(folder / "metrics.jsonl")
+    assert [point.update for point in points if point.stage == "ript"] == [0, 1, 2, 3, 3]
 
     from mlflow import MlflowClient
 
