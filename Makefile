@@ -17,7 +17,8 @@ quickstart: install
 	$(BIN)/python experiments/quickstart.py
 
 test: check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not alone and not slow'
+	$(BIN)/pytest -q -m 'alone and not slow'
 
 test-fast: install
 	$(BIN)/pytest -q -m 'not ray and not sim and not cli and not slow'

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.cli]
+pytestmark = [pytest.mark.ray, pytest.mark.cli, pytest.mark.alone]
 
 NOTICED_WITHIN_S = 10.0
 

@@ -1,4 +1,4 @@
-"""The commands as a user types them: real processes, exit codes, what is printed."""
+"""The commands as a user types them: exit codes, what is printed."""
 
 import re
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import QUICKSTART, RIPT_RAY, run
+from tests.commands import QUICKSTART, RIPT_RAY, quickstart_here, ript_ray_here, run
 
 pytestmark = pytest.mark.cli
 
@@ -33,7 +33,7 @@ BAD_LAUNCHES = {
 @pytest.mark.parametrize("case", BAD_LAUNCHES)
 def test_a_bad_launch_is_refused_at_once_by_name_without_traceback(case: str, tmp_path: Path) -> None:
     arguments, message = BAD_LAUNCHES[case]
-    result = run(*QUICKSTART, *arguments, cwd=tmp_path)
+    result = quickstart_here(*arguments, cwd=tmp_path)
     assert result.returncode != 0
     assert message in text_of(result)
     assert "Traceback" not in text_of(result)
@@ -41,7 +41,7 @@ def test_a_bad_launch_is_refused_at_once_by_name_without_traceback(case: str, tm
 
 
 def test_help_explains_fields_with_range_and_source(tmp_path: Path) -> None:
-    result = run(*QUICKSTART, "--help", cwd=tmp_path)
+    result = run(*QUICKSTART, "--help", cwd=tmp_path)  # a process of its own, as are those of other files
     assert result.returncode == 0
     text = text_of(result)
     for part in ("Question:", "--ppo.clip-low", "above 0 and below 1", "--cluster.num-actors", "--seed", "--view"):
@@ -62,7 +62,7 @@ def test_a_bad_evaluation_is_refused_by_name_without_traceback(case: str, tmp_pa
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "model.pth").write_bytes(b"\x80\x04K\x01.")
     arguments, message = BAD_EVALUATIONS[case]
-    result = run(*RIPT_RAY, "evaluate", *arguments, cwd=tmp_path)
+    result = ript_ray_here("evaluate", *arguments, cwd=tmp_path)
     assert result.returncode != 0
     assert message in text_of(result)
     assert "Traceback" not in text_of(result)

@@ -17,7 +17,7 @@ from ript_ray.journal import read_journal
 from ript_ray.pipeline import resume_experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.view import View, ViewMode
-from tests.commands import QUICKSTART, RIPT_RAY, environment, run
+from tests.commands import RIPT_RAY, environment, quickstart_here, run
 
 pytestmark = [pytest.mark.sim, pytest.mark.cli]
 
@@ -63,7 +63,7 @@ main()
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of four updates that nobody interrupted."""
     home = tmp_path_factory.mktemp("home")
-    result = run(*QUICKSTART, *TINY, "--cluster.in-process", cwd=home)
+    result = quickstart_here(*TINY, "--cluster.in-process", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (home / "runs" / "tiny").iterdir()
     return folder

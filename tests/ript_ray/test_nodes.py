@@ -25,7 +25,7 @@ from tests.conftest import line_parts, line_stream
 from tests.fakes import TinyChunkPolicy
 from tests.ript_ray.test_runtime import SAMPLING, Log, checksums, train_on
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.alone]
 
 POLICY = functools.partial(TinyChunkPolicy, "laplace")
 STORE = {"object_store_memory": 100_000_000}

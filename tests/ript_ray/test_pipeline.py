@@ -9,9 +9,9 @@ import pytest
 
 from ript_ray import checkpoint
 from ript_ray.filters import REJECTIONS, Verdict
-from ript_ray.rollout_log import read_groups
 from ript_ray.journal import read_journal
-from tests.commands import QUICKSTART, RIPT_RAY, environment, run
+from ript_ray.rollout_log import read_groups
+from tests.commands import QUICKSTART, RIPT_RAY, environment, quickstart_here, ript_ray_here, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
 
@@ -79,7 +79,7 @@ def test_evaluating_the_checkpoint_gives_the_runs_own_figures_on_another_number_
 ) -> None:
     home, folder, _ = finished
     arguments = ("evaluate", str(folder), "--out", "again.json", "--cluster.num-actors", "1")
-    result = run(*RIPT_RAY, *arguments, cwd=home)
+    result = ript_ray_here(*arguments, cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
     again = json.loads((home / "again.json").read_text())
     after = json.loads((folder / "results.json").read_text())["after"]
@@ -107,7 +107,7 @@ def test_a_rollout_of_an_actor_is_replayed_exactly_and_filmed(finished: tuple[Pa
 def test_one_process_without_ray_gives_bitwise_the_same_weights(
     finished: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    result = run(*QUICKSTART, *SMALL, "--cluster.in-process", cwd=tmp_path)
+    result = quickstart_here(*SMALL, "--cluster.in-process", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (tmp_path / "runs" / "small").iterdir()
     for update in range(4):
@@ -127,36 +127,31 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
         assert len(client.get_metric_history(run_info.info.run_id, name)) == 3
 
 
-def stop_after_first_update(home: Path, with_signal: signal.Signals) -> tuple[Path, int]:
-    """Start the same experiment and send it a signal once update 1 is reported; returns run folder and exit code."""
+def stop_after_first_update(home: Path) -> tuple[Path, int]:
+    """Start the same experiment and terminate it once update 1 is reported; returns run folder and exit code."""
     command = [*QUICKSTART, *SMALL, "--view", "lines"]
     with subprocess.Popen(command, cwd=home, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("update 1,"):
                 break
-        process.send_signal(with_signal)
+        process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=30)
     (folder,) = (home / "runs" / "small").iterdir()
     return folder, code
 
 
-def test_a_terminated_run_leaves_in_order_and_can_be_resumed(tmp_path: Path) -> None:
+def test_a_terminated_run_leaves_in_order_and_is_resumed_to_the_same_weights_and_figures(
+    finished: tuple[Path, Path, str], tmp_path: Path
+) -> None:
     from mlflow import MlflowClient
 
-    folder, code = stop_after_first_update(tmp_path, signal.SIGTERM)
+    folder, code = stop_after_first_update(tmp_path)
     assert code == 130
     newest, _ = checkpoint.newest_resumable(folder)
     assert newest.name >= "update-00001"
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
     assert run_info.info.status == "KILLED"
-
-
-def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
-    finished: tuple[Path, Path, str], tmp_path: Path
-) -> None:
-    folder, code = stop_after_first_update(tmp_path, signal.SIGKILL)
-    assert code == -signal.SIGKILL
     assert not (folder / "results.json").exists()
     result = run(*RIPT_RAY, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -177,13 +172,10 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
     points = read_journal(folder / "metrics.jsonl")
     assert [point.update for point in points if point.stage == "ript"] == [0, 1, 2, 3, 3]
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
     assert run_info.info.status == "FINISHED"
 
-    again = run(*RIPT_RAY, "resume", str(folder), cwd=tmp_path)
+    again = ript_ray_here("resume", str(folder), cwd=tmp_path)
     assert again.returncode == 1
     assert "has finished: there is nothing to resume" in again.stderr
 
@@ -191,7 +183,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_figures(
 def test_a_search_without_mixed_groups_ends_with_its_case_and_keeps_the_weights(tmp_path: Path) -> None:
     hopeless = ("--tasks", "pick-place-v3", "--max-steps", "150", "--sampling.max-uniform-groups", "3")
     untrained = ("--sft.autoencoder.num-steps", "1", "--sft.prior.num-steps", "1")
-    result = run(*QUICKSTART, *SMALL, *hopeless, *untrained, cwd=tmp_path)
+    result = quickstart_here(*SMALL, *hopeless, *untrained, "--cluster.in-process", cwd=tmp_path)
     assert result.returncode == 1
     assert "the policy never succeeds (3 groups in a row taught nothing: 0 all solved, 3" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr

@@ -213,6 +213,7 @@ def hanging() -> Iterator[str]:
 
 
 @pytest.mark.cli
+@pytest.mark.alone
 def test_a_server_that_is_down_hangs_or_fails_disturbs_neither_the_steps_nor_the_exit(tmp_path: Path) -> None:
     with hanging() as hung, serving(Failing) as failing, contextlib.ExitStack() as processes:
         servers = {"down": "http://127.0.0.1:9", "hanging": hung, "failing": failing}
