@@ -15,7 +15,7 @@ Tokens are drawn from the whole vocabulary, not from the top 5. Demonstrations a
 """
 
 from ript_envs.metaworld import MetaWorld
-from ript_ray.config import PPO, SFT, Demonstrations, Evaluation, Experiment, Sampling, SupervisedStage
+from ript_ray.config import PPO, SFT, Demonstrations, Experiment, Sampling, SupervisedStage
 from ript_ray.launch import launch
 from ript_ray.policies.quest.settings import QuestSettings
 
