@@ -49,7 +49,7 @@ EXPERIMENT = Experiment(
     ),
     sampling=Sampling(group_size=8, batch_rollouts=96, contexts_per_task=300, max_uniform_groups=200),
     ppo=PPO(num_iterations=8, minibatch_rollouts=32, learning_rate=2e-4),
-    num_updates=80,
+    num_updates=60,
     max_steps=150,
     learner_threads=2,
 )
