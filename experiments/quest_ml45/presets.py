@@ -16,6 +16,8 @@ prints every setting in which the two differ. What follows differs as well, and 
                     Here: as the code (policy.scored-tokens).
     contexts        One per demonstration. The code draws MetaWorld's without a seed, so every process has others.
                     Here: from the seed, the same in every process (or from the files: sampling.context-source).
+    failures        The authors' demonstrations hold failed episodes too (ript-ray demos --keep-failures); ours do not.
+    held out        Two more demonstrations per task, which nothing trains on, for the errors of stages 1 and 2.
     few shots       5 demonstrations per task: --demos.num-per-task 5 --demos.selection spread, 200 epochs, as QueST.
 
 ML45's configuration for RIPT was not released: it is LIBERO's here, and the supervised stages are QueST's for ML45.
@@ -38,7 +40,7 @@ PAPER = Experiment(
     tasks=ML45_TRAIN,
     benchmark=BENCHMARK,
     policy=published("metaworld", tuple(map(BENCHMARK.instruction, QUEST_TASK_ORDER))).settings,
-    demos=Demonstrations(num_per_task=100, action_noise=0.2),
+    demos=Demonstrations(num_per_task=100, num_held_out=2, action_noise=0.2),
     sft=SFT(
         autoencoder=SupervisedStage(num_epochs=200, batch_size=256),
         prior=SupervisedStage(num_epochs=100, batch_size=128),
