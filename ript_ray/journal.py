@@ -34,12 +34,17 @@ class Point:
         """Whether it tells of an update's rollouts; others tell of a supervised stage, or of a measurement."""
         return "train/success_rate" in self.metrics
 
+    @property
+    def is_measurement(self) -> bool:
+        """Whether it tells of success on held-out contexts."""
+        return "eval/success_rate" in self.metrics
+
     def precedes(self, stage: Stage, number: int, *, keep_evaluation: bool) -> bool:
         """Whether it still holds when a run goes on from `number` updates or steps of a stage."""
         mine = Stage(self.stage)
-        if mine is not stage or mine is not Stage.RIPT:
-            return (mine.place, self.update) <= (stage.place, number)
-        return self.update < number or (self.update == number and (self.is_update or keep_evaluation))
+        if (mine.place, self.update) != (stage.place, number):
+            return (mine.place, self.update) < (stage.place, number)
+        return not self.is_measurement or keep_evaluation
 
 
 class Journal:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ript_ray import checkpoint
@@ -20,6 +20,7 @@ from ript_ray.run_folder import RunFolder
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.open import open_runtime, session
 from ript_ray.seeding import Purpose
+from ript_ray.serialization import experiment_from_json
 from ript_ray.sft.context_sources import collect_contexts
 from ript_ray.supervised import require_start, train_supervised
 from ript_ray.train import Outcome, train
@@ -55,6 +56,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         runs: Folder that collects the runs of all experiments.
         view: What is shown meanwhile.
     """
+    experiment = _with_absolute_paths(experiment)
     require_start(experiment)
     _require_fresh_contexts(experiment)
     with session(cluster):
@@ -85,6 +87,8 @@ def resume_experiment(
     with folder.lock():
         if folder.results.exists():
             raise CheckpointError(f"{run} has finished: there is nothing to resume")
+        if not (run / "checkpoints").exists():
+            return _begin_again(folder, cluster, view_of)
         newest, passed_over = checkpoint.newest_resumable(run)
         source, training = checkpoint.load(newest), checkpoint.load_training(newest)
         with view_of(source.experiment) as view, session(cluster):
@@ -93,6 +97,30 @@ def resume_experiment(
             checkpoint.set_aside_later(newest)
             view.stage(f"going on from {newest}")
             return _go_on(folder, source.experiment, (source, training), cluster, view), source.experiment
+
+
+def _begin_again(
+    folder: RunFolder, cluster: Cluster, view_of: Callable[[Experiment], View]
+) -> tuple[Results, Experiment]:
+    """Run an experiment that was interrupted before it had saved anything."""
+    experiment = experiment_from_json(folder.config)
+    with view_of(experiment) as view, session(cluster):
+        view.stage(f"{folder.path} had saved nothing yet: beginning again")
+        return _go_on(folder, experiment, None, cluster, view), experiment
+
+
+def _with_absolute_paths(experiment: Experiment) -> Experiment:
+    """The same experiment, wherever it is resumed or replayed from."""
+
+    def located(path: Path | None) -> Path | None:
+        return path and path.absolute()
+
+    return replace(
+        experiment,
+        start_from=located(experiment.start_from),
+        demos=replace(experiment.demos, folder=located(experiment.demos.folder)),
+        sampling=replace(experiment.sampling, context_source=located(experiment.sampling.context_source)),
+    )
 
 
 def _go_on(
@@ -131,7 +159,9 @@ def _measure_supervised(
                 seed=experiment.seed,
             )
         books.log(last, checkpoint.load_training(checkpoint.find(folder.path)).step, success_metrics(result))
+    books.require_complete()
     write_whole(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
+    books.publish([folder.results])
     return result
 
 

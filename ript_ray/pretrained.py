@@ -11,9 +11,11 @@ from ript_ray.errors import CheckpointError
 from ript_ray.policies.quest.authors import Layout
 from ript_ray.policies.quest.policy import TEXT, QuestPolicy
 from ript_ray.policies.quest.published import Interface
+from ript_ray.policies.quest.settings import QuestSettings
+from ript_ray.run_folder import RunFolder
 from ript_ray.sealed_folder import load_arrays, require_finite, save_arrays, sealing, sha256_of, verify
 from ript_ray.serialization import from_json, to_json
-from ript_ray.types import Arrays
+from ript_ray.types import Arrays, Stage
 
 WEIGHTS = "policy.safetensors"
 CARD = "model.json"
@@ -80,9 +82,29 @@ def from_pretrained(path: str | Path) -> QuestPolicy:
     return load_model(folder)() if is_model(folder) else checkpoint.load(checkpoint.find(folder))()
 
 
-def arrays_of(path: Path) -> Arrays:
-    """The weights of a model folder, a checkpoint, or a run folder (its newest checkpoint); see `from_pretrained`."""
-    return load_model(path).arrays if is_model(path) else checkpoint.load(checkpoint.find(path)).arrays
+def load_start(path: Path, *, first: Stage) -> tuple[QuestSettings, Arrays]:
+    """Settings and weights of the policy that a stage is to start from.
+
+    Args:
+        path: A model folder, a checkpoint, or the folder of a run that has finished.
+        first: The stage.
+
+    Raises:
+        CheckpointError: There is none, something of it is missing, damaged or foreign, the run is still to be
+            finished, or it did not train the stage before.
+    """
+    if is_model(path):
+        model = load_model(path)
+        return model.card.interface.settings, model.arrays
+    found = checkpoint.find(path)
+    if found != path and not RunFolder(path).results.exists():
+        raise CheckpointError(f"{path} has not finished; resume it, or name one of its checkpoints, such as {found}")
+    source = checkpoint.load(found)
+    last = source.experiment.stages[-1]
+    if last.place < first.place - 1:
+        before = list(Stage)[first.place - 1]
+        raise CheckpointError(f"{path} ends with the stage {last}, but {first} starts from the end of {before}")
+    return source.experiment.policy, source.arrays
 
 
 def is_model(folder: Path) -> bool:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import zlib
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +15,11 @@ from ript_ray.build import PolicySource, new_policy
 from ript_ray.checkpoint import Training
 from ript_ray.checks import require
 from ript_ray.config import Experiment
+from ript_ray.errors import CheckpointError, UnwritableError
 from ript_ray.files import write_whole
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.pretrained import arrays_of
+from ript_ray.policies.quest.settings import QuestSettings
+from ript_ray.pretrained import load_start
 from ript_ray.run_folder import RunFolder
 from ript_ray.seeding import Purpose, torch_seed_of
 from ript_ray.sft.data import Data, collect_data
@@ -23,11 +28,14 @@ from ript_ray.sft.stages import begin_stage, measure_stage
 from ript_ray.types import Progress, Stage
 from ript_ray.view import View
 
+MEANINGS = ("cameras", "sensors", "standardize", "task_input", "instructions", "fsq_levels", "chunk_length")
+"""Settings that change what weights mean, though not always their shapes."""
+
 NUM_POINTS = 200
 """Points of a stage's loss curve, about."""
 
 NUM_KEPT = 2
-"""Checkpoints of a stage that are kept, the newest ones."""
+"""Checkpoints of a stage under way that are kept, the newest ones; of one that has ended, the last."""
 
 SEEDS = {Stage.AUTOENCODER: Purpose.AUTOENCODER_STAGE, Stage.PRIOR: Purpose.PRIOR_STAGE}
 
@@ -59,15 +67,19 @@ def train_supervised(
     stages = [stage for stage in experiment.stages if stage is not Stage.RIPT]
     if training is not None:
         stages = [stage for stage in stages if stage.place >= training.stage.place]
+    if standing is None and experiment.start_from is not None:
+        view.stage(f"starting from {experiment.start_from}")
     if stages:
-        demos = experiment.demos
+        demos, looks = experiment.demos, experiment.policy
+        if stages == [Stage.AUTOENCODER] and looks.sensors:
+            looks = replace(looks, cameras=())  # it sees actions alone
         told = f"reading from {demos.folder}" if demos.folder else "recording"
         view.stage(f"{told}: {demos.num_per_task} demonstration(s) of each of {len(experiment.tasks)} tasks")
         data = collect_data(
             experiment.benchmark,
             experiment.tasks,
             settings=demos,
-            policy=experiment.policy,
+            policy=looks,
             max_steps=experiment.max_steps,
             seed=experiment.seed,
         )
@@ -88,8 +100,22 @@ def _policy_to_start_from(
         return source(), training
     policy = new_policy(experiment)
     if experiment.start_from is not None:
-        policy.load_state_arrays(arrays_of(experiment.start_from))
+        settings, arrays = load_start(experiment.start_from, first=experiment.stages[0])
+        _require_same_meaning(settings, experiment.policy, experiment.start_from)
+        policy.load_state_arrays(arrays)
     return policy, None
+
+
+def _require_same_meaning(found: QuestSettings, wanted: QuestSettings, where: Path) -> None:
+    """Check what shapes do not show: weights that fit would mean something else.
+
+    Raises:
+        CheckpointError: A setting differs; the message names it.
+    """
+    for name in MEANINGS:
+        here, there = getattr(wanted, name), getattr(found, name)
+        if here != there:
+            raise CheckpointError(f"{where} was trained with policy.{name.replace('_', '-')} {there}, not {here}")
 
 
 def require_start(experiment: Experiment) -> None:
@@ -128,31 +154,52 @@ class _StageRun:
             sft=self._experiment.sft,
             seed=torch_seed_of(self._experiment.seed, SEEDS[stage]),
         )
-        if training is not None:
+        fingerprint = _fingerprint(data)
+        if training is None:
+            self._save(policy, fitting, fingerprint)
+        else:
+            before = {name: training.totals.get(name) for name in fingerprint}
+            if before != fingerprint:
+                raise CheckpointError(
+                    f"the demonstrations are not those that {self._folder.path} was training on: they have "
+                    f"{fingerprint}, not {before}"
+                )
             fitting.restore(training.step, training.learner)
         if fitting.step == fitting.num_steps:
             return
         self._view.stage(f"{WORDS[stage]} on {len(data.training.instructions)} windows, {fitting.num_steps} steps")
         policy.train()
-        self._take_steps(fitting, policy, data)
+        self._take_steps(fitting, policy, data, fingerprint)
         policy.eval()
 
-    def _take_steps(self, fitting: Fitting, policy: QuestPolicy, data: Data) -> None:
+    def _take_steps(self, fitting: Fitting, policy: QuestPolicy, data: Data, fingerprint: dict[str, float]) -> None:
         every = max(1, fitting.num_steps // NUM_POINTS)
         losses: list[float] = []
+        save_is_due = False
         for loss in fitting.steps():
             losses.append(loss)
             self._view.on_step(self._stage, fitting.num_steps, fitting.step, loss)
             at_end = fitting.step == fitting.num_steps
-            is_saved = at_end or fitting.step % self._settings.checkpoint_every == 0
-            if is_saved or fitting.step % every == 0:
-                errors = self._measure(policy, data, at_end=at_end) if is_saved else {}
+            is_due = at_end or fitting.step % self._settings.checkpoint_every == 0
+            save_is_due |= is_due
+            if is_due or fitting.step % every == 0:
+                errors = self._measure(policy, data, at_end=at_end) if is_due else {}
                 figures = {"loss": float(np.mean(losses)), **errors}
                 named = {f"{self._stage}/{name}": value for name, value in figures.items()}
                 self._books.log(self._stage, fitting.step, named)
                 losses.clear()
-            if is_saved:
-                self._save(policy, fitting)
+                save_is_due = save_is_due and not self._is_saved(policy, fitting, fingerprint)
+
+    def _is_saved(self, policy: QuestPolicy, fitting: Fitting, fingerprint: dict[str, float]) -> bool:
+        """Save; a disk that takes nothing for a while ends a stage only at its end."""
+        try:
+            self._save(policy, fitting, fingerprint)
+        except UnwritableError as error:
+            if fitting.step == fitting.num_steps:
+                raise
+            self._view.stage(f"{error}; trying again with the next point")
+            return False
+        return True
 
     def _measure(self, policy: QuestPolicy, data: Data, *, at_end: bool) -> dict[str, float]:
         """The stage's error on what is held out, if anything is; at its end on what it was trained on, too."""
@@ -165,12 +212,18 @@ class _StageRun:
             write_whole(self._folder.path / f"{self._stage}.json", json.dumps(errors, indent=2) + "\n")
         return errors
 
-    def _save(self, policy: QuestPolicy, fitting: Fitting) -> None:
-        """Save a checkpoint, and delete those before the newest two: the end of the stage is what counts."""
+    def _save(self, policy: QuestPolicy, fitting: Fitting, fingerprint: dict[str, float]) -> None:
+        """Save a checkpoint, and delete older ones: the end of the stage is what counts."""
         stage, source = self._stage, PolicySource(self._experiment, policy.state_arrays())
-        totals = {"wall_s": self._books.wall_s}
+        totals = {"wall_s": self._books.wall_s, **fingerprint}
         path = self._folder.checkpoint(fitting.step, stage)
         checkpoint.save(path, source, Training(Progress(), totals, fitting.state(), stage, fitting.step))
         saved = [path for path in checkpoint.saved_in(self._folder.path) if path.name.startswith(stage)]
-        for old in saved[:-NUM_KEPT]:
-            shutil.rmtree(old)
+        for old in saved[: -1 if fitting.step == fitting.num_steps else -NUM_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _fingerprint(data: Data) -> dict[str, float]:
+    """Tells demonstrations from others, by their actions."""
+    chunks = data.training.chunks_WCA
+    return {"num_windows": float(len(chunks)), "crc32_of_chunks": float(zlib.crc32(chunks.tobytes()))}

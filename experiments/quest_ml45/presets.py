@@ -13,7 +13,7 @@ prints every setting in which the two differ. What follows differs as well, and 
     first query     The authors' first query of an episode sees a scene drawn anew (stale) on LIBERO. MetaWorld's does
                     not, and ours never does.
     scoring         Tokens are drawn from the top 5 and scored against all 1000, in the code; the paper says nothing.
-                    Here: as the code (policy.scored-tokens).
+                    Here: as the code (policy.scored-against).
     contexts        One per demonstration. The code draws MetaWorld's without a seed, so every process has others.
                     Here: from the seed, the same in every process (or from the files: sampling.context-source).
     failures        The authors' demonstrations hold failed episodes too (ript-ray demos --keep-failures); ours do not.

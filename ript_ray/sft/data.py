@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ript_envs.contract import Benchmark
+from ript_ray.checks import require
 from ript_ray.config import Demonstrations
 from ript_ray.errors import ConfigError
 from ript_ray.policies.quest.settings import QuestSettings
-from ript_ray.sft.demonstration_files import count_demonstrations, find_file, read_demonstrations
+from ript_ray.sft.demonstration_files import count_demonstrations, find_file, read_demonstrations, recorded_looks
 from ript_ray.sft.demonstrations import Demonstration, record_demonstrations
 from ript_ray.sft.windows import Windows, make_windows
 
@@ -84,6 +85,9 @@ def _reader(
     benchmark: Benchmark, tasks: Sequence[str], folder: Path, *, settings: Demonstrations, policy: QuestSettings
 ) -> OfTask:
     paths = {task: find_file(folder, task) for task in tasks}
+    if policy.cameras:
+        for path in paths.values():
+            _require_same_looks(benchmark, path)
     there = {task: count_demonstrations(path) for task, path in paths.items()}
     stored = sum(num_bytes for _, num_bytes in there.values()) > MAX_BYTES_IN_MEMORY
 
@@ -99,6 +103,17 @@ def _reader(
         return read[: len(chosen)], read[len(chosen) :]
 
     return of_task
+
+
+def _require_same_looks(benchmark: Benchmark, path: Path) -> None:
+    """Check that a policy will see pictures as those that it learns from.
+
+    Raises:
+        ConfigError: The file's pictures look otherwise.
+    """
+    for name, there in recorded_looks(path).items():
+        here, option = getattr(benchmark, name), name.replace("_", "-")
+        require(there == here, f"{path} was recorded with {option} {there}, but benchmark.{option} is {here}")
 
 
 def choose(num_there: int, settings: Demonstrations, *, where: Path) -> tuple[list[int], list[int]]:

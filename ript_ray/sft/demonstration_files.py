@@ -140,6 +140,17 @@ def read_recipe(path: Path) -> Recipe:
         return recipe
 
 
+def recorded_looks(path: Path) -> dict[str, Any]:
+    """How the pictures of a file of ours look: `image_size` and `rendering`; nothing is known of others'.
+
+    Raises:
+        RiptError: The file is damaged.
+    """
+    with _reading(path) as data:
+        benchmark = json.loads(data.attrs["recipe"])["benchmark"] if "recipe" in data.attrs else {}
+        return {name: benchmark[name] for name in ("image_size", "rendering") if name in benchmark}
+
+
 def read_demonstrations(
     path: Path, *, instruction: str, sensors: Sequence[str], chosen: Sequence[int] | None = None, stored: bool = False
 ) -> tuple[Demonstration, ...]:

@@ -59,6 +59,17 @@ def test_demonstrations_from_files_equal_those_recorded_at_the_start(folder: Pat
 
 
 @pytest.mark.sim
+def test_pictures_that_look_otherwise_than_the_benchmarks_are_refused(folder: Path) -> None:
+    settings = Demonstrations(folder=folder, num_per_task=2)
+    for other, message in (
+        (replace(FAST, rendering="full"), "rendering fast, but benchmark.rendering is full"),
+        (replace(FAST, image_size=64), "image-size 32, but benchmark.image-size is 64"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            collect_data(other, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
+
+
+@pytest.mark.sim
 def test_pictures_that_would_fill_the_memory_stay_in_their_files(folder: Path, monkeypatch) -> None:
     settings = Demonstrations(folder=folder, num_per_task=4)
     whole = collect(settings).training

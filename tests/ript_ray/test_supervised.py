@@ -1,6 +1,7 @@
 """The supervised stages: interrupted, they go on to the same bits; run one by one, they end as when run together."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,10 @@ class Interrupting(View):
         if (name, step) == self._where:
             raise KeyboardInterrupt
 
+    def stage(self, text: str) -> None:
+        if self._where[1] == 0 and text.startswith("recording"):
+            raise KeyboardInterrupt
+
 
 def quiet() -> View:
     return View(ViewMode.QUIET, 1)
@@ -180,8 +185,7 @@ def test_three_runs_of_one_stage_each_end_like_one_run_of_three(home: Path, toge
 def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(together: Results) -> None:
     folder = together.folder
     names = [path.name for path in checkpoint.saved_in(folder)]
-    assert names[:2] == ["autoencoder-0000030", "autoencoder-0000040"]
-    assert names[-2:] == ["update-00000", "update-00001"]
+    assert names == ["autoencoder-0000040", "prior-0000014", "update-00000", "update-00001"]
     points = read_journal(folder / "metrics.jsonl")
     for stage in (Stage.AUTOENCODER, Stage.PRIOR):
         losses = {point.update: point.metrics for point in points if f"{stage}/loss" in point.metrics}
@@ -200,7 +204,10 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize(("stage", "step"), [(Stage.AUTOENCODER, 25), (Stage.PRIOR, 1), (Stage.PRIOR, 8)])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [(Stage.AUTOENCODER, 0), (Stage.AUTOENCODER, 1), (Stage.AUTOENCODER, 25), (Stage.PRIOR, 1), (Stage.PRIOR, 8)],
+)
 def test_a_run_interrupted_in_a_stage_is_resumed_to_the_same_weights(
     stage: Stage, step: int, home: Path, together: Results
 ) -> None:
@@ -249,6 +256,85 @@ def test_an_impossible_start_is_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         run(change(tmp_path), tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+class InTheWay(View):
+    """Something lies where the checkpoint after step 10 is to be written, until step 12."""
+
+    def __init__(self, runs: Path):
+        super().__init__(ViewMode.QUIET, 1)
+        self._runs = runs
+        self.told: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.told.append(text)
+
+    def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
+        if name != Stage.AUTOENCODER or step not in (10, 11, 12):
+            return
+        (folder,) = self._runs.iterdir()
+        unfinished = folder / "checkpoints" / f".autoencoder-00000{step}.unfinished"
+        if step < 12:
+            unfinished.write_text("")
+        elif self.told:
+            assert not (folder / "checkpoints" / "autoencoder-0000011").exists()
+
+
+@pytest.mark.sim
+def test_a_checkpoint_of_a_stage_that_the_disk_does_not_take_is_written_with_the_next_point(
+    home: Path, together: Results
+) -> None:
+    view = InTheWay(home / "runs" / "in-the-way")
+    folder = run(replace(EXPERIMENT, name="in-the-way", stages=(Stage.AUTOENCODER,)), home, view).folder
+    assert len([text for text in view.told if "cannot be written" in text and "trying again" in text]) == 2
+    assert checkpoint.find(folder).name == "autoencoder-0000040"
+    expected = together.folder / "checkpoints" / "autoencoder-0000040" / "policy.safetensors"
+    assert last_weights(folder) == expected.read_bytes()
+
+
+@pytest.mark.sim
+def test_demonstrations_that_changed_meanwhile_are_refused(home: Path) -> None:
+    experiment = replace(EXPERIMENT, name="changed")
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, home, Interrupting(Stage.AUTOENCODER, 25))
+    (folder,) = (home / "runs" / "changed").iterdir()
+    newest, _ = checkpoint.newest_resumable(folder)
+    saved, training = checkpoint.load(newest), checkpoint.load_training(newest)
+    others = replace(experiment, demos=replace(experiment.demos, action_noise=0.1))
+    shutil.rmtree(newest)
+    checkpoint.save(newest, replace(saved, experiment=others), training)
+    with pytest.raises(CheckpointError, match=r"the demonstrations are not those that .* was training on"):
+        resume_experiment(folder, HERE, view_of=lambda _: quiet())
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"sensors": ("state", "relative")}, r"policy.sensors \('relative',\), not \('state', 'relative'\)"),
+        ({"standardize": False}, "policy.standardize True, not False"),
+    ],
+)
+def test_weights_that_would_mean_something_else_are_refused(
+    policy: dict[str, object], message: str, tmp_path: Path, together: Results
+) -> None:
+    settings = replace(EXPERIMENT.policy, **policy)
+    other = replace(EXPERIMENT, stages=(Stage.RIPT,), start_from=together.folder, policy=settings)
+    with pytest.raises(CheckpointError, match=message):
+        run(other, tmp_path)
+
+
+@pytest.mark.sim
+def test_a_run_that_has_not_finished_or_did_not_train_the_stage_before_is_no_start(home: Path) -> None:
+    early = replace(EXPERIMENT, name="early", stages=(Stage.AUTOENCODER,))
+    with pytest.raises(KeyboardInterrupt):
+        run(early, home, Interrupting(Stage.AUTOENCODER, 25))
+    (folder,) = (home / "runs" / "early").iterdir()
+    later = replace(EXPERIMENT, stages=(Stage.RIPT,), start_from=folder)
+    with pytest.raises(CheckpointError, match="has not finished; resume it, or name one of its checkpoints"):
+        run(later, home)
+    with pytest.raises(CheckpointError, match="ends with the stage autoencoder, but ript starts from the end of prior"):
+        run(replace(later, start_from=checkpoint.find(folder)), home)
 
 
 @pytest.mark.sim
