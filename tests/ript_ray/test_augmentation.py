@@ -65,3 +65,56 @@ def test_about_the_share_of_pictures_changes_its_colours() -> None:
     moved = augment(given, np.random.default_rng(1), color=0.3, color_share=0.9, shift=0)
     share = (moved != given).flatten(1).any(1).float().mean()
     assert 0.85 < share < 0.95
+
+
+class Drawn:
+    """A generator whose draws are given: every picture changes, by these factors, in this order."""
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, order: tuple[int, ...] = (0, 1, 2, 3)):
+        self._factors, self._order = np.array([brightness, contrast, saturation]), np.array(order)
+
+    def random(self, size: int) -> np.ndarray:
+        return np.zeros(size)
+
+    def uniform(self, low: float, high: float, size: int | None = None) -> np.ndarray | float:
+        assert (low, high) == ((0.5, 1.5) if size else (-0.5, 0.5))
+        return self._factors if size else 0.0
+
+    def permutation(self, size: int) -> np.ndarray:
+        assert size == 4
+        return self._order
+
+
+def brighter(x: np.ndarray, factor: float) -> np.ndarray:
+    return np.clip(x * factor, 0, 1)
+
+
+def grey(x: np.ndarray) -> np.ndarray:
+    return (x @ [0.2989, 0.587, 0.114])[..., None]
+
+
+def with_contrast(x: np.ndarray, factor: float) -> np.ndarray:
+    mean = grey(x).mean((1, 2, 3), keepdims=True)
+    return np.clip(mean + factor * (x - mean), 0, 1)
+
+
+def with_saturation(x: np.ndarray, factor: float) -> np.ndarray:
+    return np.clip(grey(x) + factor * (x - grey(x)), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "changes"),
+    [
+        (Drawn(1.4, 1.0, 1.0), [(brighter, 1.4)]),
+        (Drawn(1.0, 0.6, 1.0), [(with_contrast, 0.6)]),
+        (Drawn(1.0, 1.0, 0.5), [(with_saturation, 0.5)]),
+        (Drawn(1.3, 1.4, 1.2), [(brighter, 1.3), (with_contrast, 1.4), (with_saturation, 1.2)]),
+        (Drawn(1.3, 1.4, 1.2, (2, 3, 1, 0)), [(with_saturation, 1.2), (with_contrast, 1.4), (brighter, 1.3)]),
+    ],
+)
+def test_colours_change_by_the_factors_that_were_drawn_in_the_order_that_was_drawn(drawn: Drawn, changes) -> None:
+    expected = pictures().numpy() / 255
+    for change, factor in changes:
+        expected = change(expected, factor)
+    found = augment(pictures(), drawn, color=0.5, color_share=1.0, shift=0).numpy()
+    np.testing.assert_allclose(found, expected * 255, atol=0.51)
