@@ -21,7 +21,7 @@ test: check
 	$(BIN)/pytest -q -m 'alone and not slow'
 
 test-fast: install
-	$(BIN)/pytest -q -m 'not ray and not sim and not cli and not slow'
+	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not ray and not sim and not cli and not slow'
 
 check: install
 	$(BIN)/ruff format --check --quiet .
