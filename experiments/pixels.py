@@ -14,44 +14,34 @@ of 2e-4 for 20 in minibatches of 24 at 1e-6; 300 training contexts per task for 
 Tokens are drawn from the whole vocabulary, not from the top 5. Demonstrations are noisy (0.3).
 """
 
-from ript_envs.metaworld import MetaWorld
-from ript_ray.config import PPO, SFT, Demonstrations, Experiment, Sampling, SupervisedStage
-from ript_ray.launch import launch
-from ript_ray.policies.quest.settings import QuestSettings
+from dataclasses import replace
 
-EXPERIMENT = Experiment(
+from quickstart import EXPERIMENT as FROM_STATES
+
+from ript_envs.metaworld import MetaWorld
+from ript_ray.config import SFT, Demonstrations, Evaluation, SupervisedStage
+from ript_ray.launch import launch
+
+EXPERIMENT = replace(
+    FROM_STATES,
     name="pixels",
     tasks=("drawer-open-v3", "faucet-open-v3", "window-open-v3"),
     benchmark=MetaWorld(rendering="fast"),
-    policy=QuestSettings(
+    policy=replace(
+        FROM_STATES.policy,
         cameras=("corner_rgb",),
         sensors=("robot_states",),
         image_size=64,
         image_channels=16,
         image_width=128,
-        chunk_length=8,
-        num_executed=8,
-        fsq_levels=(8, 5, 5),
-        skill_width=64,
-        skill_layers=(1, 2),
-        prior_width=96,
-        prior_layers=3,
-        prior_heads=4,
         state_width=32,
-        text_features=64,
-        dropout=0.0,
-        top_k=0,
     ),
     demos=Demonstrations(num_per_task=3, num_held_out=2, action_noise=0.3),
     sft=SFT(
         autoencoder=SupervisedStage(num_steps=500, batch_size=64, learning_rate=1.5e-3),
         prior=SupervisedStage(num_steps=400, batch_size=32, learning_rate=1e-3),
     ),
-    sampling=Sampling(group_size=8, batch_rollouts=96, contexts_per_task=300, max_uniform_groups=200),
-    ppo=PPO(num_iterations=8, minibatch_rollouts=32, learning_rate=2e-4),
-    num_updates=60,
-    max_steps=150,
-    learner_threads=2,
+    evaluation=Evaluation(),
 )
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ class Books:
     """Open while a run goes on. A context manager: however the block ends, the journal and the MLflow run are closed.
 
     Attributes:
+        folder: The run's folder.
+        announce: Told in words of what cannot be written now.
         kept: Points of an earlier process that still hold.
         tracking_problem: What went wrong with the tracking store, or none; known once the books are closed.
     """
@@ -44,8 +46,8 @@ class Books:
             UnwritableError: The disk does not take the shorter journal.
         """
         self.tracking_problem: str | None = None
-        self._folder = folder
-        self._announce = announce
+        self.folder = folder
+        self.announce = announce
         folder.status.unlink(missing_ok=True)  # it tells of the earlier process
         self._journal = Journal(folder.journal)
         stage, number = (training.stage, training.number) if training else (experiment.stages[0], 0)
@@ -63,14 +65,14 @@ class Books:
         failed = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
         status = RunStatus.FINISHED if kind is None else failed
         with contextlib.suppress(UnwritableError):  # a disk that is full now has ended the run with its own error
-            write_whole(self._folder.status, json.dumps({"status": status}) + "\n")
+            write_whole(self.folder.status, json.dumps({"status": status}) + "\n")
         self._journal.flush()
         self.tracking_problem = self._tracker.close(status)
 
     @property
     def wall_s(self) -> float:
         """Seconds that the run has taken, those of earlier processes included."""
-        return self._earlier_s + self._folder.open_s
+        return self._earlier_s + self.folder.open_s
 
     def log(self, stage: Stage, number: int, metrics: dict[str, float], *, env_steps: int = 0) -> Point:
         """Write down metrics.
@@ -84,7 +86,7 @@ class Books:
         point = Point(number, env_steps, self.wall_s, now_ms(), metrics, stage)
         self._tracker.log(point)
         if self._journal.problem:
-            self._announce(f"{self._journal.problem}; trying again with the next point")
+            self.announce(f"{self._journal.problem}; trying again with the next point")
         return point
 
     def require_complete(self) -> None:

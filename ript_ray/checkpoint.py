@@ -111,8 +111,13 @@ def saved_in(run: Path) -> list[Path]:
     for folder in (run / "checkpoints").glob("[!.]*-*"):
         prefix, _, number = folder.name.rpartition("-")
         if prefix in stages and number.isdecimal():
-            found.append((stages[prefix], int(number), folder))
+            found.append((stages[prefix], number_of(folder), folder))
     return [folder for *_, folder in sorted(found)]
+
+
+def number_of(folder: Path) -> int:
+    """Updates, or optimiser steps, that a checkpoint's name counts."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def newest_resumable(run: Path) -> tuple[Path, list[str]]:

@@ -135,19 +135,17 @@ def _go_on(
     before = after = outcome = None
     with Books(folder, experiment, training, view.stage) as books:
         if source is None or training is None or training.stage is not Stage.RIPT:
-            source, training = train_supervised(folder, books, experiment, standing, view), None
+            source, training = train_supervised(books, experiment, standing, view), None
         if Stage.RIPT in experiment.stages:
-            before, after, outcome = _post_train(folder, books, source, training, cluster=cluster, view=view)
+            before, after, outcome = _post_train(books, source, training, cluster=cluster, view=view)
         else:
-            after = _measure_supervised(folder, books, source, cluster, view)
+            after = _measure_supervised(books, source, cluster, view)
     return Results(folder.path, before, after, outcome, books.tracking_problem)
 
 
-def _measure_supervised(
-    folder: RunFolder, books: Books, source: PolicySource, cluster: Cluster, view: View
-) -> EvaluationResult | None:
+def _measure_supervised(books: Books, source: PolicySource, cluster: Cluster, view: View) -> EvaluationResult | None:
     """Measure the policy of a run that ends with a supervised stage, unless it cannot act yet."""
-    experiment, last = source.experiment, source.experiment.stages[-1]
+    experiment, last, folder = source.experiment, source.experiment.stages[-1], books.folder
     result = None
     if last is Stage.PRIOR:
         view.stage("measuring success on held-out contexts")
@@ -158,7 +156,7 @@ def _measure_supervised(
                 batch_size=experiment.evaluation.batch_size,
                 seed=experiment.seed,
             )
-        books.log(last, checkpoint.load_training(checkpoint.find(folder.path)).step, success_metrics(result))
+        books.log(last, checkpoint.number_of(checkpoint.find(folder.path)), success_metrics(result))
     books.require_complete()
     write_whole(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
     books.publish([folder.results])
@@ -166,10 +164,10 @@ def _measure_supervised(
 
 
 def _post_train(
-    folder: RunFolder, books: Books, source: PolicySource, training: Training | None, *, cluster: Cluster, view: View
+    books: Books, source: PolicySource, training: Training | None, *, cluster: Cluster, view: View
 ) -> tuple[EvaluationResult, EvaluationResult, Outcome]:
     """Measure, post-train, measure again; from where `training` stands, if anywhere."""
-    experiment = source.experiment
+    experiment, folder = source.experiment, books.folder
     contexts, held_out = training_contexts(experiment), held_out_contexts(experiment)
 
     def measure(when: str) -> EvaluationResult:
@@ -183,7 +181,7 @@ def _post_train(
     start = training.progress if training else Progress()
     kept_weights = folder.weights if experiment.keep_weights else None
     with (
-        Recorder(folder, books, source, training, view.stage) as recorder,
+        Recorder(books, source, training) as recorder,
         RolloutLog(folder.groups, kept_weights, stream, start=start, announce=view.stage) as rollouts,
     ):
         view.stage("starting actors")

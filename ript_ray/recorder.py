@@ -20,7 +20,6 @@ from ript_ray.filters import REJECTIONS, Verdict
 from ript_ray.journal import Point
 from ript_ray.ledger import Ledger, go_on
 from ript_ray.plot import plot_curve
-from ript_ray.run_folder import RunFolder
 from ript_ray.train import Collection, Outcome, UpdateRecord
 from ript_ray.types import GroupSummary, Progress, Stage
 from ript_ray.weights import apply
@@ -33,22 +32,13 @@ class Recorder:
     not end the run: writing is tried again after every update. At the end it must work.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        books: Books,
-        source: PolicySource,
-        training: Training | None = None,
-        announce: Callable[[str], None] = lambda _: None,
-    ):
+    def __init__(self, books: Books, source: PolicySource, training: Training | None = None):
         """Save the policy that training starts from.
 
         Args:
-            folder: The run's folder.
-            books: Its books.
+            books: The run's books.
             source: The policy that training starts from; saved as the checkpoint of update 0.
             training: Where an earlier process left off; `source` is then the policy of that moment.
-            announce: Told in words of what cannot be written now.
 
         Raises:
             UnwritableError: The disk does not take the first checkpoint.
@@ -57,8 +47,7 @@ class Recorder:
         self.num_updates = training.progress.update if training else 0
         self._books = books
         self._experiment: Experiment = source.experiment
-        self._folder = folder
-        self._announce = announce
+        self._folder = books.folder
         self._policy = source()
         self._env_steps = int(totals.get("env_steps", 0))
         self._num_rollouts = int(totals.get("num_rollouts", 0))
@@ -72,7 +61,7 @@ class Recorder:
         self._before: EvaluationResult | None = None
         self._points = [point for point in books.kept if point.is_update]
         if training is None:
-            checkpoint.save(folder.checkpoint(0), source, Training(Progress(), self._totals(), {}))
+            checkpoint.save(self._folder.checkpoint(0), source, Training(Progress(), self._totals(), {}))
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +178,7 @@ class Recorder:
             save()
         except UnwritableError as error:
             self._num_failed_saves += 1
-            self._announce(f"{error}; trying again after the next update")
+            self._books.announce(f"{error}; trying again after the next update")
 
     def _save_before(self) -> None:
         if self._before is not None:

@@ -20,7 +20,6 @@ from ript_ray.files import write_whole
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.settings import QuestSettings
 from ript_ray.pretrained import load_start
-from ript_ray.run_folder import RunFolder
 from ript_ray.seeding import Purpose, torch_seed_of
 from ript_ray.sft.data import Data, collect_data
 from ript_ray.sft.fitting import Fitting
@@ -44,13 +43,12 @@ UNITS = {Stage.AUTOENCODER: "mean action error", Stage.PRIOR: "nats per token"}
 
 
 def train_supervised(
-    folder: RunFolder, books: Books, experiment: Experiment, standing: tuple[PolicySource, Training] | None, view: View
+    books: Books, experiment: Experiment, standing: tuple[PolicySource, Training] | None, view: View
 ) -> PolicySource:
     """Train the experiment's supervised stages, from where `standing` says, if anywhere.
 
     Args:
-        folder: The run's folder; checkpoints and each stage's errors go there.
-        books: The run's books.
+        books: The run's books; checkpoints and each stage's errors go to their folder.
         experiment: What is learned.
         standing: Weights and state of an interrupted stage, or none.
         view: What is shown meanwhile.
@@ -87,7 +85,7 @@ def train_supervised(
             seen = {name: np.asarray(data.training.observations[name]) for name in experiment.policy.sensors}
             policy.fit_standardizer(seen, min_scale=experiment.sft.min_state_scale)
         for stage in stages:
-            _StageRun(folder, books, experiment, stage, view).run(policy, data, training)
+            _StageRun(books, experiment, stage, view).run(policy, data, training)
             training = None
     return PolicySource(experiment, policy.state_arrays())
 
@@ -135,8 +133,8 @@ def require_start(experiment: Experiment) -> None:
 class _StageRun:
     """One stage: its steps, its loss curve, its checkpoints."""
 
-    def __init__(self, folder: RunFolder, books: Books, experiment: Experiment, stage: Stage, view: View):
-        self._folder = folder
+    def __init__(self, books: Books, experiment: Experiment, stage: Stage, view: View):
+        self._folder = books.folder
         self._books = books
         self._experiment = experiment
         self._stage = stage

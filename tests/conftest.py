@@ -1,9 +1,12 @@
 """Fixtures that several tests share."""
 
 import functools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from ript_ray.config import PPO
@@ -58,3 +61,30 @@ def line_stream(num_per_task: int = 6) -> ContextStream:
 @pytest.fixture(params=["gaussian", "laplace"])
 def build_chunk_policy(request: pytest.FixtureRequest) -> Callable[[], TinyChunkPolicy]:
     return functools.partial(TinyChunkPolicy, request.param)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables: making them takes longer than most tests here."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "store.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """MLflow's own kind of local store, a fresh one."""
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """Ray on two cores, for the tests of one file."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

@@ -64,9 +64,10 @@ def collect_data(
         chosen, rest = of_task(task)
         training += chosen
         held_out += rest
-    windows = [make_windows(part, policy.chunk_length) if part else None for part in (training, held_out)]
-    assert windows[0] is not None
-    return Data(windows[0], windows[1])
+    return Data(
+        make_windows(training, policy.chunk_length),
+        make_windows(held_out, policy.chunk_length) if held_out else None,
+    )
 
 
 OfTask = Callable[[str], tuple[Sequence[Demonstration], Sequence[Demonstration]]]

@@ -218,7 +218,7 @@ def _open_file(path: Path) -> h5py.File:
 
 
 def count_demonstrations(path: Path) -> tuple[int, int]:
-    """How many demonstrations a file holds, and how many bytes one picture of each step takes in memory, in all.
+    """How many demonstrations a file holds, and how many bytes all their pictures take in memory.
 
     Raises:
         RiptError: The file is damaged or foreign.

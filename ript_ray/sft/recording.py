@@ -46,10 +46,10 @@ class Plan:
     benchmark: MetaWorld
     num_episodes: int
     action_noise: float
-    keep_failures: bool
     max_steps: int
-    max_attempts: int
     seed: int
+    keep_failures: bool = False
+    max_attempts: int = 20
 
     def __post_init__(self) -> None:
         require_at_least("episodes", self.num_episodes, 1)

@@ -70,9 +70,7 @@ def test_two_processes_record_the_same_bytes_as_one(tmp_path: Path) -> None:
         benchmark,
         num_episodes=3,
         action_noise=0.2,
-        keep_failures=False,
         max_steps=62,
-        max_attempts=10,
         seed=1,
     )
     tasks = ("reach-v3", "reach-wall-v3")

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import functools
 import gc
 import math
 import os
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,18 +25,10 @@ from ript_ray.train import train
 from ript_ray.types import RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
+from tests.faulty import POLICY, is_first, runtime_with
 from tests.ript_ray.test_runtime import SAMPLING, Log, checksums, on_ray, train_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
-
-POLICY = functools.partial(TinyChunkPolicy, "laplace")
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +68,6 @@ class FaultyEnvironment(LineEnvironment):
             else:
                 FAULTS[self._fault]()
         return super().step(action)
-
-
-def runtime_with(make_environment, num_actors: int = 2, build_policy=POLICY, **limits: float) -> RayRuntime:
-    parts = replace(line_parts(build_policy), make_environment=make_environment)
-    return on_ray(parts, num_actors, **{"straggler_factor": math.inf, **limits})
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -264,13 +250,6 @@ def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
         runtime.close()
 
 
-def is_first(mark: Path) -> bool:
-    """Whether this process was the first to ask after `mark`: one of all is, however close they are."""
-    with contextlib.suppress(FileExistsError), mark.open("x") as file:
-        file.write(str(os.getpid()))
-    return mark.read_text() == str(os.getpid())
-
-
 class BrokenProcessEnvironment(LineEnvironment):
     """Raises at once in the one process that was first to build one; others take their time."""
 
@@ -351,77 +330,6 @@ def test_the_children_of_a_killed_or_stuck_actor_are_gone_too(fault: str, tmp_pa
 
 def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-class SlowProcessEnvironment(LineEnvironment):
-    """Takes 2 ms a step; ten times as long in the one process that was first to build one."""
-
-    def __init__(self, mark: Path):
-        super().__init__()
-        self._step_s = 0.02 if is_first(mark) else 0.002
-
-    def step(self, action):
-        time.sleep(self._step_s)
-        return super().step(action)
-
-
-def groups_per_s(make_environment) -> tuple[float, list[str]]:
-    """Speed of four actors over one large update, and the weights."""
-    runtime = runtime_with(make_environment, num_actors=4, straggler_factor=3.0)
-    log = Log()
-    sampling = Sampling(group_size=4, batch_rollouts=160)
-    try:
-        train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5, observers=[log])
-    finally:
-        runtime.close()
-    collections = [record.collection for record in log.records]
-    num_groups = sum(collection.verdicts.total() for collection in collections)
-    return num_groups / sum(collection.rollout_s for collection in collections), checksums(log)
-
-
-def test_one_of_four_actors_ten_times_slower_costs_less_than_a_third_and_biases_nothing(tmp_path: Path) -> None:
-    (tmp_path / "nobody").write_text("0")
-    ratios = []
-    for attempt in range(3):  # what else runs on the machine can only hide it
-        healthy, expected = groups_per_s(lambda task: SlowProcessEnvironment(tmp_path / "nobody"))
-        mark = tmp_path / f"mark-{attempt}"
-        slowed, weights = groups_per_s(lambda task, mark=mark: SlowProcessEnvironment(mark))
-        assert weights == expected, "slow groups must not be trained less often"
-        ratios.append(slowed / healthy)
-        if ratios[-1] >= 0.7:
-            break
-    assert max(ratios) >= 0.7, ratios
-
-
-class NonsenseEnvironment(LineEnvironment):
-    """Answers NaN where success is asked: always, or in one process of all."""
-
-    def __init__(self, mark: Path | None = None):
-        super().__init__()
-        self._broken = mark is None or is_first(mark)
-
-    def step(self, action):
-        solved = super().step(action)
-        return math.nan if self._broken else solved
-
-
-def test_an_actor_that_keeps_making_malformed_groups_is_replaced_and_they_are_counted(tmp_path: Path) -> None:
-    runtime = runtime_with(lambda task: NonsenseEnvironment(tmp_path / "mark"))
-    try:
-        log = train_on(runtime)
-        assert runtime.dispatches.num_replaced == 1
-        assert log.records[-1].ledger.invalid == 3
-        assert log.records[-1].ledger.trained == 12
-    finally:
-        runtime.close()
-
-
-def test_nothing_but_malformed_groups_ends_the_search_by_name() -> None:
-    sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=5)
-    parts = replace(line_parts(POLICY), make_environment=lambda task: NonsenseEnvironment())
-    outcome = train(SerialRuntime(parts), line_stream(), sampling=sampling, num_updates=1, seed=5)
-    assert "no usable groups (5 groups in a row" in str(outcome.exhausted)
-    assert not outcome.exhausted.is_success
 
 
 def test_a_closed_runtime_leaves_no_process_and_no_object() -> None:

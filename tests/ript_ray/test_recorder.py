@@ -83,7 +83,7 @@ def recording(
     """As a run does it."""
     with (
         Books(folder, source.experiment, training, announce) as books,
-        Recorder(folder, books, source, training, announce) as recorder,
+        Recorder(books, source, training) as recorder,
     ):
         yield recorder
 

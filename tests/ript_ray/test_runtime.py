@@ -1,7 +1,6 @@
 """The runtimes: the same mathematics in one process and on Ray, whatever the number of actors."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -80,13 +79,6 @@ def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
         assert record.collection.num_rollouts == 4 * record.collection.verdicts.total()
         assert record.collection.record_bytes > 0
     assert log.num_groups == sum(record.collection.verdicts.total() for record in log.records)
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def on_ray(parts: Parts, num_actors: int, **changes: float) -> RayRuntime:

@@ -33,9 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         FAST.showing(("corner_rgb",)),
         num_episodes=4,
         action_noise=0.1,
-        keep_failures=False,
         max_steps=120,
-        max_attempts=5,
         seed=0,
     )
     record_files(plan, files_of(out, TASKS), HERE)

@@ -43,8 +43,16 @@ def test_files_and_functions_stay_small_and_have_docstrings(path: Path) -> None:
             assert node.end_lineno - node.lineno < 60, node.name
 
 
+def test_files_of_tests_stay_small() -> None:
+    lines = {path: path.read_text().count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert not {str(path.relative_to(ROOT)): number for path, number in lines.items() if number > 400}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
-def test_every_experiment_loads_without_running_and_says_what_it_is(path: Path) -> None:
+def test_every_experiment_loads_without_running_and_says_what_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(path.parent))  # as for a script
     module = load(path)
     assert isinstance(module.EXPERIMENT, Experiment)
     for heading in ("Question:", "Source:", "Expected:", "Hardware:", "Time:"):

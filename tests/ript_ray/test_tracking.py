@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,86 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ript_ray.cli import SyncTracking
-from ript_ray.config import Experiment
-from ript_ray.errors import CheckpointError, RunInUseError, TrackingError
-from ript_ray.journal import Journal, Point, read_journal
+from ript_ray.journal import Journal, read_journal
 from ript_ray.mlflow_store import Identity, MlflowRun
-from ript_ray.run_folder import RunFolder
-from ript_ray.sync import sync_tracking
-from ript_ray.tracking import CLOSE_TIMEOUT_S, RunStatus, Tracker, identity_of
+from ript_ray.tracking import CLOSE_TIMEOUT_S, RunStatus, Tracker
 from tests.commands import environment
+from tests.tracked import history, only_run, point, points, rates
 
 IDENTITY = Identity("0123456789abcdef" * 2, "line", "first", {"ppo.clip_low": "0.2"}, {"commit": "abc"})
 PATIENCE_S = 60
 """Longest wait for what takes a few seconds on an idle machine."""
-
-
-def point(update: int) -> Point:
-    metrics = {"train/success_rate": update / 10, "ppo/loss": -0.1}
-    return Point(update, 1000 * update, 2.5 * update, 1_700_000_000_000 + update, metrics)
-
-
-def points(*updates: int) -> list[Point]:
-    return [point(update) for update in updates]
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables: making them takes longer than most tests here."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("store") / "store.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """MLflow's own kind of local store, a fresh one."""
-    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return uri
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    """A run of five updates, killed in the sixth."""
-    folder = RunFolder.create(tmp_path, Experiment("line", ("reach-v3",)))
-    lines = "".join(json.dumps(vars(each)) + "\n" for each in points(1, 2, 3, 4, 5))
-    folder.journal.write_text(lines + '{"update": 6, "env')
-    return folder
-
-
-def only_run(store: str) -> Any:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(store)
-    (run,) = client.search_runs([client.get_experiment_by_name("line").experiment_id])
-    return run
-
-
-def list_experiments(store: str) -> list[str]:
-    from mlflow import MlflowClient
-
-    return [experiment.name for experiment in MlflowClient(store).search_experiments()]
-
-
-def history(store: str, name: str = "train/success_rate") -> list[tuple[int, float]]:
-    """Step and value of a metric of the only run, each as often as it is stored."""
-    from mlflow import MlflowClient
-
-    stored = MlflowClient(store).get_metric_history(only_run(store).info.run_id, name)
-    return [(metric.step, metric.value) for metric in stored]
-
-
-def rates(*updates: int) -> list[tuple[int, float]]:
-    return [(update, update / 10) for update in updates]
 
 
 def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(store: str, tmp_path: Path) -> None:
@@ -364,79 +295,6 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
                 return
         time.sleep(0.2)
     pytest.fail(f"{what} did not arrive")
-
-
-# --- Sending a run later --------------------------------------------------------------------------------------------
-
-
-def test_what_did_not_arrive_is_sent_later_once(
-    store: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder.results.write_text("{}")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(TrackingError, match="does not take the run"):
-        sync_tracking(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    for _ in range(2):
-        assert SyncTracking(folder.path).run() == 0
-        assert capsys.readouterr().out == "5 points are in the tracking store\n"
-    assert only_run(store).info.status == "FINISHED"
-    assert history(store) == rates(1, 2, 3, 4, 5)
-
-
-def test_a_run_that_was_tracked_in_part_is_completed_in_the_same_run_and_keeps_its_end(
-    store: str, folder: RunFolder
-) -> None:
-    run = MlflowRun(identity_of(folder, Experiment("line", ("reach-v3",))))
-    run.log(points(1, 2))
-    run.end(RunStatus.FAILED)
-    folder.status.write_text('{"status": "KILLED"}')
-    assert sync_tracking(folder) == 5
-    assert only_run(store).info.status == "FAILED"
-    assert history(store) == rates(1, 2, 3, 4, 5)
-
-
-@pytest.mark.parametrize(
-    ("content", "status"), [('{"status": "FAILED"}', "FAILED"), ("", "KILLED"), ('{"status": "?"}', "KILLED")]
-)
-def test_a_run_that_the_store_never_saw_ends_there_as_it_ended(
-    store: str, folder: RunFolder, content: str, status: str
-) -> None:
-    folder.status.write_text(content)
-    sync_tracking(folder)
-    assert only_run(store).info.status == status
-
-
-def test_a_run_sent_later_carries_the_versions_it_ran_with(store: str, folder: RunFolder) -> None:
-    (folder.path / "versions.json").write_text('{"torch": "1.0", "commit": "abc"}')
-    sync_tracking(folder)
-    tags = only_run(store).data.tags
-    assert (tags["torch"], tags["commit"], tags["ript_ray.run_id"]) == ("1.0", "abc", folder.run_id)
-    assert "ray" not in tags
-
-
-def test_a_run_in_another_store_is_another_run(store: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    sync_tracking(folder)
-    other = store.replace("store.db", "other.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    sync_tracking(folder)
-    assert history(other) == rates(1, 2, 3, 4, 5)
-
-
-def test_a_long_journal_is_sent_in_parts_that_the_store_takes(store: str, folder: RunFolder) -> None:
-    many = {f"metric/{number}": 1.0 for number in range(30)}
-    lines = [json.dumps(vars(replace(point(update), metrics=point(update).metrics | many))) for update in range(200)]
-    folder.journal.write_text("\n".join(lines) + "\n")
-    assert sync_tracking(folder) == 200
-    assert history(store) == rates(*range(200))
-
-
-def test_a_run_that_is_going_on_or_is_none_is_not_sent(store: str, folder: RunFolder, tmp_path: Path) -> None:
-    with folder.lock(), pytest.raises(RunInUseError, match=f"is in use by process {os.getpid()}"):
-        sync_tracking(RunFolder(folder.path))
-    with pytest.raises(CheckpointError, match="is not the folder of a run"):
-        sync_tracking(RunFolder(tmp_path / "foreign"))
-    assert list_experiments(store) == ["Default"]
 
 
 def test_files_go_beside_the_database_wherever_the_run_was_started(

@@ -1,0 +1,40 @@
+"""Points to track, and what of them a store holds."""
+
+from typing import Any
+
+from ript_ray.journal import Point
+
+
+def point(update: int) -> Point:
+    metrics = {"train/success_rate": update / 10, "ppo/loss": -0.1}
+    return Point(update, 1000 * update, 2.5 * update, 1_700_000_000_000 + update, metrics)
+
+
+def points(*updates: int) -> list[Point]:
+    return [point(update) for update in updates]
+
+
+def only_run(store: str) -> Any:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("line").experiment_id])
+    return run
+
+
+def list_experiments(store: str) -> list[str]:
+    from mlflow import MlflowClient
+
+    return [experiment.name for experiment in MlflowClient(store).search_experiments()]
+
+
+def history(store: str, name: str = "train/success_rate") -> list[tuple[int, float]]:
+    """Step and value of a metric of the only run, each as often as it is stored."""
+    from mlflow import MlflowClient
+
+    stored = MlflowClient(store).get_metric_history(only_run(store).info.run_id, name)
+    return [(metric.step, metric.value) for metric in stored]
+
+
+def rates(*updates: int) -> list[tuple[int, float]]:
+    return [(update, update / 10) for update in updates]
