@@ -19,8 +19,9 @@ from dataclasses import replace
 from quickstart import EXPERIMENT as FROM_STATES
 
 from ript_envs.metaworld import MetaWorld
-from ript_ray.config import SFT, Demonstrations, Evaluation, SupervisedStage
-from ript_ray.launch import launch
+from ript_ray.cli.launch import launch
+from ript_ray.config.rl import Evaluation
+from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
 
 EXPERIMENT = replace(
     FROM_STATES,

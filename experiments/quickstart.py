@@ -15,9 +15,11 @@ steps for 500. Tokens are drawn from the whole vocabulary, not from the top 5. T
 so that the skills cover more than one path.
 """
 
-from ript_ray.config import PPO, SFT, Demonstrations, Evaluation, Experiment, Sampling, SupervisedStage
-from ript_ray.launch import launch
-from ript_ray.policies.quest.settings import QuestSettings
+from ript_ray.cli.launch import launch
+from ript_ray.config.experiment import Experiment
+from ript_ray.config.rl import PPO, Evaluation, Sampling
+from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
+from ript_ray.policies.quest.config import QuestSettings
 
 EXPERIMENT = Experiment(
     name="quickstart",

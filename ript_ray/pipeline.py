@@ -5,27 +5,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ript_ray import checkpoint
-from ript_ray.books import Books
-from ript_ray.build import PolicySource, runtime_parts
-from ript_ray.checkpoint import Training
-from ript_ray.config import Experiment
-from ript_ray.contexts import ContextStream, draw_contexts
+from ript_ray.config.experiment import Experiment
+from ript_ray.config.serialization import experiment_from_json
+from ript_ray.data.contexts import held_out_contexts, training_contexts
 from ript_ray.errors import CheckpointError, ConfigError
-from ript_ray.evaluate import EvaluationResult, evaluate
-from ript_ray.files import write_whole
-from ript_ray.recorder import Recorder, success_metrics
-from ript_ray.rollout_log import RolloutLog
-from ript_ray.run_folder import RunFolder
+from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
+from ript_ray.rl.callbacks import Outcome
+from ript_ray.rl.context_stream import ContextStream
+from ript_ray.rl.train import train
+from ript_ray.runs import checkpoint
+from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.recorder import Recorder, success_metrics
+from ript_ray.runs.rollout_log import RolloutLog
+from ript_ray.runs.run_dir import RunFolder
+from ript_ray.runs.run_logger import Books
+from ript_ray.runs.saved_policy import PolicySource, runtime_parts
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.open import open_runtime, session
-from ript_ray.seeding import Purpose
-from ript_ray.serialization import experiment_from_json
-from ript_ray.sft.context_sources import collect_contexts
-from ript_ray.supervised import require_start, train_supervised
-from ript_ray.train import Outcome, train
-from ript_ray.types import Context, Progress, Stage, Version
-from ript_ray.view import View
+from ript_ray.runtime.factory import open_runtime, session
+from ript_ray.sft.train import require_start, train_supervised
+from ript_ray.storage.atomic import write_whole
+from ript_ray.tracking.console import View
+from ript_ray.types import Progress, Stage, Version
 
 
 @dataclass(frozen=True)
@@ -234,31 +234,3 @@ def _require_fresh_contexts(experiment: Experiment) -> None:
             f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "
             f"{experiment.seed}: a policy must not be measured on what it was trained on"
         )
-
-
-def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
-    """The contexts an experiment is measured on; training never draws them."""
-    return draw_contexts(
-        experiment.benchmark,
-        experiment.tasks,
-        num_per_task=experiment.evaluation.contexts_per_task,
-        seed=experiment.seed,
-        purpose=Purpose.HELD_OUT_CONTEXTS,
-    )
-
-
-def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
-    """The context dataset that RIPT draws from.
-
-    Raises:
-        RiptError: The source of contexts is missing, damaged, or has too few.
-    """
-    sampling = experiment.sampling
-    return collect_contexts(
-        experiment.benchmark,
-        experiment.tasks,
-        source=sampling.context_source,
-        num_per_task=sampling.contexts_per_task,
-        noise_m=sampling.context_noise_m,
-        seed=experiment.seed,
-    )

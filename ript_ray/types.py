@@ -147,24 +147,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Dispatches:
-    """A runtime's books on the copies of requests that it handed to actors.
-
-    Attributes:
-        num_dispatched: Copies handed to an actor.
-        num_lost: Copies whose answer was never used: they died with an actor or its environment and were run
-            again, or another copy of a late one was faster.
-        num_running: Copies at work now.
-        num_replaced: Rollout actors replaced.
-    """
-
-    num_dispatched: int = 0
-    num_lost: int = 0
-    num_running: int = 0
-    num_replaced: int = 0
-
-
-@dataclass(frozen=True)
 class Progress:
     """Where training stands between two updates: with the learner's state, all that the next one depends on.
 

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ript_ray.cli import main
+from ript_ray.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = (sys.executable, str(ROOT / "experiments" / "quickstart.py"))
-RIPT_RAY = (sys.executable, "-c", "from ript_ray.cli import main; main()")
+RIPT_RAY = (sys.executable, "-c", "from ript_ray.cli.main import main; main()")
 
 
 def environment() -> dict[str, str]:

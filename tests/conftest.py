@@ -9,11 +9,12 @@ import pytest
 import ray
 import torch
 
-from ript_ray.config import PPO
-from ript_ray.contexts import ContextStream, draw_contexts
+from ript_ray.config.rl import PPO
+from ript_ray.data.contexts import draw_contexts
+from ript_ray.policies.quest.config import QuestSettings
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.quest.settings import QuestSettings
-from ript_ray.runtime.contract import Parts
+from ript_ray.rl.context_stream import ContextStream
+from ript_ray.rl.protocols import Parts
 from ript_ray.seeding import Purpose
 from tests.fakes import LineBenchmark, TinyChunkPolicy
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ript_envs.contract import Environment, Observation, require_task
-from ript_ray.policies.contract import Decisions
-from ript_ray.policies.module_state import load_module_arrays, module_arrays
+from ript_ray.policies.base import Decisions
+from ript_ray.policies.state_dict import load_module_arrays, module_arrays
 from ript_ray.types import Arrays
 
 CHUNK = 3

@@ -7,10 +7,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ript_ray.runtime.on_ray import RayRuntime
+from ript_ray.runtime.ray_runtime import RayRuntime
 from tests.conftest import line_parts
 from tests.fakes import TinyChunkPolicy
-from tests.ript_ray.test_runtime import on_ray
+from tests.ript_ray.runtime.test_runtimes import on_ray
 
 POLICY = functools.partial(TinyChunkPolicy, "laplace")
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.quest.published import Variant, published
+from ript_ray.policies.quest.presets import Variant, published
 
 FOLDER = Path(__file__).parent / "fixtures" / "quest"
 TOLERANCE = 5e-5

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ript_ray.journal import Point
+from ript_ray.tracking.metrics_log import Point
 
 
 def point(update: int) -> Point:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import tyro
 from timed import TimedPolicy, local_ray, make_timed, print_table, timed_stream
 
-from ript_ray.config import PPO, Sampling
-from ript_ray.filters import Verdict
-from ript_ray.learner import UpdateReport
+from ript_ray.config.rl import PPO, Sampling
+from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.learner import UpdateReport
+from ript_ray.rl.protocols import Parts
+from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.contract import Parts
-from ript_ray.runtime.on_ray import RayRuntime
-from ript_ray.train import Collection, UpdateRecord, train
+from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.types import GroupSummary, Version
 
 GROUP_SIZE, NUM_STEPS, NUM_ITERATIONS = 4, 5, 4

@@ -24,15 +24,16 @@ import tyro
 from numpy.typing import NDArray
 from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests, timed_stream
 
-from ript_ray.config import PPO, Sampling
-from ript_ray.filters import Verdict
-from ript_ray.rollout import roll_out
-from ript_ray.runtime.answers import UNRECORDED
+from ript_ray.config.rl import PPO, Sampling
+from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.protocols import Parts
+from ript_ray.rl.rollout import roll_out
+from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.contract import Parts
-from ript_ray.runtime.open import open_runtime
-from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.train import Collection, UpdateRecord, train
+from ript_ray.runtime.factory import open_runtime
+from ript_ray.runtime.ray_calls import UNRECORDED
 from ript_ray.types import Group, GroupSummary, RolloutRequest, Weights
 
 NUM_STEPS, CHUNK_LENGTH = 104, 8

@@ -22,7 +22,7 @@ from rich.progress import track
 from timed import print_table, spread
 
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.quest.published import published
+from ript_ray.policies.quest.presets import published
 from ript_ray.policies.quest.skill_prior import Drawn, SkillPrior, score
 from ript_ray.types import Arrays
 

@@ -18,10 +18,10 @@ import tyro
 from rich.progress import track
 from timed import TimedPolicy, local_ray, make_timed, print_table, timed_requests
 
-from ript_ray.config import PPO
+from ript_ray.config.rl import PPO
+from ript_ray.rl.protocols import Parts, Runtime
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.contract import Parts, Runtime
-from ript_ray.runtime.open import open_runtime
+from ript_ray.runtime.factory import open_runtime
 from ript_ray.types import GroupSummary
 
 NUM_STEPS = 8

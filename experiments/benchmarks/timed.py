@@ -15,10 +15,10 @@ from rich.table import Table
 from torch import nn
 
 from ript_envs.contract import Environment, Observation
-from ript_ray.contexts import ContextStream
-from ript_ray.machine import num_cpus
-from ript_ray.policies.contract import Decisions
-from ript_ray.policies.module_state import load_module_arrays, module_arrays
+from ript_ray.policies.base import Decisions
+from ript_ray.policies.state_dict import load_module_arrays, module_arrays
+from ript_ray.rl.context_stream import ContextStream
+from ript_ray.runtime.host import num_cpus
 from ript_ray.types import Arrays, Context, RolloutRequest
 
 TENSOR_BYTES = 4_000_000

@@ -29,8 +29,10 @@ from typing import Any
 
 from ript_envs.metaworld import MetaWorld
 from ript_envs.metaworld_tasks import ML45_TRAIN, QUEST_TASK_ORDER
-from ript_ray.config import PPO, SFT, Demonstrations, Evaluation, Experiment, Sampling, SupervisedStage
-from ript_ray.policies.quest.published import published
+from ript_ray.config.experiment import Experiment
+from ript_ray.config.rl import PPO, Evaluation, Sampling
+from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
+from ript_ray.policies.quest.presets import published
 from ript_ray.types import Stage
 
 BENCHMARK = MetaWorld()

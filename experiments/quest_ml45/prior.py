@@ -13,7 +13,7 @@ An interrupted run goes on with `ript-ray resume RUN`.
 
 from presets import of_stage
 
-from ript_ray.launch import launch_preset
+from ript_ray.cli.launch import launch_preset
 from ript_ray.types import Stage
 
 EXPERIMENTS = of_stage(Stage.PRIOR)

@@ -4,10 +4,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from ript_ray.checks import require
-from ript_ray.learner import Learner, UpdateReport
-from ript_ray.runtime.contract import Parts
-from ript_ray.runtime.worker import RolloutWorker
-from ript_ray.types import Arrays, Dispatches, Group, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.rl.learner import Learner, UpdateReport
+from ript_ray.rl.protocols import Dispatches, Parts
+from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 class SerialRuntime:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ript_ray import checkpoint
+from ript_ray.runs import checkpoint
 from tests.commands import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
@@ -37,7 +37,7 @@ import ript_envs, ript_ray
 
 @ray.remote
 def files():
-    import ript_envs, ript_ray.runtime.worker
+    import ript_envs, ript_ray.rl.rollout_worker
     return ript_ray.__file__, ript_envs.__file__
 
 ray.init(log_to_driver=False)

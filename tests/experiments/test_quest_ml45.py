@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ript_envs.metaworld_tasks import ML45_HELD_OUT
-from ript_ray.build import new_policy
+from ript_ray.runs.saved_policy import new_policy
 from tests.commands import RIPT_RAY, ROOT, run
 
 FOLDER = ROOT / "experiments" / "quest_ml45"

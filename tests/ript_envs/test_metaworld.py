@@ -7,7 +7,7 @@ import pytest
 
 from ript_envs.metaworld import RELATIVE_DIM, MetaWorld
 from ript_envs.metaworld_tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
-from ript_ray.contexts import draw_contexts
+from ript_ray.data.contexts import draw_contexts
 from ript_ray.seeding import Purpose
 
 pytestmark = pytest.mark.sim

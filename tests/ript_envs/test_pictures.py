@@ -15,8 +15,8 @@ import pytest
 
 from ript_envs.contract import Environment, Observation
 from ript_envs.metaworld import MetaWorld
-from ript_ray.policies.contract import Decisions
-from ript_ray.rollout import EnvironmentPool, roll_out
+from ript_ray.policies.base import Decisions
+from ript_ray.rl.rollout import EnvironmentPool, roll_out
 from ript_ray.types import Arrays, Context, RolloutRequest, Version
 
 pytestmark = pytest.mark.sim

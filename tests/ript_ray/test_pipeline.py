@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ript_ray import checkpoint
-from ript_ray.filters import REJECTIONS, Verdict
-from ript_ray.journal import read_journal
-from ript_ray.rollout_log import read_groups
+from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict
+from ript_ray.runs import checkpoint
+from ript_ray.runs.rollout_log import read_groups
+from ript_ray.tracking.metrics_log import read_journal
 from tests.commands import QUICKSTART, RIPT_RAY, environment, quickstart_here, ript_ray_here, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]

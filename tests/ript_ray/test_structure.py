@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ript_ray.config import Experiment
+from ript_ray.config.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "ript_ray").rglob("*.py")) + sorted((ROOT / "envs").rglob("*.py"))
@@ -101,7 +101,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else_and_imports_from_anywher
     assert {top for top in tops if not top.endswith(".dist-info")} == {"ript_ray", "ript_envs"}
     target = tmp_path / "installed"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)
-    code = "import ript_envs.metaworld, ript_ray.launch, ript_ray.cli; print(ript_ray.launch.__file__)"
+    code = "import ript_envs.metaworld, ript_ray.cli.launch, ript_ray.cli.main; print(ript_ray.cli.launch.__file__)"
     environment = os.environ | {"PYTHONPATH": str(target)}
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ript_ray.policies.contract import Decisions
+from ript_ray.policies.base import Decisions
 from ript_ray.policies.embedding import Embedding
-from ript_ray.policies.module_state import load_module_arrays, module_arrays
+from ript_ray.policies.quest.config import QuestSettings
 from ript_ray.policies.quest.encoders import ImageEncoder, StateEncoder
-from ript_ray.policies.quest.settings import QuestSettings
 from ript_ray.policies.quest.skill_prior import SkillPrior, score
 from ript_ray.policies.quest.skill_vae import SkillVAE
+from ript_ray.policies.state_dict import load_module_arrays, module_arrays
 from ript_ray.policies.text import TextFeatures, hashed_text, index_of
 from ript_ray.types import Arrays
 

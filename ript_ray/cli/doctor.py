@@ -1,0 +1,114 @@
+"""What the machine has and lacks, with the command that mends each.
+
+Imports nothing that may be missing: that is what it is asked about.
+"""
+
+import ctypes.util
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+from ript_ray.runtime.host import memory_bytes, num_cpus
+
+GIB = 2**30
+SHARED_MEMORY = Path("/dev/shm")
+INSTALL = "make install"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        thing: What was looked at.
+        found: What is there.
+        good: Whether it suffices.
+        needed: Whether nothing at all runs without it.
+        mend: The command that mends it, or what to know where none does.
+    """
+
+    thing: str
+    found: str
+    good: bool
+    needed: bool
+    mend: str
+
+
+def diagnose(console: Console) -> int:
+    """Print all findings; returns 1 where something that is needed is missing, else 0."""
+    findings = [*hardware(), *rendering(), *packages()]
+    table = Table(title="ript-ray doctor", title_justify="left")
+    for column in ("", "thing", "found", "to mend it"):
+        table.add_column(column)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]optional[/]"
+        table.add_row(mark, finding.thing, finding.found, "" if finding.good else finding.mend)
+    console.print(table)
+    lacking = [finding.thing for finding in findings if finding.needed and not finding.good]
+    console.print(f"missing: {', '.join(lacking)}" if lacking else "everything that the quickstart needs is here")
+    return 1 if lacking else 0
+
+
+def hardware() -> Iterator[Finding]:
+    """Python, cores, memory, disk, GPU."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("Python", version, sys.version_info >= (3, 11), True, "apt-get install python3.11 python3.11-venv")
+    yield Finding("cores", str(num_cpus()), num_cpus() >= 2, False, "one core works, at half the speed")
+    memory = memory_bytes() / GIB
+    yield Finding("memory", f"{memory:.1f} GiB", memory >= 5.5, True, "the quickstart needs a machine of 6 GiB")
+    if SHARED_MEMORY.exists():
+        shared = shutil.disk_usage(SHARED_MEMORY)
+        yield Finding(
+            "shared memory",
+            f"{shared.free / GIB:.1f} of {shared.total / GIB:.1f} GiB free",
+            shared.free >= GIB,
+            False,
+            "mount -o remount,size=4G /dev/shm (docker run --shm-size=4g); Ray's objects go to the disk without it",
+        )
+    disk = shutil.disk_usage(Path.cwd()).free / GIB
+    yield Finding("disk", f"{disk:.1f} GiB free here", disk >= 2, True, "free 2 GiB for logs and checkpoints")
+    yield _gpu()
+
+
+def rendering() -> Iterator[Finding]:
+    """The GL libraries that MuJoCo draws with."""
+    for library, package in (("EGL", "libegl1"), ("OSMesa", "libosmesa6"), ("GL", "libgl1")):
+        found = ctypes.util.find_library(library)
+        mend = f"apt-get install {package}"
+        yield Finding(f"lib{library} (rendering)", found or "not found", bool(found), False, mend)
+
+
+def packages() -> Iterator[Finding]:
+    """Every package that this one requires, with its version."""
+    try:
+        requirements = metadata.requires("ript-ray") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("ript-ray", "not installed", False, True, INSTALL)
+        return
+    for requirement in map(Requirement, requirements):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(requirement.name, "not installed", False, True, INSTALL)
+            continue
+        good = requirement.specifier.contains(version)
+        found = version if good else f"{version}, not {requirement.specifier}"
+        yield Finding(requirement.name, found, good, True, INSTALL)
+
+
+def _gpu() -> Finding:
+    try:
+        count = importlib.import_module("torch").cuda.device_count()
+    except (ImportError, OSError) as error:
+        return Finding("GPU", f"torch cannot be imported: {error}", False, True, INSTALL)
+    return Finding("GPU", str(count), count > 0, False, "not needed by the quickstart")

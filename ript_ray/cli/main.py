@@ -1,0 +1,306 @@
+"""The command `ript-ray`: everything that is done with finished runs and with the machine."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from ript_ray.cli.doctor import diagnose
+from ript_ray.cli.entrypoint import run_command
+from ript_ray.runtime.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a checkpoint on held-out contexts, with 95 % intervals.
+
+    The contexts and the seed of every rollout are those of the checkpoint's experiment, so a run's own
+    figures come out again.
+
+    Attributes:
+        checkpoint: A checkpoint, or a run's folder (its newest checkpoint).
+        contexts_per_task: Held-out contexts per task, at least 1; as in the experiment unless given.
+        tasks: Tasks to measure on; those of the experiment unless given.
+        out: Write the figures to this JSON file, which must not exist.
+        videos: Write a GIF of the first success and of the first failure of each task to this folder, which must not
+            exist. They are replayed from their seeds, exactly.
+        video_size: Height and width of the videos, in pixels, 16 to 1024.
+        video_rendering: Quality of the videos: full (the model's own) or fast (no shadows, reflections or smooth
+            edges; without a GPU several times as fast).
+        cluster: Where it runs.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    contexts_per_task: int | None = None
+    tasks: tuple[str, ...] | None = None
+    out: Path | None = None
+    videos: Path | None = None
+    video_size: int = 256
+    video_rendering: Literal["full", "fast"] = "fast"
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def run(self) -> int:
+        """Measure, print, and write what was asked for."""
+        # Imported here: `doctor` must answer where one of these packages is missing or broken.
+        from ript_ray.cli.evaluate import Contexts, measure_checkpoint
+        from ript_ray.evaluation.video import Filming
+
+        return measure_checkpoint(
+            self.checkpoint,
+            Contexts(self.contexts_per_task, self.tasks),
+            out=self.out,
+            videos=self.videos,
+            filming=Filming(self.video_size, self.video_rendering),
+            cluster=self.cluster,
+        )
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Measure two policies on the same held-out contexts with the same seeds, and their difference in pairs.
+
+    Contexts, seeds and longest episode are those of the first one's experiment. The difference is the second's
+    success less the first's, with Newcombe's 95 % interval for paired proportions and McNemar's exact test.
+
+    Attributes:
+        first: A checkpoint, or a run's folder (its newest checkpoint).
+        second: A checkpoint, a run's folder, or a model folder.
+        contexts_per_task: Held-out contexts per task, at least 1; as in the first one's experiment unless given.
+        tasks: Tasks to measure on; those of the first one's experiment unless given.
+        out: Write the figures to this JSON file, which must not exist.
+        cluster: Where it runs.
+    """
+
+    first: Annotated[Path, tyro.conf.Positional]
+    second: Annotated[Path, tyro.conf.Positional]
+    contexts_per_task: int | None = None
+    tasks: tuple[str, ...] | None = None
+    out: Path | None = None
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def run(self) -> int:
+        """Measure both, print, and write what was asked for."""
+        from ript_ray.cli.evaluate import Contexts, compare_checkpoints
+
+        contexts = Contexts(self.contexts_per_task, self.tasks)
+        return compare_checkpoints(self.first, self.second, contexts, out=self.out, cluster=self.cluster)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Repeat one recorded rollout of a run exactly, check it against what was recorded, and film it.
+
+    Context, seeds and the version of the policy that acted are those of the run; all rollouts of the group run
+    again, because they acted as one batch. groups.jsonl in the run's folder lists the groups.
+
+    Attributes:
+        run_folder: The run's folder.
+        group: Index of the group.
+        member: Which rollout of the group, from 0.
+        out: The GIF to write, which must not exist; videos/group-<id>-member-<k>.gif in the run's folder unless
+            given.
+        size: Height and width of the video, in pixels, 16 to 1024.
+        rendering: Quality of the video: full (the model's own) or fast (no shadows, reflections or smooth edges;
+            without a GPU several times as fast).
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    group: int
+    member: int
+    out: Path | None = None
+    size: int = 256
+    rendering: Literal["full", "fast"] = "fast"
+
+    def run(self) -> int:
+        """Replay, say what it was."""
+        from ript_ray.cli.replay import replay_member
+        from ript_ray.evaluation.video import Filming
+
+        filming = Filming(self.size, self.rendering)
+        return replay_member(self.run_folder, group=self.group, member=self.member, out=self.out, filming=filming)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with an interrupted run from its newest valid checkpoint, as if it had not been interrupted.
+
+    Attributes:
+        run_folder: The run's folder.
+        view: What is shown: auto (live in a terminal, quiet elsewhere), lines (one per update), quiet.
+        cluster: Where it runs; it may be another one than before.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    view: Literal["auto", "lines", "quiet"] = "auto"
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def run(self) -> int:
+        """Go on, print the results."""
+        from ript_ray.cli.launch import resume
+        from ript_ray.tracking.console import ViewMode
+
+        return resume(self.run_folder, self.cluster, ViewMode(self.view))
+
+
+@dataclass(frozen=True)
+class SyncTracking:
+    """Send a run's metrics and results to the tracking store, for what did not arrive while it went on.
+
+    The store is the one that MLFLOW_TRACKING_URI names. What has arrived already is not stored twice.
+
+    Attributes:
+        run_folder: The run's folder.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+
+    def run(self) -> int:
+        """Send it, say how much it was."""
+        from ript_ray.cli.sync_tracking import sync_tracking
+        from ript_ray.runs.run_dir import RunFolder
+
+        print(f"{sync_tracking(RunFolder(self.run_folder))} points are in the tracking store")
+        return 0
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn a checkpoint file of QueST's or RIPT-VLA's authors (.pth) into a model folder of ours.
+
+    The file is read without running anything in it. Every entry must be there, with its name, shape and type.
+    The folder holds the weights as safetensors, a card (README.md, model.json) and the hashes of all.
+
+    Attributes:
+        checkpoint: The file.
+        out: The folder to write, which must not exist.
+        variant: Which of the published policies it is.
+        tasks: Tasks that it was trained on, for the card.
+        instructions: With variant metaworld: the instruction of each learned task vector, in their order; unless
+            given, the 50 tasks in the order in which QueST numbers them.
+        text_features: With variant libero: a safetensors file that holds, under each instruction's words, its text
+            features (512 numbers, float32, from CLIP ViT-B/32). Without them the policy cannot act.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    variant: Literal["libero", "metaworld"] = "libero"
+    tasks: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
+    text_features: Path | None = None
+
+    def run(self) -> int:
+        """Write the folder, say what it holds."""
+        from ript_ray.cli.convert import Labels, import_checkpoint
+
+        labels = Labels(self.tasks, self.instructions, self.text_features)
+        model = import_checkpoint(self.checkpoint, self.out, variant=self.variant, labels=labels)
+        print(f"{self.out}: {model.card.name}, from the authors' layout {model.card.provenance.layout}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a policy as the authors' code reads it: a .pth file with the same tensors, byte for byte.
+
+    Attributes:
+        model: A model folder, a checkpoint, or a run's folder (its newest checkpoint).
+        out: The file to write, which must not exist.
+        layout: Which of the authors' layouts: sft (plain names) or ript (every name begins with "module."). Unless
+            given, the one that the policy was imported from; ript for a run's.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    layout: Literal["sft", "ript"] | None = None
+
+    def run(self) -> int:
+        """Write the file, say in which layout."""
+        from ript_ray.cli.convert import export_checkpoint
+
+        layout = export_checkpoint(self.model, self.out, layout=self.layout)
+        print(f"{self.out}: the authors' layout {layout}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Demos:
+    """Record demonstrations of scripted experts, one HDF5 file per task; what is complete already is skipped.
+
+    The files lie where QueST's loader looks for them (metaworld/ML45_PRISE/train and test below `out`), and are the
+    same however many processes record them.
+
+    Attributes:
+        benchmark: The benchmark.
+        task: Tasks by name; ml45-train and ml45-test stand for the 45 and the 5 tasks of the papers.
+        episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
+        action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of the action range's
+            half. Source: QueST, 0.2.
+        keep_failures: Keep episodes that fail, as QueST's data does; otherwise they are dropped and made up for.
+        max_steps: When an attempt has failed, in environment steps, 1 to 500. Source: MetaWorld, 500.
+        max_attempts: Give up on a task after this many failures in a row, at least 1.
+        pictures: Record what the camera sees at each step, 128 x 128, beside the states.
+        rendering: Quality of the pictures: full (the model's own, QueST's) or fast (no shadows, reflections or
+            smooth edges; without a GPU more than ten times as fast).
+        seed: All of the randomness, from 0 to 2147483647.
+        out: Folder that the files go to.
+        cluster: Where it runs; an episode may take `group-timeout-s`.
+    """
+
+    benchmark: Annotated[Literal["metaworld"], tyro.conf.Positional]
+    task: tuple[str, ...]
+    episodes: int = 50
+    action_noise: float = 0.2
+    keep_failures: bool = False
+    max_steps: int = 500
+    max_attempts: int = 20
+    pictures: bool = True
+    rendering: Literal["full", "fast"] = "full"
+    seed: int = 0
+    out: Path = Path("data")
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def run(self) -> int:
+        """Record, say what was recorded."""
+        from ript_envs.metaworld import MetaWorld
+        from ript_ray.data.recording import Plan, files_of, record_files
+
+        plan = Plan(
+            MetaWorld(cameras=("corner_rgb",) if self.pictures else (), rendering=self.rendering),
+            num_episodes=self.episodes,
+            action_noise=self.action_noise,
+            keep_failures=self.keep_failures,
+            max_steps=self.max_steps,
+            max_attempts=self.max_attempts,
+            seed=self.seed,
+        )
+        record_files(plan, files_of(self.out, self.task), self.cluster, report=functools.partial(print, flush=True))
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what this machine has and lacks, with the command that mends each."""
+
+    def run(self) -> int:
+        """Print the findings; 1 where something that is needed is missing."""
+        return diagnose(Console())
+
+
+def main() -> None:
+    """Entry point of `ript-ray`."""
+    commands: dict[str, Callable[..., Any]] = {
+        "evaluate": Evaluate,
+        "compare": Compare,
+        "replay": Replay,
+        "resume": Resume,
+        "sync-tracking": SyncTracking,
+        "import": Import,
+        "export": Export,
+        "demos": Demos,
+        "doctor": Doctor,
+    }
+    run_command(lambda: tyro.extras.subcommand_cli_from_dict(commands).run())

@@ -1,0 +1,48 @@
+"""Sending a run that has ended to the tracking store, for what did not arrive while it went on."""
+
+import json
+
+from ript_ray.config.serialization import experiment_from_json
+from ript_ray.errors import TrackingError
+from ript_ray.runs.run_dir import RunFolder
+from ript_ray.runs.run_logger import identity_of
+from ript_ray.tracking.metrics_log import read_journal
+from ript_ray.tracking.mlflow_run import MlflowRun
+from ript_ray.tracking.tracker import RunStatus
+
+
+def sync_tracking(folder: RunFolder) -> int:
+    """Send a run's journal and results to the tracking store; returns the number of points in it.
+
+    What has arrived before is not stored twice.
+
+    Raises:
+        CheckpointError: The folder is not that of a run.
+        RunInUseError: The run is going on.
+        TrackingError: The store does not take it.
+    """
+    with folder.lock():
+        identity = identity_of(folder, experiment_from_json(folder.config))
+        points = read_journal(folder.journal)
+        try:
+            run = MlflowRun(identity)
+            run.log(points)
+            status = _status_of(folder, run.status)
+            if status != run.status:
+                run.end(status)
+            run.log_files([path for path in (folder.results, folder.curve) if path.exists()])
+        except Exception as error:  # boundary: a store raises whatever its client library raises
+            raise TrackingError(f"the tracking store does not take the run: {type(error).__name__}: {error}") from error
+    return len(points)
+
+
+def _status_of(folder: RunFolder, known: str) -> str:
+    """How the run ended: finished where there are results, else what the store knows, else what the run left."""
+    if folder.results.exists():
+        return RunStatus.FINISHED
+    if known in set(RunStatus):
+        return known
+    try:
+        return RunStatus(json.loads(folder.status.read_text())["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return RunStatus.KILLED  # it had no time to say

@@ -1,0 +1,1 @@
+"""What policies learn from: contexts and demonstrations."""

@@ -1,0 +1,1 @@
+"""Success rates, paired comparison, videos."""

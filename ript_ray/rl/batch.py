@@ -1,0 +1,60 @@
+"""Groups -> one batch of tensors -> minibatches of rollouts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ript_ray.rl.advantages import leave_one_out
+from ript_ray.types import Batch, Group
+
+
+def assemble(groups: Sequence[Group]) -> Batch:
+    """Lay the decisions of all groups end to end, rollout by rollout, without padding."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    advantages = np.concatenate(
+        [leave_one_out([float(rollout.success) for rollout in group.rollouts]) for group in groups]
+    )
+    rollout_N = np.repeat(np.arange(len(rollouts)), [len(rollout.log_probs_TU) for rollout in rollouts])
+    record = {
+        name: torch.from_numpy(np.concatenate([rollout.record[name] for rollout in rollouts]))
+        for name in rollouts[0].record
+    }
+    return Batch(
+        record=record,
+        old_log_probs_NU=torch.from_numpy(np.concatenate([rollout.log_probs_TU for rollout in rollouts])),
+        valid_NU=torch.from_numpy(np.concatenate([rollout.valid_TU for rollout in rollouts])),
+        advantages_N=torch.from_numpy(advantages[rollout_N]),
+        rollout_N=torch.from_numpy(rollout_N),
+        num_rollouts=len(rollouts),
+    )
+
+
+def minibatches(batch: Batch, size: int, generator: np.random.Generator) -> Iterator[Batch]:
+    """Split a batch into minibatches of whole rollouts, in a fresh random order.
+
+    All have the same number of rollouts to within one: ceil(num_rollouts / size) of them. Dynamic
+    sampling has left no rollout without a gradient, so their effective sizes are equal too.
+
+    Args:
+        batch: What to split.
+        size: Most rollouts in a minibatch.
+        generator: Source of the order.
+    """
+    order = generator.permutation(batch.num_rollouts)
+    for chosen in np.array_split(order, -(-batch.num_rollouts // size)):
+        rows = torch.isin(batch.rollout_N, torch.from_numpy(chosen)).nonzero().squeeze(-1)
+        yield replace(take(batch, rows), num_rollouts=len(chosen))
+
+
+def take(batch: Batch, rows: torch.Tensor | slice) -> Batch:
+    """The decisions at `rows` (a slice copies nothing); `num_rollouts` stays that of the batch."""
+    return Batch(
+        record={name: tensor[rows] for name, tensor in batch.record.items()},
+        old_log_probs_NU=batch.old_log_probs_NU[rows],
+        valid_NU=batch.valid_NU[rows],
+        advantages_N=batch.advantages_N[rows],
+        rollout_N=batch.rollout_N[rows],
+        num_rollouts=batch.num_rollouts,
+    )

@@ -1,0 +1,107 @@
+"""Rollouts of one request with one policy copy, acting on all of them as one batch. Pure: no Ray."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ript_envs.contract import Environment
+from ript_ray.policies.base import Decisions, Policy
+from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
+
+
+class EnvironmentPool:
+    """Environments by task, built when first needed and reused from then on."""
+
+    def __init__(self, make: Callable[[str], Environment]):
+        self._make = make
+        self._by_task: dict[str, list[Environment]] = {}
+
+    def take(self, tasks: Sequence[str]) -> list[Environment]:
+        """One distinct environment per entry of `tasks`; they stay the pool's own."""
+        taken: dict[str, int] = {}
+        chosen = []
+        for task in tasks:
+            position = taken.get(task, 0)
+            taken[task] = position + 1
+            built = self._by_task.setdefault(task, [])
+            if position == len(built):
+                built.append(self._make(task))
+            chosen.append(built[position])
+        return chosen
+
+    def close(self) -> None:
+        """Close every environment; the next request builds anew, even where closing one fails."""
+        environments = [environment for built in self._by_task.values() for environment in built]
+        self._by_task.clear()
+        for environment in environments:
+            environment.close()
+
+
+class _Episode:
+    """One rollout under way."""
+
+    def __init__(self, context: Context, environment: Environment, generator: np.random.Generator):
+        self.context = context
+        self.environment = environment
+        self.generator = generator
+        self.success = False
+        self.num_steps = 0
+        self.decisions: list[tuple[Decisions, int]] = []
+        environment.reset(np.array(context.initial_state))
+
+    def execute(self, actions_CA: np.ndarray, max_steps: int) -> None:
+        """Step through a chunk, up to success or the horizon."""
+        for action in actions_CA[: max_steps - self.num_steps]:
+            self.success = self.environment.step(action)
+            self.num_steps += 1
+            if self.success:
+                return
+
+    def finish(self) -> Rollout:
+        if not self.decisions:
+            return Rollout(self.success, self.num_steps)
+        names = self.decisions[0][0].record
+        return Rollout(
+            success=self.success,
+            num_steps=self.num_steps,
+            record={name: np.stack([made.record[name][row] for made, row in self.decisions]) for name in names},
+            log_probs_TU=np.stack([made.log_probs_BU[row] for made, row in self.decisions]),
+            valid_TU=np.stack([made.valid_BU[row] for made, row in self.decisions]),
+        )
+
+
+def roll_out(
+    request: RolloutRequest, policy: Policy, pool: EnvironmentPool, *, max_steps: int, version: Version
+) -> Group:
+    """Run the episodes of a request side by side.
+
+    Every query decides for all unfinished episodes in one call; a finished episode is neither stepped,
+    observed nor queried again. Episodes are never cut short because siblings have finished: successful
+    ones finish early, so that would bias the leave-one-out baseline.
+
+    Args:
+        request: Contexts and seeds, one per episode.
+        policy: The sampling policy.
+        pool: Where environments come from.
+        max_steps: Longest episode, in environment steps.
+        version: Version of the policy's weights; the group carries it.
+    """
+    environments = pool.take([context.task for context in request.contexts])
+    episodes = [
+        _Episode(context, environment, np.random.default_rng(seed))
+        for context, environment, seed in zip(request.contexts, environments, request.seeds, strict=True)
+    ]
+    active = episodes
+    while active:
+        observations = [episode.environment.observe() for episode in active]
+        decisions = policy.act(
+            {name: np.stack([observation[name] for observation in observations]) for name in observations[0]},
+            [episode.context.instruction for episode in active],
+            [episode.generator for episode in active],
+        )
+        for row, episode in enumerate(active):
+            if request.keep_record:
+                episode.decisions.append((decisions, row))
+            episode.execute(decisions.actions_BCA[row], max_steps)
+        active = [episode for episode in active if not episode.success and episode.num_steps < max_steps]
+    return Group(request.index, version, tuple(episode.finish() for episode in episodes))

@@ -1,0 +1,70 @@
+"""Versioned snapshots of the trainable parameters: one flat, checksummed buffer.
+
+NumPy, not torch: readers on one node share the buffer's memory, and Ray hands NumPy arrays over without
+a copy. Receivers copy out of the buffer; writing into it would change every other reader's weights.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ript_ray.errors import WeightsError
+from ript_ray.policies.base import Policy
+from ript_ray.types import Version, Weights
+
+
+def snapshot(policy: Policy, version: Version) -> Weights:
+    """Copy a policy's trainable parameters into one buffer."""
+    layout, parts = [], []
+    for name, parameter in policy.trainable().items():
+        array = _as_bytes(parameter.detach())
+        layout.append((name, tuple(parameter.shape), str(parameter.dtype)))
+        parts.append(array)
+    buffer = np.concatenate(parts)
+    buffer.setflags(write=False)
+    return Weights(version, _checksum(buffer), tuple(layout), buffer)
+
+
+def apply(weights: Weights, policy: Policy) -> str:
+    """Copy weights into a policy.
+
+    Returns:
+        The checksum, recomputed from what arrived.
+
+    Raises:
+        WeightsError: The buffer is damaged, or names, shapes or dtypes differ from the policy's.
+    """
+    arrived = _checksum(weights.buffer)
+    if arrived != weights.checksum:
+        raise WeightsError(f"weights version {weights.version} arrived damaged: {arrived} is not {weights.checksum}")
+    parameters = policy.trainable()
+    expected = tuple((name, tuple(value.shape), str(value.dtype)) for name, value in parameters.items())
+    if weights.layout != expected:
+        differing = set(weights.layout) ^ set(expected)
+        raise WeightsError(f"weights version {weights.version} do not fit the policy: {sorted(differing)}")
+    with torch.no_grad():
+        for name, tensor in tensors_of(weights):
+            parameters[name].copy_(tensor)
+    return arrived
+
+
+def tensors_of(weights: Weights) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and a copy of each parameter."""
+    start = 0
+    for name, shape, dtype_name in weights.layout:
+        dtype: torch.dtype = getattr(torch, dtype_name.removeprefix("torch."))
+        end = start + math.prod(shape) * dtype.itemsize
+        yield name, torch.from_numpy(weights.buffer[start:end].copy()).view(dtype).view(shape)
+        start = end
+
+
+def _as_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    return tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def _checksum(buffer: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(buffer.data).hexdigest()

@@ -1,0 +1,52 @@
+"""What a run was made with: versions of packages, the commit, a hash of the sources."""
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import ript_envs
+import ript_ray
+
+PACKAGES = ("ript-ray", "ray", "torch", "numpy", "metaworld", "mujoco", "gymnasium", "mlflow", "safetensors")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Python, packages, the commit of the working tree ("+changes" where files differ from it), and a hash of the code.
+
+    The hash is there where no commit is known: in an installed copy, in what a job ships, in a container.
+    """
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found |= {"commit": _commit(), "sources_sha256": _sources_sha256()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def _sources_sha256() -> str:
+    digest = hashlib.sha256()
+    for package in (ript_ray, ript_envs):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{root.name}/{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _commit() -> str:
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # else an installed copy names a foreign repository
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,225 @@
+"""What a run writes down during post-training: metrics, checkpoints, and at the end its results."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from ript_ray.config.experiment import Experiment
+from ript_ray.errors import CheckpointError, UnwritableError
+from ript_ray.evaluation.comparison import Comparison
+from ript_ray.evaluation.evaluate import EvaluationResult
+from ript_ray.rl.callbacks import Collection, Outcome, UpdateRecord
+from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict
+from ript_ray.rl.ledger import Ledger, go_on
+from ript_ray.rl.weights import apply
+from ript_ray.runs import checkpoint
+from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.run_logger import Books
+from ript_ray.runs.saved_policy import PolicySource
+from ript_ray.storage.atomic import write_whole, writing
+from ript_ray.tracking.metrics_log import Point
+from ript_ray.tracking.plot import plot_curve
+from ript_ray.types import GroupSummary, Progress, Stage
+
+
+class Recorder:
+    """Books post-training. Everything it knows lands in the run's folder; metrics go to MLflow as well.
+
+    A context manager: however the block ends, the last weights are saved. A disk that takes nothing for a while does
+    not end the run: writing is tried again after every update. At the end it must work.
+    """
+
+    def __init__(self, books: Books, source: PolicySource, training: Training | None = None):
+        """Save the policy that training starts from.
+
+        Args:
+            books: The run's books.
+            source: The policy that training starts from; saved as the checkpoint of update 0.
+            training: Where an earlier process left off; `source` is then the policy of that moment.
+
+        Raises:
+            UnwritableError: The disk does not take the first checkpoint.
+        """
+        totals = training.totals if training else {}
+        self.num_updates = training.progress.update if training else 0
+        self._books = books
+        self._experiment: Experiment = source.experiment
+        self._folder = books.folder
+        self._policy = source()
+        self._env_steps = int(totals.get("env_steps", 0))
+        self._num_rollouts = int(totals.get("num_rollouts", 0))
+        self._verdicts = Counter({verdict: int(totals.get(f"groups/{verdict}", 0)) for verdict in Verdict})
+        self._earlier_ledger = Ledger(**{name: int(totals.get(f"ledger/{name}", 0)) for name in asdict(Ledger())})
+        self._ledger = go_on(self._earlier_ledger, Ledger())
+        self._num_skipped = int(totals.get("skipped_updates", 0))
+        self._num_failed_saves = int(totals.get("failed_saves", 0))
+        self._unsaved: UpdateRecord | None = None
+        self._save_is_due = False
+        self._before: EvaluationResult | None = None
+        self._points = [point for point in books.kept if point.is_update]
+        if training is None:
+            checkpoint.save(self._folder.checkpoint(0), source, Training(Progress(), self._totals(), {}))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._save(resumable=False)  # what runs the learner has gone
+        except (CheckpointError, UnwritableError):
+            if kind is None:
+                raise
+            # Else the error that ends the run says more than this one.
+
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+        """Nothing is written before an update ends."""
+
+    def on_update(self, record: UpdateRecord) -> None:
+        """Book a finished update, and save its weights when it is time to.
+
+        Raises:
+            CheckpointError: A weight is not finite.
+        """
+        self._count(record.collection)
+        self.num_updates = record.collection.update
+        self._unsaved = record
+        self._ledger = go_on(self._earlier_ledger, record.ledger)
+        self._num_skipped += record.report.problem is not None
+        self._points.append(self._log({**metrics_of(record), **self._sums()}))
+        self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
+        if self._save_is_due:
+            self._attempt(lambda: self._save(resumable=True))
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Book the rollouts of an update that never came about, and save the last weights.
+
+        Raises:
+            UnwritableError: The disk does not take them; the message names the checkpoint.
+        """
+        self._save(resumable=True)  # before counting rollouts that a resumed run would do again
+        self._ledger = go_on(self._earlier_ledger, outcome.ledger)
+        if outcome.last is not None:
+            self._count(outcome.last)
+
+    def on_evaluation(self, result: EvaluationResult) -> None:
+        """Book a measurement of the present weights."""
+        self._log(success_metrics(result))
+        if self.num_updates == 0:
+            self._before = result
+            self._attempt(self._save_before)
+
+    def write_results(self, before: EvaluationResult, after: EvaluationResult, outcome: Outcome) -> None:
+        """Write the results and draw the curve.
+
+        Raises:
+            UnwritableError: The disk does not take them; the message names the file.
+        """
+        results: dict[str, Any] = {
+            "before": before.to_json(),
+            "after": after.to_json(),
+            "difference": Comparison.of(before, after).to_json(),
+            "wall_s": round(self._books.wall_s, 2),
+            "env_steps": self._env_steps,
+            "num_rollouts": self._num_rollouts,
+            "num_updates": self.num_updates,
+            "groups_accepted": self._verdicts[Verdict.ACCEPTED],
+            "groups_rejected": {str(verdict): self._verdicts[verdict] for verdict in REJECTIONS},
+            "ledger": asdict(self._ledger),
+            "stopped_early": str(outcome.exhausted) if outcome.exhausted else None,
+        }
+        self._save_before()
+        self._books.require_complete()
+        title = f"{self._experiment.name}, seed {self._experiment.seed}"
+        with writing(self._folder.curve):
+            plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
+        write_whole(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
+        self._books.publish([self._folder.results, self._folder.curve])
+
+    def _sums(self) -> dict[str, float]:
+        """Metrics that grow over the whole run, through interruptions."""
+        return {
+            "train/env_steps": self._env_steps,
+            "faults/skipped_updates": self._num_skipped,
+            "faults/failed_saves": self._num_failed_saves,
+            **self._ledger_figures(),
+        }
+
+    def _totals(self) -> dict[str, float]:
+        """What a later process needs to go on counting."""
+        return {
+            "env_steps": self._env_steps,
+            "num_rollouts": self._num_rollouts,
+            "skipped_updates": self._num_skipped,
+            "failed_saves": self._num_failed_saves,
+            "wall_s": self._books.wall_s,
+            **{f"groups/{verdict}": count for verdict, count in self._verdicts.items()},
+            **self._ledger_figures(),
+        }
+
+    def _ledger_figures(self) -> dict[str, int]:
+        return {f"ledger/{name}": count for name, count in asdict(self._ledger).items()}
+
+    def _count(self, collection: Collection) -> None:
+        self._env_steps += collection.env_steps
+        self._num_rollouts += collection.num_rollouts
+        self._verdicts.update(collection.verdicts)
+
+    def _log(self, metrics: dict[str, float]) -> Point:
+        return self._books.log(Stage.RIPT, self.num_updates, metrics, env_steps=self._env_steps)
+
+    def _attempt(self, save: Callable[[], None]) -> None:
+        """Save what a later attempt can save as well."""
+        try:
+            save()
+        except UnwritableError as error:
+            self._num_failed_saves += 1
+            self._books.announce(f"{error}; trying again after the next update")
+
+    def _save_before(self) -> None:
+        if self._before is not None:
+            write_whole(self._folder.before, json.dumps(self._before.to_json(), indent=2) + "\n")
+        self._before = None
+
+    def _save(self, *, resumable: bool) -> None:
+        if self._unsaved is None:
+            return
+        self._save_before()  # a run cannot be resumed without it
+        record = self._unsaved
+        apply(record.weights, self._policy)
+        source = PolicySource(self._experiment, self._policy.state_arrays())
+        training = Training(record.progress, self._totals(), record.learner_state()) if resumable else None
+        folder = self._folder.checkpoint(record.progress.update)
+        if not folder.exists():  # it does where an interrupt came between saving and the next line
+            checkpoint.save(folder, source, training)
+        self._unsaved = None
+        self._save_is_due = False
+
+
+def success_metrics(result: EvaluationResult) -> dict[str, float]:
+    """The success rates of a measurement by the names they are compared under."""
+    rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
+    return {"eval/success_rate": result.overall.success_rate, **rates}
+
+
+def metrics_of(record: UpdateRecord) -> dict[str, float]:
+    """The figures of one update by the names they are compared under."""
+    collection, report = record.collection, record.report
+    return {
+        "train/success_rate": collection.success_rate,
+        "train/num_rollouts": collection.num_rollouts,
+        "train/env_steps_per_s": collection.env_steps / collection.rollout_s,
+        "train/record_bytes": collection.record_bytes,
+        "train/record_bytes_per_group": collection.record_bytes / max(1, collection.verdicts[Verdict.ACCEPTED]),
+        "groups/accepted": collection.verdicts[Verdict.ACCEPTED],
+        **{f"groups/{verdict}": collection.verdicts[verdict] for verdict in REJECTIONS},
+        **{f"ppo/{name}": value for name, value in asdict(report).items() if name not in ("learn_s", "problem")},
+        "faults/actors_replaced": record.num_replaced,
+        "time/rollout_s": collection.rollout_s,
+        "time/learn_s": report.learn_s,
+        "time/broadcast_s": record.broadcast_s,
+    }

@@ -1,0 +1,212 @@
+"""The system on Ray: a pool of rollout actors and a group of learners.
+
+The driver reads summaries only. A group goes to the learner by reference, as soon as it is accepted; what
+Ray keeps in its object store (results above some 100 kB) moves from actor to learner alone. Weights go out
+as one object that all actors of a node share.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from ript_ray.errors import WorkerError
+from ript_ray.rl.learner import UpdateReport
+from ript_ray.rl.protocols import Dispatches, Parts
+from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.runtime.actor_pool import ActorPool, Limits
+from ript_ray.runtime.capacity import Room
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.host import num_cpus
+from ript_ray.runtime.learner_group import LearnerGroup
+from ript_ray.runtime.ray_calls import UNRECORDED, answer_of
+from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+
+
+@contextlib.contextmanager
+def ray_session(cluster: Cluster) -> Iterator[None]:
+    """Start Ray here, or join the cluster that `cluster` names; leave it at the end.
+
+    Raises:
+        WorkerError: There is no Ray cluster at the address, or Ray does not start.
+        ConfigError: This machine does not hold the actors asked for. (A cluster that is joined may grow.)
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = cluster.joined_address
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is None:
+            ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in place: it would end us unsaved
+    try:
+        if address is None:
+            cluster.count_actors(node_cpus())
+        yield
+    finally:
+        ray.shutdown()
+
+
+def node_cpus() -> list[float]:
+    """Cores of each node that is alive."""
+    return [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+
+
+class RayRuntime:
+    """See `Runtime`."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        cluster: Cluster,
+        *,
+        with_learner: bool = True,
+        report: Callable[[str], None] = lambda text: None,
+    ):
+        """Start the rollout actors and the learners, and wait until they answer. Ray must be there.
+
+        Where nodes are missing, it goes on with the actors that there is room for; others join when nodes do.
+
+        Args:
+            parts: What they are made of.
+            cluster: How many, and what each may use.
+            with_learner: False where nothing is learned: then only requests can be run.
+            report: Told what was asked for, what is there and what is waited for, where these differ.
+
+        Raises:
+            ConfigError: `cluster.num_actors` is not set and there is no room for a single actor.
+            WorkerError: None start within `cluster.start_timeout_s`.
+        """
+        self._cluster = cluster
+        self._requests: dict[int, RolloutRequest] = {}
+        self._groups: dict[int, ray.ObjectRef] = {}
+        self._summaries: dict[int, GroupSummary] = {}
+        build_policy = ray.put(parts.build_policy)  # stored once, read by every actor of a node
+        self._learners: LearnerGroup | None = None
+        if with_learner:
+            self._learners = LearnerGroup(
+                parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
+            )
+        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD", **UNRECORDED)(
+            RolloutWorker
+        )
+        num_learners = parts.num_learners if with_learner else 0
+        num_actors = cluster.num_actors or cluster.count_actors(node_cpus(), num_learners)
+        room = Room(
+            lambda: cluster.num_fitting(node_cpus(), num_learners),
+            num_actors,
+            report=report,
+            patience_s=cluster.start_timeout_s,
+        )
+        self._pool = ActorPool(
+            lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps),
+            num_actors,
+            Limits(
+                cluster.start_timeout_s, cluster.group_timeout_s, cluster.max_replacements, cluster.straggler_factor
+            ),
+            room=room,
+        )
+        try:
+            self._await_start()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def num_actors(self) -> int:
+        return self._pool.num_actors
+
+    @property
+    def dispatches(self) -> Dispatches:
+        return self._pool.dispatches
+
+    def launch(self, request: RolloutRequest) -> None:
+        self._requests[request.index] = request
+        self._pool.submit(request)
+
+    def next_event(self) -> GroupSummary | UpdateReport:
+        while True:
+            if self._learners and (report := self._learners.finished_update()):
+                return report
+            if finished := self._pool.next_finished():
+                summary, group = finished
+                self._groups[summary.index] = group
+                self._summaries[summary.index] = summary
+                return summary
+            updating = self._learners is not None and self._learners.is_updating
+            assert updating or self._pool.has_work, "nothing is under way: this wait would never end"
+            self._pool.tend(self._learners.awaited if self._learners else [])
+
+    def keep(self, index: int) -> None:
+        self._learner.receive(index, self._groups.pop(index))
+
+    def drop(self, index: int) -> None:
+        del self._groups[index], self._requests[index], self._summaries[index]
+
+    def start_update(self, indices: Sequence[int]) -> None:
+        while lost := self._learner.lost_of(indices):
+            self._roll_again(lost)
+        for index in indices:
+            del self._requests[index], self._summaries[index]
+        self._learner.start_update(indices)
+
+    def broadcast(self) -> Weights:
+        reference = self._learner.weights()
+        weights: Weights = answer_of(reference, "the learner's weights", self._cluster.update_timeout_s)
+        self._pool.load(reference, weights)
+        # The caller's copy must outlive Ray's object store.
+        return replace(weights, buffer=weights.buffer.copy())
+
+    def learner_state(self) -> Arrays:
+        return self._learner.state()
+
+    def restore(self, version: Version, state: Arrays) -> None:
+        self._learner.restore(version, state)
+
+    def close(self) -> None:
+        self._pool.kill()
+        if self._learners:
+            self._learners.kill()
+
+    @property
+    def _learner(self) -> LearnerGroup:
+        assert self._learners, "this runtime was started without a learner"
+        return self._learners
+
+    def _roll_again(self, lost: Sequence[tuple[int, Exception]]) -> None:
+        """Run groups again whose node has gone before the learner had them; at lag 0 they come out the same.
+
+        At a lag newer weights may act. What comes out is trained as it is, even where it is uniform then (it has no
+        gradient), but never where it is malformed.
+        """
+        for index, error in lost:
+            self._pool.run_again(self._requests[index], error)
+        missing = {index for index, _ in lost}
+        while missing:
+            self._pool.tend()
+            for index in sorted(missing):
+                if finished := self._pool.take_finished(index):
+                    self._take_again(*finished, missing)
+
+    def _take_again(self, summary: GroupSummary, group: ray.ObjectRef, missing: set[int]) -> None:
+        index = summary.index
+        if summary.problem or summary.layout != self._summaries[index].layout:
+            self._pool.run_again(self._requests[index], WorkerError(summary.problem or "its layout has changed"))
+            return
+        self._learner.receive(index, group)
+        missing.remove(index)
+
+    def _await_start(self) -> None:
+        """Wait for every actor that there is room for, and for the learners."""
+        while self._pool.num_starting or not self._pool.num_ready:
+            self._pool.tend()
+        if self._learners:
+            self._learners.await_start(self._cluster.start_timeout_s)

@@ -1,0 +1,122 @@
+"""A folder of files that a manifest of their hashes seals: there whole or not at all, and verified when read.
+
+No file is ever read by unpickling.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ript_ray.errors import CheckpointError, UnwritableError
+from ript_ray.storage.atomic import flush, writing
+from ript_ray.types import Arrays
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def sealing(folder: Path) -> Iterator[Path]:
+    """Around what writes the files of a new folder: gives the place to write them to.
+
+    On leaving, they are hashed, flushed to disk, and get the folder's name.
+
+    Raises:
+        CheckpointError: The folder exists.
+        UnwritableError: The disk does not take it; nothing is left of the attempt.
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already; nothing is overwritten")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # a kill leaves it
+    try:
+        with writing(folder):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            _seal(unfinished)
+            unfinished.rename(folder)
+            flush(folder.parent)
+    except UnwritableError:
+        shutil.rmtree(unfinished, ignore_errors=True)  # it would keep the disk full
+        raise
+
+
+def _seal(folder: Path) -> None:
+    hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
+    for path in (*folder.iterdir(), folder):
+        flush(path)
+
+
+def verify(folder: Path, names: tuple[str, ...]) -> None:
+    """Check that files are there and have the hashes of the manifest.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or foreign; the message names it.
+    """
+    hashes = _read_manifest(folder / MANIFEST)
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        if sha256_of(path) != hashes.get(name):
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    try:
+        manifest = json.loads(path.read_text())
+        schema, hashes = manifest["schema"], dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+    if schema != SCHEMA:
+        raise CheckpointError(f"{path} has schema {schema!r}; this version reads {SCHEMA}")
+    return hashes
+
+
+def require_finite(arrays: Arrays) -> None:
+    """Check weights before they are written.
+
+    Raises:
+        CheckpointError: Some are not finite; the message names them.
+    """
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise CheckpointError(f"refusing to save weights that are not finite: {', '.join(broken)}")
+
+
+def save_arrays(arrays: Arrays, path: Path) -> None:
+    """Write named arrays as safetensors.
+
+    Raises:
+        OSError: The disk does not take them.
+    """
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:  # a full disk, among others
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def load_arrays(path: Path) -> Arrays:
+    """Read named arrays from safetensors.
+
+    Raises:
+        CheckpointError: The file is none, or holds a type that NumPy lacks.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the latter where NumPy lacks the type
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Metrics log, MLflow, console, curve."""

@@ -1,0 +1,170 @@
+"""What a person sees while a run goes on: live in a terminal, nothing but stages elsewhere."""
+
+import time
+from collections import deque
+from enum import StrEnum
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.types import GroupSummary
+
+SHOWN_UPDATES = 12
+LINE_EVERY_S = 10.0
+"""Between two lines of a supervised stage."""
+
+
+class ViewMode(StrEnum):
+    """How much is shown.
+
+    `auto` is live in a terminal and quiet elsewhere; `lines` prints one line per update (for job logs).
+    """
+
+    AUTO = "auto"
+    LINES = "lines"
+    QUIET = "quiet"
+
+
+class View:
+    """Shows stages, updates and the group under way. Use as a context manager."""
+
+    def __init__(self, mode: ViewMode, num_updates: int, console: Console | None = None):
+        """Decide what to show; nothing is drawn before the first call."""
+        self.console = console or Console()
+        self._live_mode = mode is ViewMode.AUTO and self.console.is_terminal
+        self._lines = mode is ViewMode.LINES
+        self._num_updates = num_updates
+        self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN_UPDATES)
+        self._live: Live | None = None
+        self._started = time.perf_counter()
+        self._training_started: float | None = None
+        self._done = 0
+        self._shown = 0
+        self._num_replaced = 0
+        self._last_drawn = 0.0
+        self._stage = ""
+        self._stage_begun = (0.0, 0)
+
+    def __enter__(self) -> "View":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_live()
+
+    def stage(self, text: str) -> None:
+        """Announce what happens now."""
+        self._stop_live()
+        elapsed = time.perf_counter() - self._started
+        self.console.print(f"{elapsed:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
+        """Show progress of a supervised stage; a line every ten seconds where lines are wanted."""
+        now = time.perf_counter()
+        if name != self._stage:
+            self._stage, self._stage_begun = name, (now, step)
+        began, first = self._stage_begun
+        left = (now - began) / max(1, step - first) * (num_steps - step)
+        text = f"{name}: step {step} of {num_steps}, loss {loss:.4f}, {_minutes(left)} left"
+        if self._live_mode:
+            self._draw(Group(Text(text), _bar(num_steps, step)), force=step == num_steps)
+        elif self._lines and (step == num_steps or now - self._last_drawn > LINE_EVERY_S):
+            self._last_drawn = now
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+        """Show the rollouts of the update under way."""
+        if self._training_started is None:
+            self._training_started = collection.started
+            self._done = collection.update - 1  # a resumed run does not begin at 0
+        if self._live_mode:
+            self._draw(self._training(collection))
+
+    def on_update(self, record: UpdateRecord) -> None:
+        """Add a finished update."""
+        self._done = record.collection.update
+        self._shown += 1
+        if record.num_replaced > self._num_replaced and not self._live_mode:
+            self.stage(f"{record.num_replaced} rollout actors replaced so far")
+        self._num_replaced = record.num_replaced
+        if record.report.problem:
+            self.stage(f"update {record.collection.update} was skipped: {record.report.problem}")
+        self._rows.append(_row(record))
+        if self._lines:
+            cells = zip(COLUMNS, _row(record), strict=True)
+            self.console.print(", ".join(f"{name} {cell}" for name, cell in cells), highlight=False, soft_wrap=True)
+        if self._live_mode:
+            self._draw(self._training(record.collection), force=True)
+
+    def _training(self, collection: Collection) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in COLUMNS:
+            table.add_column(column, justify="right")
+        for row in self._rows:
+            table.add_row(*row)
+        now = time.perf_counter()
+        rate = collection.env_steps / max(1e-9, now - collection.started)
+        verdicts = collection.verdicts
+        status = Text(
+            f"update {collection.update} of {self._num_updates}: "
+            f"{verdicts[Verdict.ACCEPTED]} of {collection.num_wanted} groups accepted, "
+            f"{verdicts[Verdict.ALL_FAILED]} all failed, {verdicts[Verdict.ALL_SOLVED]} all solved, "
+            f"success {collection.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
+            + (f", {self._num_replaced} actors replaced" if self._num_replaced else "")
+        )
+        progress = self._done + verdicts[Verdict.ACCEPTED] / collection.num_wanted * (collection.update > self._done)
+        return Group(table, _bar(self._num_updates, progress), status)
+
+    def _time_left(self, now: float) -> str:
+        if not self._shown or self._training_started is None:
+            return "time left unknown"
+        left = (now - self._training_started) / self._shown * (self._num_updates - self._done)
+        return f"{_minutes(left)} left"
+
+    def _draw(self, body: Group, *, force: bool = False) -> None:
+        now = time.perf_counter()
+        if not force and now - self._last_drawn < 0.1:
+            return
+        self._last_drawn = now
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False)
+            self._live.start()
+        self._live.update(body, refresh=True)
+
+    def _stop_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def _bar(total: float, done: float) -> Table:
+    grid = Table.grid()  # a bare bar would not end its line
+    grid.add_row(ProgressBar(total, done, width=60))
+    return grid
+
+
+COLUMNS = ("update", "success", "accepted", "failed", "solved", "env steps/s", "KL", "clipped", "rollouts s", "learn s")
+
+
+def _row(record: UpdateRecord) -> tuple[str, ...]:
+    collection, report = record.collection, record.report
+    return (
+        str(collection.update),
+        f"{collection.success_rate:.0%}",
+        str(collection.verdicts[Verdict.ACCEPTED]),
+        str(collection.verdicts[Verdict.ALL_FAILED]),
+        str(collection.verdicts[Verdict.ALL_SOLVED]),
+        f"{collection.env_steps / collection.rollout_s:,.0f}",
+        f"{report.approx_kl:.3f}",
+        f"{report.clip_fraction:.0%}",
+        f"{collection.rollout_s:.1f}",
+        f"{report.learn_s:.1f}",
+    )

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+
+from ript_envs.metaworld import MetaWorld
+from ript_ray.data.contexts import draw_contexts, read_contexts, with_noise, write_contexts
+from ript_ray.errors import ConfigError
+from ript_ray.rl.context_stream import ContextStream
+from ript_ray.seeding import Purpose
+from ript_ray.types import Context
+from tests.fakes import LineBenchmark
+
+CONTEXTS = tuple(Context("left", "go left", (0.0, float(index))) for index in range(7))
+
+
+def test_each_pass_visits_every_context_once_in_a_fresh_order() -> None:
+    stream = ContextStream(CONTEXTS, seed=0)
+    passes = [[stream.at(7 * epoch + position) for position in range(7)] for epoch in range(4)]
+    for visited in passes:
+        assert set(visited) == set(CONTEXTS)
+    assert len({tuple(visited) for visited in passes}) == 4
+
+
+def test_a_position_has_the_same_context_however_it_is_reached() -> None:
+    forwards = [ContextStream(CONTEXTS, seed=3).at(index) for index in range(30)]
+    stream = ContextStream(CONTEXTS, seed=3)
+    backwards = [stream.at(index) for index in reversed(range(30))]
+    assert forwards == backwards[::-1]
+
+
+def test_another_seed_gives_another_order() -> None:
+    orders = {tuple(ContextStream(CONTEXTS, seed=seed).at(index) for index in range(7)) for seed in range(5)}
+    assert len(orders) > 1
+
+
+def test_training_and_held_out_contexts_never_overlap() -> None:
+    benchmark = LineBenchmark()
+    drawn = [
+        draw_contexts(benchmark, benchmark.tasks, num_per_task=200, seed=0, purpose=purpose)
+        for purpose in (Purpose.TRAINING_CONTEXTS, Purpose.HELD_OUT_CONTEXTS, Purpose.DEMONSTRATION_CONTEXTS)
+    ]
+    assert len(set().union(*drawn)) == sum(map(len, drawn)) == 1200
+
+
+def test_more_contexts_extend_a_set_and_keep_its_beginning() -> None:
+    benchmark = LineBenchmark()
+    few, many = (
+        draw_contexts(benchmark, ["left"], num_per_task=number, seed=0, purpose=Purpose.HELD_OUT_CONTEXTS)
+        for number in (5, 50)
+    )
+    assert many[:5] == few
+
+
+def test_a_stream_without_contexts_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one context"):
+        ContextStream((), seed=0)
+
+
+def line_contexts(num_per_task: int = 4) -> tuple[Context, ...]:
+    benchmark = LineBenchmark()
+    return draw_contexts(
+        benchmark, benchmark.tasks, num_per_task=num_per_task, seed=0, purpose=Purpose.TRAINING_CONTEXTS
+    )
+
+
+def test_contexts_come_back_from_a_file_to_the_last_bit_for_the_tasks_and_the_number_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "contexts.json"
+    contexts = line_contexts()
+    write_contexts(path, contexts)
+    benchmark = LineBenchmark()
+    assert read_contexts(path, benchmark, benchmark.tasks, num_per_task=4) == contexts
+    assert read_contexts(path, benchmark, ["right"], num_per_task=2) == contexts[4:6]
+
+
+BAD_CONTEXT_FILES = {
+    "missing": (None, "contexts.json is no file of contexts"),
+    "no JSON": ("[{", "contexts.json is no file of contexts"),
+    "no list of contexts": ('{"task": "left"}', "contexts.json is no file of contexts"),
+    "no state": ('[{"task": "left"}]', "KeyError.*initial_state"),
+    "a state of words": ('[{"task": "left", "initial_state": ["a"]}]', "contexts.json is no file of contexts"),
+    "too few": ('[{"task": "left", "initial_state": [0.0, 1.0]}]', "holds 1 contexts of left, fewer than the 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONTEXT_FILES)
+def test_a_bad_file_of_contexts_is_named_with_what_is_wrong(case: str, tmp_path: Path) -> None:
+    text, message = BAD_CONTEXT_FILES[case]
+    path = tmp_path / "contexts.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_contexts(path, LineBenchmark(), ["left"], num_per_task=2)
+
+
+@pytest.mark.sim
+def test_noise_is_the_same_for_the_same_seed_differs_between_contexts_and_is_none_at_zero() -> None:
+    benchmark = MetaWorld()
+    state = tuple(benchmark.draw_initial_state("reach-v3", (0,)).tolist())
+    contexts = (Context("reach-v3", "reach", state),) * 3
+    assert with_noise(benchmark, contexts, std_m=0.0, seed=0) == contexts
+    moved = with_noise(benchmark, contexts, std_m=0.025, seed=0)
+    assert len({context.initial_state for context in moved}) == 3
+    assert moved == with_noise(benchmark, contexts, std_m=0.025, seed=0)
+    assert moved != with_noise(benchmark, contexts, std_m=0.025, seed=1)
+    with pytest.raises(ConfigError, match=r"noise on contexts: .* at least 0 m"):
+        with_noise(benchmark, contexts, std_m=-1.0, seed=0)

@@ -1,0 +1,127 @@
+"""Which demonstrations the supervised stages train on, and where contexts come from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ript_envs.metaworld import MetaWorld
+from ript_ray.config.experiment import Experiment
+from ript_ray.config.rl import Sampling
+from ript_ray.config.sft import Demonstrations
+from ript_ray.data import dataset as data_module
+from ript_ray.data.contexts import held_out_contexts, training_contexts, write_contexts
+from ript_ray.data.dataset import Data, choose, collect_data
+from ript_ray.data.hdf5 import find_file, read_initial_states
+from ript_ray.data.recording import Plan, files_of, record_files
+from ript_ray.errors import ConfigError, RiptError
+from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.runtime.cluster import Cluster
+from tests.conftest import TINY_QUEST
+
+TASKS = ("reach-v3", "faucet-open-v3")
+SEEING = QuestSettings(cameras=("corner_rgb",), sensors=("robot_states",), chunk_length=8, num_executed=8)
+FAST = MetaWorld(rendering="fast", image_size=32)
+HERE = Cluster(in_process=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four demonstrations of each task, with pictures."""
+    out = tmp_path_factory.mktemp("data")
+    plan = Plan(
+        FAST.showing(("corner_rgb",)),
+        num_episodes=4,
+        action_noise=0.1,
+        max_steps=120,
+        seed=0,
+    )
+    record_files(plan, files_of(out, TASKS), HERE)
+    return out
+
+
+def collect(settings: Demonstrations) -> Data:
+    return collect_data(FAST, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
+
+
+@pytest.mark.sim
+def test_demonstrations_from_files_equal_those_recorded_at_the_start(folder: Path) -> None:
+    settings = Demonstrations(num_per_task=2, num_held_out=1, action_noise=0.1)
+    recorded, read = collect(settings), collect(replace(settings, folder=folder))
+    for one, other in ((recorded.training, read.training), (recorded.held_out, read.held_out)):
+        assert one.instructions == other.instructions
+        np.testing.assert_array_equal(one.chunks_WCA, other.chunks_WCA)
+        for name in ("corner_rgb", "robot_states"):
+            np.testing.assert_array_equal(one.observations[name], other.observations[name])
+    assert set(read.training.observations) == {"corner_rgb", "robot_states"}
+
+
+@pytest.mark.sim
+def test_pictures_that_look_otherwise_than_the_benchmarks_are_refused(folder: Path) -> None:
+    settings = Demonstrations(folder=folder, num_per_task=2)
+    for other, message in (
+        (replace(FAST, rendering="full"), "rendering fast, but benchmark.rendering is full"),
+        (replace(FAST, image_size=64), "image-size 32, but benchmark.image-size is 64"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            collect_data(other, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
+
+
+@pytest.mark.sim
+def test_pictures_that_would_fill_the_memory_stay_in_their_files(folder: Path, monkeypatch) -> None:
+    settings = Demonstrations(folder=folder, num_per_task=4)
+    whole = collect(settings).training
+    monkeypatch.setattr(data_module, "MAX_BYTES_IN_MEMORY", 1000)
+    stored = collect(settings).training
+    pictures = stored.observations["corner_rgb"]
+    assert not isinstance(pictures, np.ndarray)
+    assert isinstance(stored.observations["robot_states"], np.ndarray)
+    assert len(pictures) == len(whole.instructions)
+    rows = np.random.default_rng(0).integers(len(pictures), size=50)
+    for one, other in zip(whole.seen(rows).values(), stored.seen(rows).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_few_are_chosen_evenly_as_the_authors_do_and_what_is_held_out_is_none_of_them() -> None:
+    settings = Demonstrations(num_per_task=5, selection="spread", num_held_out=3)
+    assert choose(50, settings, where=Path("x")) == ([0, 12, 24, 36, 49], [1, 2, 3])
+    assert choose(50, replace(settings, selection="first"), where=Path("x")) == ([0, 1, 2, 3, 4], [5, 6, 7])
+    assert choose(8, replace(settings, selection="first"), where=Path("x"))[1] == [5, 6, 7]
+    with pytest.raises(ConfigError, match=r"x holds 7 demonstrations, fewer than .*num-per-task 5 and .*held-out 3"):
+        choose(7, settings, where=Path("x"))
+
+
+def experiment(**sampling: object) -> Experiment:
+    return Experiment("small", TASKS, policy=TINY_QUEST, sampling=Sampling(**{"contexts_per_task": 3, **sampling}))
+
+
+@pytest.mark.sim
+def test_contexts_come_from_demonstrations_from_a_file_or_from_the_seed_and_may_be_moved(
+    folder: Path, tmp_path: Path
+) -> None:
+    drawn = training_contexts(experiment())
+    shown = training_contexts(experiment(context_source=folder))
+    assert [context.task for context in drawn] == [context.task for context in shown] == [TASKS[0]] * 3 + [TASKS[1]] * 3
+    states = read_initial_states(find_file(folder, TASKS[0]), 3)
+    assert [context.initial_state for context in shown[:3]] == [tuple(state) for state in states]
+    assert set(drawn).isdisjoint(shown)
+    write_contexts(tmp_path / "contexts.json", shown)
+    assert training_contexts(experiment(context_source=tmp_path / "contexts.json")) == shown
+    moved = training_contexts(experiment(context_source=folder, context_noise_m=0.01))
+    distances = [np.subtract(a.initial_state, b.initial_state) for a, b in zip(moved, shown, strict=True)]
+    assert 0 < np.abs(np.concatenate(distances)).max() < 0.05
+    with pytest.raises(RiptError, match="fewer than the 5 asked for"):
+        training_contexts(experiment(context_source=folder, contexts_per_task=5))
+
+
+@pytest.mark.sim
+def test_contexts_that_are_held_out_are_refused_for_training(tmp_path: Path) -> None:
+    from ript_ray.pipeline import run_experiment
+    from ript_ray.tracking.console import View, ViewMode
+
+    write_contexts(tmp_path / "contexts.json", held_out_contexts(experiment()))
+    wrong = experiment(context_source=tmp_path / "contexts.json")
+    with pytest.raises(ConfigError, match=r"context-source: 6 of its contexts are among the held-out ones of seed 0"):
+        run_experiment(wrong, HERE, runs=tmp_path / "runs", view=View(ViewMode.QUIET, 1))
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,315 @@
+"""Demonstration files: what is in them, who can read them, and what interrupted or foreign ones do."""
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld_tasks import ML45_HELD_OUT, ML45_TRAIN
+from ript_ray.config.sft import Demonstrations
+from ript_ray.data.contexts import collect_contexts
+from ript_ray.data.demonstrations import record_demonstrations
+from ript_ray.data.hdf5 import find_file, read_demonstrations, read_initial_states, read_recipe
+from ript_ray.data.recording import Plan, files_of, record_files
+from ript_ray.errors import ConfigError, RiptError, UnwritableError
+from ript_ray.runtime.cluster import Cluster
+from tests.commands import RIPT_RAY, environment, run
+
+HERE = Cluster(in_process=True)
+TASKS = ("reach-v3", "drawer-open-v3")
+PLAN = Plan(
+    MetaWorld(),
+    num_episodes=3,
+    action_noise=0.2,
+    keep_failures=False,
+    max_steps=150,
+    max_attempts=5,
+    seed=0,
+)
+SEEING = replace(PLAN, benchmark=MetaWorld(cameras=("corner_rgb",), rendering="fast"), num_episodes=2)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three demonstrations of two tasks, without pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    record_files(PLAN, files_of(folder, TASKS), HERE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of two demonstrations with pictures."""
+    folder = tmp_path_factory.mktemp("seen")
+    record_files(SEEING, files_of(folder, ["reach-v3"]), HERE)
+    return find_file(folder, "reach-v3")
+
+
+def names_below(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.sim
+def test_a_file_holds_the_demonstrations_that_would_be_made_in_memory(recorded: Path) -> None:
+    settings = Demonstrations(num_per_task=3, action_noise=0.2, max_attempts=5)
+    made = [
+        demonstration
+        for task in TASKS
+        for demonstration in record_demonstrations(MetaWorld(), task, settings=settings, max_steps=150, seed=0)
+    ]
+    read = [
+        demonstration
+        for task in TASKS
+        for demonstration in read_demonstrations(
+            find_file(recorded, task), instruction=MetaWorld().instruction(task), sensors=("state", "robot_states")
+        )
+    ]
+    for one, other in zip(made, read, strict=True):
+        assert one.instruction == other.instruction
+        np.testing.assert_array_equal(one.actions_TA, other.actions_TA)
+        for name, rows in other.observations.items():
+            np.testing.assert_array_equal(one.observations[name], rows)
+            assert rows.dtype == np.float32
+
+
+@pytest.mark.sim
+def test_a_file_has_the_layout_that_the_authors_loader_reads(seen: Path) -> None:
+    assert seen.parts[-4:] == ("metaworld", "ML45_PRISE", "train", "reach-v3.hdf5")
+    with h5py.File(seen, "r", swmr=False, libver="latest") as file:  # as their loader opens it
+        demos = list(file["data"].keys())
+        assert [int(name[5:]) for name in demos] == [0, 1]
+        assert file["data"].attrs["total"] == sum(file[f"data/{name}"].attrs["num_samples"] for name in demos)
+        for name in demos:
+            group = file[f"data/{name}"]
+            num_samples = group.attrs["num_samples"]
+            assert group["actions"].shape == (num_samples, 4)
+            assert group["obs/corner_rgb"].shape == (num_samples + 1, 128, 128, 3)
+            assert group["obs/corner_rgb"].dtype == np.uint8
+            assert group["obs/robot_states"].shape == (num_samples + 1, 8)
+            assert group["obs/obs_gt"].shape == (num_samples + 1, 39)
+            assert group["success"][:].tolist() == [0.0] * (num_samples - 1) + [1.0]
+            assert group["terminated"][:].tolist() == [False] * (num_samples - 1) + [True]
+            assert not group["truncated"][:].any()
+            assert np.abs(group["actions"]).max() <= 1
+
+
+@pytest.mark.sim
+def test_from_a_files_first_state_its_actions_lead_through_its_pictures_to_success(seen: Path) -> None:
+    (demonstration, _) = read_demonstrations(seen, instruction="", sensors=("corner_rgb", "state"))
+    (start,) = read_initial_states(seen, 1)
+    task = SEEING.benchmark.make("reach-v3")
+    task.reset(start)
+    outcomes = []
+    for step, action in enumerate(demonstration.actions_TA):
+        if step % 8 == 0:
+            now = task.observe()
+            np.testing.assert_array_equal(now["corner_rgb"], demonstration.observations["corner_rgb"][step])
+            np.testing.assert_array_equal(now["state"], demonstration.observations["state"][step])
+        outcomes.append(task.step(action))
+    assert outcomes == [False] * (len(outcomes) - 1) + [True]
+    task.close()
+
+
+@pytest.mark.sim
+def test_failures_are_dropped_and_made_up_for_unless_they_are_asked_for(tmp_path: Path) -> None:
+    hard = replace(PLAN, max_steps=62)  # reach takes 45 to 80 steps, depending on the goal and on the noise
+    for keeps in (False, True):
+        plan = replace(hard, keep_failures=keeps, num_episodes=4)
+        record_files(plan, {"reach-v3": tmp_path / f"{keeps}.hdf5"}, HERE)
+    with h5py.File(tmp_path / "False.hdf5") as dropped, h5py.File(tmp_path / "True.hdf5") as kept:
+        outcomes = [group["success"][-1] == 1 for group in kept["data"].values()]
+        assert set(outcomes) == {True, False}
+        assert [group["truncated"][-1] for group in kept["data"].values()] == [not outcome for outcome in outcomes]
+        attempts = [int(group.attrs["attempt"]) for group in dropped["data"].values()]
+        assert len(attempts) == 4
+        assert [attempt for attempt in attempts if attempt < 4] == np.nonzero(outcomes)[0].tolist()
+        assert all(group["success"][-1] == 1 for group in dropped["data"].values())
+
+
+@pytest.mark.sim
+def test_an_expert_that_keeps_failing_is_named_and_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RiptError, match="the expert of drawer-open-v3 failed 5 times in a row within 3 steps"):
+        record_files(replace(PLAN, max_steps=3), files_of(tmp_path, ["drawer-open-v3"]), HERE)
+    assert names_below(tmp_path) == set()
+
+
+@pytest.mark.sim
+def test_what_is_complete_is_not_recorded_again(recorded: Path) -> None:
+    paths = files_of(recorded, TASKS)
+    before = [path.stat().st_mtime_ns for path in paths.values()]
+    said: list[str] = []
+    record_files(PLAN, paths, HERE, report=said.append)
+    assert [path.stat().st_mtime_ns for path in paths.values()] == before
+    assert said == ["2 of 2 files are complete already"]
+
+
+@pytest.mark.sim
+def test_files_recorded_differently_are_neither_mixed_nor_overwritten(recorded: Path) -> None:
+    more = replace(PLAN, num_episodes=4, benchmark=MetaWorld(rendering="fast"))
+    message = (
+        r"reach-v3.hdf5 was recorded differently \(benchmark.rendering is full, not fast; num_episodes is 3, not 4"
+    )
+    with pytest.raises(RiptError, match=message):
+        record_files(more, files_of(recorded, TASKS), HERE)
+
+
+@pytest.mark.sim
+@pytest.mark.cli
+def test_a_recording_that_was_killed_goes_on_with_what_is_missing_to_the_same_bytes(
+    recorded: Path, tmp_path: Path
+) -> None:
+    options = ("--episodes", "3", "--max-steps", "150", "--max-attempts", "5", "--no-pictures", "--out", "data")
+    command = (*RIPT_RAY, "demos", "metaworld", "--task", *TASKS, *options, "--cluster.in-process")
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    first_line = process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "reach-v3.hdf5: 3 demonstrations of" in first_line
+    first = find_file(tmp_path, "reach-v3")
+    written = first.stat().st_mtime_ns
+    (first.parent.parent / "train" / ".drawer-open-v3.hdf5.unfinished").write_bytes(b"half a file")
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "1 of 2 files are complete already" in result.stdout
+    assert first.stat().st_mtime_ns == written
+    for task in TASKS:
+        assert find_file(tmp_path, task).read_bytes() == find_file(recorded, task).read_bytes()
+    assert names_below(tmp_path) == {f"{task}.hdf5" for task in TASKS}
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "drawr-open-v3"], "did you mean drawer-open-v3"),
+        (["--task", "reach-v3", "--episodes", "0"], "episodes must be at least 1, not 0"),
+    ],
+)
+def test_a_bad_request_is_refused_before_anything_is_written(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    result = run(*RIPT_RAY, "demos", "metaworld", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_splits_of_the_papers_go_to_train_and_test() -> None:
+    paths = files_of(Path("data"), ["ml45-train", "ml45-test"])
+    assert set(paths) == set(ML45_TRAIN + ML45_HELD_OUT)
+    assert {path.parent.name for task, path in paths.items() if task in ML45_TRAIN} == {"train"}
+    assert {str(paths[task].parent) for task in ML45_HELD_OUT} == {"data/metaworld/ML45_PRISE/test"}
+    with pytest.raises(ConfigError, match="or ml45-train or ml45-test for a split"):
+        files_of(Path("data"), ["ml45"])
+    with pytest.raises(ConfigError, match="name at least one"):
+        files_of(Path("data"), [])
+
+
+@pytest.mark.sim
+def test_contexts_are_the_first_states_of_the_files_with_noise_where_it_is_asked_for(recorded: Path) -> None:
+    benchmark = MetaWorld()
+    settings = {"source": recorded, "num_per_task": 3, "seed": 0}
+    contexts = collect_contexts(benchmark, TASKS, noise_m=0.0, **settings)
+    assert [context.task for context in contexts] == ["reach-v3"] * 3 + ["drawer-open-v3"] * 3
+    with h5py.File(find_file(recorded, "drawer-open-v3")) as file:
+        assert contexts[4].initial_state == tuple(file["data/demo_1/states"][0])
+    moved = collect_contexts(benchmark, TASKS, noise_m=0.025, **settings)
+    for one, other in zip(contexts, moved, strict=True):
+        distance = np.array(other.initial_state) - one.initial_state
+        assert 0 < np.abs(distance[:2]).max() < 0.15
+        assert not distance[2:].any()
+    assert moved == collect_contexts(benchmark, TASKS, noise_m=0.025, **settings)
+    assert collect_contexts(benchmark, TASKS, noise_m=0.0, **{**settings, "num_per_task": 1}) == contexts[::3]
+
+
+def as_the_authors_write(path: Path) -> None:
+    """A demonstration of five steps in the layout of QueST's own recorder."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("data/demo_0")
+        group.attrs["num_samples"] = 5
+        group.create_dataset("states", data=())
+        group.create_dataset("obs/corner_rgb", data=np.zeros((6, 128, 128, 3), np.uint8))
+        group.create_dataset("obs/obs_gt", data=np.arange(6 * 39, dtype=np.float32).reshape(6, 39))
+        group.create_dataset("actions", data=np.zeros((5, 4)))
+
+
+def test_a_file_of_the_authors_is_read_too_but_holds_no_contexts(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.hdf5"
+    as_the_authors_write(path)
+    (demonstration,) = read_demonstrations(path, instruction="reach", sensors=("corner_rgb", "state"))
+    assert demonstration.actions_TA.dtype == np.float32
+    assert demonstration.observations["corner_rgb"].shape == (5, 128, 128, 3)
+    np.testing.assert_array_equal(demonstration.observations["state"][1], np.arange(39, 78))
+    with pytest.raises(RiptError, match="demo_0 holds no states, so contexts cannot be drawn from it"):
+        read_initial_states(path)
+    with pytest.raises(RiptError, match="was not recorded by ript-ray"):
+        read_recipe(path)
+
+
+def test_liberos_files_give_their_first_states_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "libero_demo.hdf5"
+    with h5py.File(path, "w") as file:
+        for index in (0, 1, 2, 10):
+            states = np.full((4, 92), index, dtype=np.float64)
+            file[f"data/demo_{index}/states"] = states + np.arange(4)[:, None]
+    assert [state[0] for state in read_initial_states(path)] == [0, 1, 2, 10]
+    assert read_initial_states(path, 1)[0].shape == (92,)
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: path.unlink(), "there is no demonstration file"),
+    "text": (lambda path: path.write_text("no"), "is damaged or no HDF5 file"),
+    "truncated": (cut_in_half, "is damaged or no HDF5 file"),
+    "of something else": (lambda path: h5py.File(path, "w").close(), "it has no group 'data'"),
+}
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_named_with_what_is_wrong(case: str, recorded: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.hdf5"
+    shutil.copy(find_file(recorded, "reach-v3"), path)
+    spoil, message = BAD_FILES[case]
+    spoil(path)
+    for read in (read_recipe, read_initial_states):
+        with pytest.raises(RiptError, match=message) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.sim
+def test_what_a_folder_or_a_file_lacks_is_named_with_what_there_is(recorded: Path, tmp_path: Path) -> None:
+    with pytest.raises(RiptError, match=r"no file push-v3.hdf5 \(there are drawer-open-v3, reach-v3\)"):
+        find_file(recorded, "push-v3")
+    with pytest.raises(RiptError, match="there are none of any task"):
+        find_file(tmp_path, "push-v3")
+    path = find_file(recorded, "reach-v3")
+    with pytest.raises(RiptError, match="holds 3 demonstrations, fewer than the 50 asked for"):
+        read_initial_states(path, 50)
+    with pytest.raises(RiptError, match="holds no obs/corner_rgb; its observations are obs_gt, relative, robot_states"):
+        read_demonstrations(path, instruction="", sensors=("corner_rgb",))
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(path, tmp_path / folder)
+    with pytest.raises(RiptError, match="several files for reach-v3"):
+        find_file(tmp_path, "reach-v3")
+
+
+@pytest.mark.sim
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metaworld").write_text("a file where a folder should be")
+    with pytest.raises(UnwritableError, match=r"reach-v3.hdf5 cannot be written"):
+        record_files(PLAN, files_of(tmp_path, ["reach-v3"]), HERE)

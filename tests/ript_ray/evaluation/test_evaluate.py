@@ -1,0 +1,79 @@
+import json
+import math
+
+import pytest
+
+from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate, evaluate
+from ript_ray.runtime.serial import SerialRuntime
+from tests.conftest import line_parts, line_stream
+from tests.fakes import TinyChunkPolicy
+
+
+def wilson_oracle(solved: int, total: int) -> tuple[float, float]:
+    """Wilson 1927, written out."""
+    z, share = 1.959963984540054, solved / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return centre - half, centre + half
+
+
+@pytest.mark.parametrize(("solved", "total"), [(0, 50), (1, 1), (25, 50), (49, 50), (50, 50), (7, 13)])
+def test_intervals_are_wilsons(solved: int, total: int) -> None:
+    rate = SuccessRate.of([1.0] * solved + [0.0] * (total - solved))
+    assert (rate.success_rate, rate.num_rollouts) == (solved / total, total)
+    assert (rate.low, rate.high) == pytest.approx(wilson_oracle(solved, total), abs=1e-9)
+    assert 0 <= rate.low <= rate.success_rate <= rate.high <= 1
+
+
+def test_each_context_is_tried_once_and_counted_for_its_task() -> None:
+    contexts = [line_stream().at(index) for index in range(11)]
+    runtime = SerialRuntime(line_parts(lambda: TinyChunkPolicy("laplace")))
+    result = evaluate(runtime, contexts, batch_size=4, seed=0)
+    assert result.overall.num_rollouts == 11
+    for task, rate in result.per_task.items():
+        assert rate.num_rollouts == sum(context.task == task for context in contexts)
+    solved = sum(rate.success_rate * rate.num_rollouts for rate in result.per_task.values())
+    assert result.overall.success_rate == pytest.approx(solved / 11)
+    assert 11 <= result.num_env_steps <= 11 * 12
+
+
+def test_the_same_policy_gets_the_same_figures_again() -> None:
+    contexts = [line_stream().at(index) for index in range(10)]
+    parts = line_parts(lambda: TinyChunkPolicy("gaussian"))
+    first, second = (evaluate(SerialRuntime(parts), contexts, batch_size=3, seed=1) for _ in range(2))
+    assert first == second
+
+
+def test_results_come_back_from_json_with_every_outcome() -> None:
+    result = EvaluationResult({"a": (True, False, True), "b": (False,)}, 120)
+    written = json.loads(json.dumps(result.to_json()))
+    assert written["outcomes"] == {"a": "101", "b": "0"}
+    assert (written["success_rate"], written["num_rollouts"], written["env_steps"]) == (0.5, 4, 120)
+    assert EvaluationResult.from_json(written) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outcomes": {"a": "111", "b": "0"}}, "not those of the outcomes: .*success_rate"),
+        ({"outcomes": {"a": "1x1", "b": "0"}}, "no figures of an evaluation"),
+        ({"outcomes": {"a": "", "b": "0"}}, "no figures of an evaluation"),
+        ({"outcomes": {}}, "no figures of an evaluation"),
+        ({"outcomes": None}, "no figures of an evaluation"),
+        ({"env_steps": "many"}, "no figures of an evaluation"),
+        ({"low": 0.5}, "not those of the outcomes: low"),
+        ({"per_task": {}}, "not those of the outcomes: per_task"),
+        ({"lows": 0.5}, "not those of the outcomes: lows"),
+    ],
+)
+def test_figures_that_are_not_those_of_the_outcomes_are_refused(change: dict[str, object], message: str) -> None:
+    written = EvaluationResult({"a": (True, False, True), "b": (False,)}, 120).to_json()
+    with pytest.raises(ValueError, match=message):
+        EvaluationResult.from_json(written | change)
+
+
+def test_results_of_before_outcomes_were_kept_are_refused() -> None:
+    written = EvaluationResult({"a": (True,)}, 1).to_json()
+    del written["outcomes"]
+    with pytest.raises(ValueError, match="no figures of an evaluation: KeyError"):
+        EvaluationResult.from_json(written)

@@ -1,0 +1,16 @@
+import itertools
+
+import pytest
+
+from ript_ray.rl.dynamic_sampling import Verdict, judge
+
+
+def test_a_group_is_accepted_exactly_when_its_rewards_differ() -> None:
+    for rewards in itertools.product((0.0, 1.0), repeat=5):
+        expected = {0.0: Verdict.ALL_FAILED, 5.0: Verdict.ALL_SOLVED}.get(sum(rewards), Verdict.ACCEPTED)
+        assert judge(rewards) is expected
+
+
+@pytest.mark.parametrize(("reward", "verdict"), [(0.0, "all_failed"), (1.0, "all_solved")])
+def test_the_reason_of_a_rejection_is_named(reward: float, verdict: str) -> None:
+    assert str(judge([reward] * 4)) == verdict

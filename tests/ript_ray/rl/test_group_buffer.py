@@ -1,0 +1,116 @@
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ript_ray.errors import SearchExhaustedError
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.group_buffer import Admission
+from ript_ray.types import GroupSummary, Version
+
+MIXED, FAILED, SOLVED = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
+
+
+def summary(index: int, successes: tuple[float, ...], version: int = 0) -> GroupSummary:
+    return GroupSummary(index, Version(version), successes, (1,) * len(successes), 0)
+
+
+def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int) -> list[list[int]]:
+    """Fill batches while groups arrive in random order; returns the batches."""
+    admission = Admission(groups_per_update=groups_per_update, max_uniform_groups=1000, num_updates=3)
+    batches: list[list[int]] = []
+    flying: list[int] = []
+    while len(batches) < 3:
+        while admission.num_wanted > 0:
+            flying.append(admission.launch())
+        index = flying.pop(arrival.integers(len(flying)))
+        admission.offer(summary(index, outcomes[index], admission.update))
+        if admission.ready:
+            assert not flying, "a launched group was neither rejected nor trained"
+            batches.append(admission.take_batch())
+            assert admission.finish_update() == batches[-1][-1] + 1
+    return batches
+
+
+def test_a_batch_is_the_first_mixed_groups_by_index_in_whatever_order_they_arrive() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        outcomes = [(MIXED, FAILED, SOLVED)[choice] for choice in rng.integers(0, 3, 200)]
+        mixed = [index for index, outcome in enumerate(outcomes) if outcome is MIXED]
+        for arrival in range(5):
+            batches = collect(outcomes, np.random.default_rng(arrival), groups_per_update=4)
+            assert batches == [mixed[0:4], mixed[4:8], mixed[8:12]]
+
+
+def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
+    admission = Admission(groups_per_update=1, max_uniform_groups=len(outcomes), num_updates=1)
+    for outcome in outcomes:
+        assert admission.num_wanted == 1
+        admission.offer(summary(admission.launch(), outcome))
+    assert admission.exhausted
+    assert admission.num_wanted == 0
+    return admission.explain_exhaustion()
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message", "is_success"),
+    [
+        ([SOLVED] * 6, "every context drawn is solved (6 groups in a row taught nothing: 6 all solved, 0 all f", True),
+        ([FAILED] * 6, "the policy never succeeds (6 groups in a row", False),
+        ([FAILED, SOLVED, SOLVED], "either solved or out of reach (3 groups in a row taught nothing: 2 all s", False),
+    ],
+)
+def test_an_exhausted_search_says_which_case_it_is(
+    outcomes: list[tuple[float, ...]], message: str, is_success: bool
+) -> None:
+    error = exhaust(outcomes)
+    assert message in str(error)
+    assert error.is_success is is_success
+
+
+def test_a_mixed_group_starts_the_count_anew() -> None:
+    admission = Admission(groups_per_update=2, max_uniform_groups=3, num_updates=1)
+    for outcome in (FAILED, FAILED, MIXED, FAILED, FAILED):
+        admission.offer(summary(admission.launch(), outcome))
+    assert admission.offer(summary(admission.launch(), MIXED)) is Verdict.ACCEPTED
+    assert not admission.exhausted
+    assert admission.take_batch() == [2, 5]
+
+
+def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> None:
+    outcomes = [MIXED, FAILED, FAILED, FAILED]
+    for arrival in itertools.permutations(range(4)):
+        admission = Admission(groups_per_update=4, max_uniform_groups=3, num_updates=1)
+        for _ in outcomes:
+            admission.launch()
+        for index in arrival:
+            assert not admission.exhausted
+            admission.offer(summary(index, outcomes[index]))
+        assert admission.exhausted
+        assert not admission.ready
+        assert admission.at_end
+
+
+def test_a_malformed_an_old_and_an_odd_group_are_rejected_and_counted() -> None:
+    admission = Admission(groups_per_update=1, max_uniform_groups=10, num_updates=9, max_policy_lag=0)
+    sound = replace(summary(admission.launch(), MIXED), layout=(("log_probs", (4,), "float32"),))
+    assert admission.offer(sound) is Verdict.ACCEPTED
+    admission.take_batch()
+    admission.finish_update()
+    offered = [
+        summary(1, MIXED),
+        replace(summary(2, (math.nan, 0.0), 1), problem="the environment answered nan"),
+        replace(summary(3, MIXED, 1), layout=(("log_probs", (5,), "float32"),)),
+    ]
+    for each in offered:
+        assert admission.launch() == each.index
+    assert [admission.offer(each) for each in offered] == [Verdict.STALE, Verdict.INVALID, Verdict.INVALID]
+    assert admission.num_rejected == {Verdict.STALE: 1, Verdict.INVALID: 2}
+    assert not admission.ready
+
+
+def test_nothing_is_launched_that_no_update_will_train() -> None:
+    admission = Admission(groups_per_update=4, max_uniform_groups=10, num_updates=2, max_policy_lag=5)
+    assert admission.num_wanted == 8

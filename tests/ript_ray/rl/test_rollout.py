@@ -1,0 +1,110 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ript_envs.contract import Environment
+from ript_ray.policies.base import Decisions
+from ript_ray.rl.rollout import EnvironmentPool, roll_out
+from ript_ray.types import Arrays, Context, Group, RolloutRequest, Version
+from tests.conftest import tiny_quest
+from tests.fakes import LineBenchmark, LineEnvironment, TinyChunkPolicy
+
+CONTEXT = Context("right", "go right", (0.0, 0.9))
+
+
+class NoisyWalker:
+    """Walks right at a random speed; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def act(
+        self, observations: Arrays, instructions: Sequence[str], generators: Sequence[np.random.Generator]
+    ) -> Decisions:
+        rows = len(instructions)
+        self.batch_sizes.append(rows)
+        speeds = np.array([generator.uniform(-0.5, 1) for generator in generators], np.float32)
+        actions = np.repeat(speeds[:, None], 2, axis=1)[..., None]
+        return Decisions(actions, {"speed": speeds}, np.zeros((rows, 1), np.float32), np.ones((rows, 1), np.bool_))
+
+
+class CountingPool(EnvironmentPool):
+    def __init__(self) -> None:
+        self.built: list[LineEnvironment] = []
+        super().__init__(self._build)
+
+    def _build(self, task: str) -> Environment:
+        environment = LineEnvironment()
+        self.built.append(environment)
+        return environment
+
+
+def request(num_rollouts: int, first_seed: int = 0) -> RolloutRequest:
+    seeds = tuple((first_seed + member,) for member in range(num_rollouts))
+    return RolloutRequest(0, (CONTEXT,) * num_rollouts, seeds)
+
+
+def run(num_rollouts: int, max_steps: int = 12, first_seed: int = 0) -> tuple[Group, NoisyWalker, CountingPool]:
+    policy, pool = NoisyWalker(), CountingPool()
+    group = roll_out(request(num_rollouts, first_seed), policy, pool, max_steps=max_steps, version=Version(3))
+    return group, policy, pool
+
+
+def test_finished_episodes_are_neither_stepped_observed_nor_queried() -> None:
+    group, policy, pool = run(8)  # the environment refuses to be stepped or observed once solved
+    lengths = [len(rollout.log_probs_TU) for rollout in group.rollouts]
+    assert len(set(lengths)) > 1, "the example must hold episodes of different lengths"
+    assert policy.batch_sizes == [sum(length > query for length in lengths) for query in range(max(lengths))]
+    for rollout, environment in zip(group.rollouts, pool.built, strict=True):
+        assert environment.num_steps == rollout.num_steps
+        assert environment.num_observations == len(rollout.log_probs_TU)
+
+
+def test_an_episode_ends_at_success_or_at_the_horizon_even_inside_a_chunk() -> None:
+    group, _, _ = run(8, max_steps=5)
+    assert all(rollout.success or rollout.num_steps == 5 for rollout in group.rollouts)
+    assert {rollout.success for rollout in group.rollouts} == {False}
+    group, _, _ = run(8)
+    assert {rollout.success for rollout in group.rollouts} == {True, False}
+
+
+def test_a_rollouts_randomness_does_not_depend_on_its_neighbours() -> None:
+    together, _, _ = run(6)
+    for member, rollout in enumerate(together.rollouts):
+        alone, _, _ = run(1, first_seed=member)
+        assert alone.rollouts[0].num_steps == rollout.num_steps
+        np.testing.assert_array_equal(alone.rollouts[0].record["speed"], rollout.record["speed"])
+
+
+def test_environments_are_reused_and_never_shared_inside_a_request() -> None:
+    pool, policy = CountingPool(), NoisyWalker()
+    first = roll_out(request(4), policy, pool, max_steps=12, version=Version(0))
+    again = roll_out(request(4), policy, pool, max_steps=12, version=Version(0))
+    assert len(pool.built) == 4
+    assert [rollout.num_steps for rollout in first.rollouts] == [rollout.num_steps for rollout in again.rollouts]
+    assert len({id(environment) for environment in pool.take(["right"] * 4)}) == 4
+
+
+def test_evaluation_keeps_no_record() -> None:
+    quiet = RolloutRequest(0, (CONTEXT,) * 2, ((0,), (1,)), keep_record=False)
+    group = roll_out(quiet, NoisyWalker(), CountingPool(), max_steps=12, version=Version(0))
+    assert all(rollout.record == {} and rollout.log_probs_TU.size == 0 for rollout in group.rollouts)
+
+
+def test_a_group_carries_its_index_and_the_version_that_acted() -> None:
+    group, _, _ = run(2)
+    assert (group.index, group.version) == (0, 3)
+
+
+@pytest.mark.parametrize("build", [tiny_quest, lambda: TinyChunkPolicy("laplace")])
+def test_both_kinds_of_policy_score_their_rollouts_as_they_acted(build) -> None:
+    import torch
+
+    policy = build()
+    pool = EnvironmentPool(LineBenchmark().make)
+    group = roll_out(request(4), policy, pool, max_steps=12, version=Version(0))
+    for rollout in group.rollouts:
+        record = {name: torch.from_numpy(array) for name, array in rollout.record.items()}
+        scored = policy.log_probs(record)
+        np.testing.assert_allclose(scored.detach().numpy(), rollout.log_probs_TU, atol=1e-5)

@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ript_ray.errors import WeightsError
+from ript_ray.rl.weights import apply, snapshot
+from ript_ray.types import Version
+from tests.conftest import tiny_quest
+from tests.fakes import TinyChunkPolicy
+
+
+def test_weights_travel_bit_for_bit_and_leave_frozen_parameters_alone() -> None:
+    source, target = tiny_quest(), tiny_quest()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    weights = snapshot(source, Version(4))
+    frozen = target.obs_proj.weight.clone()
+    assert apply(weights, target) == weights.checksum
+    assert snapshot(target, Version(4)).checksum == weights.checksum
+    assert torch.equal(target.obs_proj.weight, frozen)
+    assert weights.buffer.nbytes == sum(4 * parameter.numel() for parameter in source.trainable().values())
+
+
+def test_receivers_copy_and_never_write_into_the_shared_buffer() -> None:
+    source, target = TinyChunkPolicy("laplace"), TinyChunkPolicy("laplace")
+    weights = snapshot(source, Version(1))
+    apply(weights, target)
+    with torch.no_grad():
+        target.log_scale.fill_(7.0)
+    assert apply(weights, TinyChunkPolicy("laplace")) == weights.checksum
+
+
+def test_parameters_of_other_dtypes_keep_their_bits() -> None:
+    class HalfPolicy(TinyChunkPolicy):
+        def __init__(self) -> None:
+            super().__init__("laplace")
+            self.log_scale = nn.Parameter(self.log_scale.to(torch.bfloat16))
+
+    source, target = HalfPolicy(), HalfPolicy()
+    with torch.no_grad():
+        source.log_scale.copy_(torch.tensor([0.1, -3.0, 1e-8]))
+    apply(snapshot(source, Version(0)), target)
+    assert torch.equal(source.log_scale, target.log_scale)
+
+
+def test_a_flipped_bit_is_noticed() -> None:
+    weights = snapshot(tiny_quest(), Version(2))
+    damaged = weights.buffer.copy()
+    damaged[100] ^= 1
+    with pytest.raises(WeightsError, match="version 2 arrived damaged"):
+        apply(replace(weights, buffer=damaged), tiny_quest())
+
+
+def test_weights_of_another_policy_are_refused_by_name() -> None:
+    target = TinyChunkPolicy("gaussian")
+    before = target.mean.weight.clone()
+    with pytest.raises(WeightsError, match=r"policy_prior\.lnf\.weight"):
+        apply(snapshot(tiny_quest(), Version(0)), target)
+    assert torch.equal(before, target.mean.weight)
+
+
+def test_a_snapshot_does_not_change_when_the_policy_does() -> None:
+    policy = tiny_quest()
+    weights = snapshot(policy, Version(0))
+    copy = weights.buffer.copy()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(weights.buffer, copy)

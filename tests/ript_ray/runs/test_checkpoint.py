@@ -1,0 +1,246 @@
+import ast
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save_file
+
+from ript_ray.config.experiment import Experiment
+from ript_ray.errors import CheckpointError, UnwritableError
+from ript_ray.runs import checkpoint
+from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.saved_policy import PolicySource, new_policy
+from ript_ray.storage import hashed_dir as sealed_folder
+from ript_ray.types import Progress
+from tests.commands import ROOT
+from tests.conftest import TINY_QUEST
+from tests.disk import full_disk
+
+
+@pytest.fixture(scope="module")
+def source() -> PolicySource:
+    experiment = Experiment("small", ("drawer-open-v3", "reach-v3"), policy=TINY_QUEST, seed=4)
+    return PolicySource(experiment, new_policy(experiment).state_arrays())
+
+
+@pytest.fixture
+def saved(source: PolicySource, tmp_path: Path) -> Path:
+    checkpoint.save(tmp_path / "run" / "checkpoints" / "update-00003", source)
+    return tmp_path / "run" / "checkpoints" / "update-00003"
+
+
+def test_a_checkpoint_gives_back_experiment_and_weights_bit_for_bit(source: PolicySource, saved: Path) -> None:
+    loaded = checkpoint.load(saved)
+    assert loaded.experiment == source.experiment
+    assert loaded.arrays.keys() == source.arrays.keys()
+    for name, array in source.arrays.items():
+        np.testing.assert_array_equal(loaded.arrays[name], array)
+        np.testing.assert_array_equal(loaded().state_arrays()[name], array)
+
+
+def test_a_run_folder_means_its_newest_checkpoint(source: PolicySource, saved: Path) -> None:
+    checkpoint.save(saved.with_name("update-00010"), source)
+    assert checkpoint.find(saved.parent.parent) == saved.with_name("update-00010")
+    assert checkpoint.find(saved) == saved
+
+
+def test_nothing_is_overwritten(source: PolicySource, saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="exists already"):
+        checkpoint.save(saved, source)
+
+
+def test_weights_that_are_not_finite_are_never_written(source: PolicySource, tmp_path: Path) -> None:
+    arrays = {name: array.copy() for name, array in source.arrays.items()}
+    arrays["obs_proj.bias"][0] = np.nan
+    with pytest.raises(CheckpointError, match=r"not finite: obs_proj\.bias"):
+        checkpoint.save(tmp_path / "bad", PolicySource(source.experiment, arrays))
+    assert list(tmp_path.iterdir()) == []
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [truncate, flip_a_bit, empty])
+@pytest.mark.parametrize("name", ["policy.safetensors", "experiment.json"])
+def test_a_damaged_file_is_named(saved: Path, name: str, harm) -> None:
+    harm(saved / name)
+    with pytest.raises(CheckpointError, match=f"{name} is damaged"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "experiment.json"])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "sha256": 3}'])
+def test_a_broken_manifest_is_named(saved: Path, content: str) -> None:
+    (saved / "manifest.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read"):
+        checkpoint.load(saved)
+
+
+def test_a_manifest_of_a_later_version_is_refused(saved: Path) -> None:
+    (saved / "manifest.json").write_text(json.dumps({"schema": 99, "sha256": {}}))
+    with pytest.raises(CheckpointError, match="schema 99; this version reads 1"):
+        checkpoint.load(saved)
+
+
+def test_foreign_places_are_named(tmp_path: Path, saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is nothing at .*/nowhere"):
+        checkpoint.find(tmp_path / "nowhere")
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run folder"):
+        checkpoint.find(tmp_path / "foreign")
+    (tmp_path / "file.pth").write_bytes(b"\x80\x04.")
+    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run folder"):
+        checkpoint.find(tmp_path / "file.pth")
+
+
+def rehash(folder: Path) -> None:
+    names = [path.name for path in folder.iterdir() if path.name != "manifest.json"]
+    manifest = {"schema": 1, "sha256": {name: sealed_folder.sha256_of(folder / name) for name in names}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"clip_low": 0.2', '"clip_low": 2.0', "clip-low must be above 0 and below 1"),
+        (
+            '"clip_low": 0.2',
+            '"clip_lo": 0.2',
+            r"missing ppo\.clip_low; unknown ppo\.clip_lo \(did you mean clip_low\?\)",
+        ),
+        ('"drawer-open-v3"', '"drawer-opened"', "did you mean drawer-open-v3"),
+        ('"seed": 4', '"seed": "4"', "does not describe an experiment"),
+    ],
+)
+def test_an_experiment_that_makes_no_sense_is_refused(saved: Path, old: str, new: str, message: str) -> None:
+    path = saved / "experiment.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    rehash(saved)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(saved)
+
+
+def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Path) -> None:
+    path = saved / "experiment.json"
+    path.write_text(path.read_text().replace('"prior_layers": 2', '"prior_layers": 1'))
+    rehash(saved)
+    with pytest.raises(CheckpointError, match=r"unknown policy_prior\.decoder\.layers\.1"):
+        checkpoint.load(saved)()
+
+
+def test_a_save_that_fails_leaves_nothing_and_what_was_saved_before_stays(source: PolicySource, saved: Path) -> None:
+    later = saved.with_name("update-00004")
+    unwritable = PolicySource(source.experiment, {**source.arrays, "odd": np.zeros(2, np.longdouble)})
+    with pytest.raises(UnwritableError, match=r"update-00004 cannot be written: policy\.safetensors"):
+        checkpoint.save(later, unwritable)
+    with full_disk(3000), pytest.raises(UnwritableError, match=r"update-00004 cannot be written: .*File too large"):
+        checkpoint.save(later, source)
+    assert list(saved.parent.iterdir()) == [saved], "something is left that fills the disk"
+    assert checkpoint.load(saved).arrays.keys() == source.arrays.keys()
+
+
+def test_what_a_kill_left_of_a_save_is_no_checkpoint_and_not_in_the_way(source: PolicySource, saved: Path) -> None:
+    unfinished = saved.with_name(".update-00004.unfinished")
+    unfinished.mkdir()
+    (unfinished / "policy.safetensors").write_bytes(b"half")
+    assert checkpoint.find(saved.parent.parent) == saved
+    checkpoint.save(saved.with_name("update-00004"), source)
+    assert checkpoint.find(saved.parent.parent) == saved.with_name("update-00004")
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["update-00003", "update-00004"]
+
+
+class Payload:
+    """Unpickling it creates a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def write_pickle(path: Path, marker: Path) -> None:
+    path.write_bytes(pickle.dumps(Payload(marker)))
+
+
+def write_text_pickle(path: Path, marker: Path) -> None:
+    path.write_bytes(pickle.dumps(Payload(marker), protocol=0))
+
+
+def write_torch_file(path: Path, marker: Path) -> None:
+    torch.save({"weights": Payload(marker)}, path)
+
+
+@pytest.mark.parametrize("is_rehashed", [False, True], ids=["foreign hash", "matching hash"])
+@pytest.mark.parametrize("write", [write_pickle, write_text_pickle, write_torch_file])
+@pytest.mark.parametrize("name", ["policy.safetensors", "experiment.json", "learner.safetensors", "training.json"])
+def test_a_malicious_file_is_refused_by_name_and_never_run(
+    source: PolicySource, tmp_path: Path, name: str, write, is_rehashed: bool
+) -> None:
+    marker, run = tmp_path / "marker", tmp_path / "run"
+    folder = run / "checkpoints" / "update-00001"
+    training = Training(Progress(1, 2), {"env_steps": 7.0}, {"exp_avg/x": np.zeros(3, np.float32)})
+    checkpoint.save(folder, source, training)
+    write(folder / name, marker)
+    if is_rehashed:
+        rehash(folder)
+    is_of_training = name in ("learner.safetensors", "training.json")
+    with pytest.raises(CheckpointError, match=name):
+        (checkpoint.load_training if is_of_training else checkpoint.load)(folder)
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.newest_resumable(run)
+    assert not marker.exists(), "the file was run"
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists(), "the test's own payload does nothing"
+
+
+def test_foreign_weights_with_a_matching_hash_are_refused_by_name(saved: Path) -> None:
+    save_file({"foreign.weight": np.zeros((2, 2), np.float32)}, saved / "policy.safetensors")
+    rehash(saved)
+    run = saved.parent.parent
+    with pytest.raises(CheckpointError, match=r"update-00003/policy\.safetensors is foreign(.|\n)*foreign\.weight"):
+        checkpoint.newest_resumable(run)
+
+
+def test_weights_of_a_type_that_numpy_lacks_are_refused_by_name(saved: Path) -> None:
+    torch_save_file({"obs_proj.bias": torch.zeros(2, dtype=torch.bfloat16)}, saved / "policy.safetensors")
+    rehash(saved)
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors cannot be read: .*bfloat16"):
+        checkpoint.load(saved)
+
+
+def test_nothing_in_the_package_unpickles_what_it_reads() -> None:
+    unsafe = {"pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "joblib.load"}
+    for path in sorted((ROOT / "ript_ray").rglob("*.py")) + sorted((ROOT / "envs").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in ("pickle", "cloudpickle", "joblib"), path
+            if not isinstance(node, ast.Call):
+                continue
+            name, given = ast.unparse(node.func), {each.arg: ast.unparse(each.value) for each in node.keywords}
+            assert name not in unsafe, f"{path}:{node.lineno}"
+            assert name != "torch.load" or given.get("weights_only") == "True", f"{path}:{node.lineno}"
+            assert given.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"

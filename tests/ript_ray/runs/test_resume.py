@@ -1,0 +1,116 @@
+"""Going on from a checkpoint equals never having stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ript_ray.config.experiment import Experiment
+from ript_ray.errors import CheckpointError
+from ript_ray.policies.state_dict import load_module_arrays, module_arrays
+from ript_ray.rl.train import train
+from ript_ray.rl.weights import apply
+from ript_ray.runs import checkpoint
+from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.saved_policy import PolicySource, new_policy
+from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.types import Progress, Version
+from tests.conftest import TINY_QUEST, line_parts, line_stream
+from tests.ript_ray.runs.test_checkpoint import rehash
+from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checksums
+
+
+def train_from(runtime: SerialRuntime, num_updates: int, start: Progress | None = None) -> Log:
+    log = Log()
+    train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, observers=[log], start=start)
+    return log
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("stop", [1, 2])
+def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str, stop: int) -> None:
+    parts = line_parts(POLICIES[kind])
+    expected = checksums(train_from(SerialRuntime(parts), stop + 3))
+
+    interrupted = SerialRuntime(parts)
+    record = train_from(interrupted, stop).records[-1]
+    state = record.learner_state()
+    policy = POLICIES[kind]()
+    apply(record.weights, policy)
+    arrays = module_arrays(policy)
+
+    def build():
+        rebuilt = POLICIES[kind]()
+        load_module_arrays(rebuilt, arrays)
+        return rebuilt
+
+    resumed = SerialRuntime(line_parts(build))
+    resumed.restore(Version(stop), state)
+    assert checksums(train_from(resumed, stop + 3, start=record.progress)) == expected[stop:]
+
+
+def test_moments_of_another_policy_are_refused_by_name() -> None:
+    donor = SerialRuntime(line_parts(POLICIES["tokens"]))
+    train_from(donor, 1)
+    with pytest.raises(CheckpointError, match=r"does not fit the policy: .*policy_prior"):
+        SerialRuntime(line_parts(POLICIES["laplace"])).restore(Version(1), donor.learner_state())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with resumable checkpoints of updates 0 to 3, and weights alone of update 4."""
+    experiment = Experiment("small", ("reach-v3",), policy=TINY_QUEST)
+    source = PolicySource(experiment, new_policy(experiment).state_arrays())
+    checkpoint.save(tmp_path / "checkpoints" / "update-00000", source)
+    for update in (1, 2, 3):
+        moments = {"exp_avg/x": np.full(3, update, np.float32)}
+        training = Training(Progress(update, 10 * update), {"env_steps": 7.0}, moments)
+        checkpoint.save(tmp_path / "checkpoints" / f"update-{update:05d}", source, training)
+    checkpoint.save(tmp_path / "checkpoints" / "update-00004", source)
+    return tmp_path
+
+
+def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(run: Path) -> None:
+    newest, problems = checkpoint.newest_resumable(run)
+    assert newest.name == "update-00003"
+    assert problems == [f"{run}/checkpoints/update-00004 holds weights alone"]
+    training = checkpoint.load_training(newest)
+    assert training.progress == Progress(3, 30)
+    assert training.totals == {"env_steps": 7.0}
+    np.testing.assert_array_equal(training.learner["exp_avg/x"], np.full(3, 3, np.float32))
+
+
+@pytest.mark.parametrize("name", ["learner.safetensors", "training.json", "policy.safetensors"])
+def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(run: Path, name: str) -> None:
+    path = run / "checkpoints" / "update-00003" / name
+    path.write_bytes(path.read_bytes()[:-3])
+    newest, problems = checkpoint.newest_resumable(run)
+    assert newest.name == "update-00002"
+    assert any(f"{path} is damaged" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"next_index": 30', '"next_index": "30"'), ('"env_steps": 7.0', '"env_steps": "many"'), ('"update"', '"upd"')],
+)
+def test_a_standing_that_makes_no_sense_is_named(run: Path, old: str, new: str) -> None:
+    folder = run / "checkpoints" / "update-00003"
+    text = (folder / "training.json").read_text()
+    assert old in text
+    (folder / "training.json").write_text(text.replace(old, new))
+    rehash(folder)
+    with pytest.raises(CheckpointError, match=r"training\.json does not describe where training stood"):
+        checkpoint.load_training(folder)
+
+
+def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "policy.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint to go on from(.|\n)*update-00003(.|\n)*update-00000"):
+        checkpoint.newest_resumable(run)
+
+
+def test_later_checkpoints_are_set_aside_and_not_deleted(run: Path) -> None:
+    checkpoint.set_aside_later(run / "checkpoints" / "update-00002")
+    assert checkpoint.find(run).name == "update-00002"
+    assert len(list((run / "checkpoints").iterdir())) == 5

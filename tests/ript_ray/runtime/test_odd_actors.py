@@ -1,0 +1,89 @@
+"""Actors that answer, but late or with nonsense: nothing is biased, and nothing malformed is trained."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ript_ray.config.rl import Sampling
+from ript_ray.rl.train import train
+from ript_ray.runtime.serial import SerialRuntime
+from tests.conftest import line_parts, line_stream
+from tests.fakes import LineEnvironment
+from tests.faulty import POLICY, is_first, runtime_with
+from tests.ript_ray.runtime.test_runtimes import Log, checksums, train_on
+
+pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
+
+
+class SlowProcessEnvironment(LineEnvironment):
+    """Takes 2 ms a step; ten times as long in the one process that was first to build one."""
+
+    def __init__(self, mark: Path):
+        super().__init__()
+        self._step_s = 0.02 if is_first(mark) else 0.002
+
+    def step(self, action):
+        time.sleep(self._step_s)
+        return super().step(action)
+
+
+def groups_per_s(make_environment) -> tuple[float, list[str]]:
+    """Speed of four actors over one large update, and the weights."""
+    runtime = runtime_with(make_environment, num_actors=4, straggler_factor=3.0)
+    log = Log()
+    sampling = Sampling(group_size=4, batch_rollouts=160)
+    try:
+        train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5, observers=[log])
+    finally:
+        runtime.close()
+    collections = [record.collection for record in log.records]
+    num_groups = sum(collection.verdicts.total() for collection in collections)
+    return num_groups / sum(collection.rollout_s for collection in collections), checksums(log)
+
+
+def test_one_of_four_actors_ten_times_slower_costs_less_than_a_third_and_biases_nothing(tmp_path: Path) -> None:
+    (tmp_path / "nobody").write_text("0")
+    ratios = []
+    for attempt in range(3):  # what else runs on the machine can only hide it
+        healthy, expected = groups_per_s(lambda task: SlowProcessEnvironment(tmp_path / "nobody"))
+        mark = tmp_path / f"mark-{attempt}"
+        slowed, weights = groups_per_s(lambda task, mark=mark: SlowProcessEnvironment(mark))
+        assert weights == expected, "slow groups must not be trained less often"
+        ratios.append(slowed / healthy)
+        if ratios[-1] >= 0.7:
+            break
+    assert max(ratios) >= 0.7, ratios
+
+
+class NonsenseEnvironment(LineEnvironment):
+    """Answers NaN where success is asked: always, or in one process of all."""
+
+    def __init__(self, mark: Path | None = None):
+        super().__init__()
+        self._broken = mark is None or is_first(mark)
+
+    def step(self, action):
+        solved = super().step(action)
+        return math.nan if self._broken else solved
+
+
+def test_an_actor_that_keeps_making_malformed_groups_is_replaced_and_they_are_counted(tmp_path: Path) -> None:
+    runtime = runtime_with(lambda task: NonsenseEnvironment(tmp_path / "mark"))
+    try:
+        log = train_on(runtime)
+        assert runtime.dispatches.num_replaced == 1
+        assert log.records[-1].ledger.invalid == 3
+        assert log.records[-1].ledger.trained == 12
+    finally:
+        runtime.close()
+
+
+def test_nothing_but_malformed_groups_ends_the_search_by_name() -> None:
+    sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=5)
+    parts = replace(line_parts(POLICY), make_environment=lambda task: NonsenseEnvironment())
+    outcome = train(SerialRuntime(parts), line_stream(), sampling=sampling, num_updates=1, seed=5)
+    assert "no usable groups (5 groups in a row" in str(outcome.exhausted)
+    assert not outcome.exhausted.is_success

@@ -1,0 +1,258 @@
+"""The runtimes: the same mathematics in one process and on Ray, whatever the number of actors."""
+
+import functools
+from dataclasses import replace
+
+import pytest
+import ray
+
+from ript_ray.config.rl import Sampling
+from ript_ray.errors import ConfigError, DivergenceError, WorkerError
+from ript_ray.evaluation.evaluate import evaluate
+from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.protocols import Parts, Runtime
+from ript_ray.rl.train import train
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.ray_runtime import RayRuntime
+from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.types import GroupSummary, RolloutRequest
+from tests.conftest import line_parts, line_stream, tiny_quest
+from tests.fakes import LineEnvironment, TinyChunkPolicy
+
+SAMPLING = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=200)
+NUM_UPDATES = 3
+
+
+class Log:
+    def __init__(self) -> None:
+        self.records: list[UpdateRecord] = []
+        self.num_groups = 0
+
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+        self.num_groups += 1
+
+    def on_update(self, record: UpdateRecord) -> None:
+        self.records.append(record)
+
+
+def train_on(runtime: Runtime, num_updates: int = NUM_UPDATES) -> Log:
+    log = Log()
+    outcome = train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, observers=[log])
+    assert outcome.exhausted is None
+    return log
+
+
+def checksums(log: Log) -> list[str]:
+    return [record.weights.checksum for record in log.records]
+
+
+POLICIES = {
+    "tokens": tiny_quest,
+    "gaussian": functools.partial(TinyChunkPolicy, "gaussian"),
+    "laplace": functools.partial(TinyChunkPolicy, "laplace"),
+}
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_serial_training_repeats_bit_for_bit_and_changes_the_weights(kind: str) -> None:
+    first, second = (checksums(train_on(SerialRuntime(line_parts(POLICIES[kind])))) for _ in range(2))
+    assert first == second
+    assert len(set(first)) == NUM_UPDATES
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_a_continuous_policy_learns_the_line(kind: str) -> None:
+    parts = line_parts(POLICIES[kind], num_iterations=4, learning_rate=3e-3)
+    sampling = Sampling(group_size=8, batch_rollouts=64)
+    log = Log()
+    train(SerialRuntime(parts), line_stream(), sampling=sampling, num_updates=6, seed=5, observers=[log])
+    rates = [record.collection.success_rate for record in log.records]
+    assert rates[-1] > rates[0] + 0.3, rates
+
+
+def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
+    log = train_on(SerialRuntime(line_parts(POLICIES["laplace"])))
+    for update, record in enumerate(log.records, start=1):
+        assert record.collection.update == update
+        assert record.weights.version == update
+        assert record.collection.verdicts[Verdict.ACCEPTED] == 4
+        assert record.collection.num_rollouts == 4 * record.collection.verdicts.total()
+        assert record.collection.record_bytes > 0
+    assert log.num_groups == sum(record.collection.verdicts.total() for record in log.records)
+
+
+def on_ray(parts: Parts, num_actors: int, **changes: float) -> RayRuntime:
+    return RayRuntime(parts, replace(Cluster(num_actors=num_actors, cpus_per_actor=0.5), **changes))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("kind", ["tokens", "laplace"])
+def test_serial_one_actor_and_four_actors_give_bitwise_the_same_weights(kind: str) -> None:
+    expected = checksums(train_on(SerialRuntime(line_parts(POLICIES[kind]))))
+    for num_actors in (1, 4):
+        runtime = on_ray(line_parts(POLICIES[kind]), num_actors)
+        try:
+            assert runtime.num_actors == num_actors
+            assert checksums(train_on(runtime)) == expected
+        finally:
+            runtime.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_evaluation_is_the_same_on_every_runtime() -> None:
+    contexts = [line_stream().at(index) for index in range(12)]
+    parts = line_parts(POLICIES["laplace"])
+    expected = evaluate(SerialRuntime(parts), contexts, batch_size=5, seed=5)
+    runtime = on_ray(parts, 3)
+    try:
+        assert evaluate(runtime, contexts, batch_size=5, seed=5) == expected
+    finally:
+        runtime.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_with_too_few_nodes_says_what_it_waits_for_and_goes_on_with_what_is_there() -> None:
+    said: list[str] = []
+    cluster = Cluster(num_actors=3, cpus_per_actor=1.0)
+    runtime = RayRuntime(line_parts(POLICIES["laplace"]), cluster, report=said.append)
+    try:
+        assert said == ["rollout actors: asked for 3, got 2, waiting for 1; the nodes that are alive hold 2 in all"]
+        assert len(train_on(runtime, num_updates=1).records) == 1
+    finally:
+        runtime.close()
+    with pytest.raises(WorkerError, match=r"asked for 1, got 0, waiting for 1; .* none has come within 1 s"):
+        RayRuntime(
+            line_parts(POLICIES["laplace"]),
+            Cluster(num_actors=1, cpus_per_actor=5, start_timeout_s=1),
+            with_learner=False,
+        )
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_actor_that_cannot_be_built_is_reported_at_the_start() -> None:
+    def broken_policy() -> TinyChunkPolicy:
+        raise OSError("no such weights")
+
+    with pytest.raises(WorkerError, match="no such weights"):
+        on_ray(line_parts(broken_policy), 1, max_replacements=0)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_broadcast_reaches_every_actor_before_the_next_group() -> None:
+    runtime = on_ray(line_parts(POLICIES["laplace"]), 2)
+    try:
+        train_on(runtime, num_updates=1)
+        for index in range(6):
+            runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
+        assert {runtime.next_event().version for _ in range(6)} == {1}
+    finally:
+        runtime.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_update_that_ends_while_it_is_asked_after_is_not_taken_for_none(monkeypatch) -> None:
+    runtime = on_ray(line_parts(POLICIES["laplace"]), 1)
+    finished_update = runtime._learners.finished_update
+
+    def ends_just_after() -> None:
+        """The update was under way when it was asked after, and has answered by the time that others were."""
+        ray.wait(runtime._learners._update, timeout=60)
+        monkeypatch.undo()
+
+    try:
+        start_update = runtime.start_update
+
+        def start(indices) -> None:
+            start_update(indices)
+            monkeypatch.setattr(runtime._learners, "finished_update", ends_just_after)
+
+        runtime.start_update = start
+        assert len(train_on(runtime, num_updates=1).records) == 1
+        assert runtime._learners.finished_update == finished_update, "the moment has not come"
+    finally:
+        runtime.close()
+
+
+def test_a_cluster_fills_the_machine_by_default() -> None:
+    assert Cluster().count_actors([8]) == 8
+    assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors([8]) == 3
+    assert Cluster(cpus_per_actor=3).count_actors([4, 4, 2]) == 2, "an actor does not stretch over nodes"
+    with pytest.raises(
+        ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 1 \+ 1 cores, which hold 4"
+    ):
+        Cluster(num_actors=9, cpus_per_actor=0.5).count_actors([1, 1])
+    with pytest.raises(ConfigError, match="which hold 0"):
+        Cluster(cpus_per_actor=4).count_actors([2])
+    assert Cluster(cpus_per_actor=0.2).count_actors([2]) == 10
+    assert Cluster(cpus_per_actor=0.1, learner_cpus=1).count_actors([2]) == 10
+
+
+class EasyEnvironment(LineEnvironment):
+    """Solved by the first step: every group is uniform once `after` episodes have been run in this process."""
+
+    episodes = 0
+    after = 150
+
+    def reset(self, initial_state):
+        EasyEnvironment.episodes += 1
+        super().reset(initial_state)
+
+    def step(self, action):
+        solved = super().step(action)
+        if EasyEnvironment.episodes > self.after:
+            self._solved = solved = True
+        return solved
+
+
+def exhaust(runtime: Runtime) -> None:
+    log = Log()
+    sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=40)
+    outcome = train(runtime, line_stream(), sampling=sampling, num_updates=50, seed=5, observers=[log])
+    assert outcome.exhausted is not None
+    assert len(log.records) >= 1, "the example must end after an update"
+    assert outcome.last is not None
+    totals = [record.collection.verdicts.total() for record in log.records]
+    assert log.num_groups == sum(totals) + outcome.last.verdicts.total(), "a finished group was not counted"
+    assert outcome.last.num_rollouts == 4 * outcome.last.verdicts.total()
+    contexts = [line_stream().at(index) for index in range(8)]
+    result = evaluate(runtime, contexts, batch_size=3, seed=5)  # nothing of the search may be left in flight
+    assert result.overall.num_rollouts == 8
+
+
+def test_a_search_that_ends_after_updates_leaves_nothing_in_flight() -> None:
+    EasyEnvironment.episodes = 0
+    parts = replace(
+        line_parts(POLICIES["laplace"], learning_rate=1e-4), make_environment=lambda task: EasyEnvironment()
+    )
+    exhaust(SerialRuntime(parts))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_search_that_ends_after_updates_leaves_nothing_in_flight_on_ray() -> None:
+    parts = replace(
+        line_parts(POLICIES["laplace"], learning_rate=1e-4), make_environment=lambda task: EasyEnvironment()
+    )
+    runtime = on_ray(parts, 3)
+    try:
+        exhaust(runtime)
+    finally:
+        runtime.close()
+
+
+def test_updates_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the_run() -> None:
+    runtime = SerialRuntime(line_parts(POLICIES["tokens"], learning_rate=1e30))
+    before = runtime.broadcast().checksum
+    log = Log()
+    with pytest.raises(DivergenceError, match=r"3 updates in a row were skipped: update 3: .* not finite; lower ppo"):
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=5, seed=5, observers=[log])
+    assert checksums(log) == [before] * 3
+    assert runtime.learner_state() == {}
+    assert [record.progress.skipped_streak for record in log.records] == [1, 2, 3]

@@ -1,0 +1,350 @@
+"""Actors that die, hang or raise: the run goes on, and its weights are those of an undisturbed run."""
+
+import contextlib
+import ctypes
+import gc
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from ript_ray.config.rl import Sampling
+from ript_ray.errors import WorkerError
+from ript_ray.rl.train import train
+from ript_ray.runtime.ray_runtime import RayRuntime
+from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.types import RolloutRequest
+from tests.conftest import line_parts, line_stream
+from tests.fakes import LineEnvironment, TinyChunkPolicy
+from tests.faulty import POLICY, is_first, runtime_with
+from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, on_ray, train_on
+
+pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[str]:
+    return checksums(train_on(SerialRuntime(line_parts(POLICY))))
+
+
+def hang_with_the_interpreter_locked() -> None:
+    ctypes.PyDLL(None).sleep(120)
+
+
+FAULTS: dict[str, Callable[[], object]] = {
+    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "os._exit": lambda: os._exit(3),
+    "sys.exit": lambda: sys.exit(3),
+    "exception": lambda: 1 / 0,
+    "sleep": lambda: time.sleep(120),
+    "locked interpreter": hang_with_the_interpreter_locked,
+    "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+}
+
+
+class FaultyEnvironment(LineEnvironment):
+    """Does something terrible once, in the middle of a group, in one process of all."""
+
+    def __init__(self, fault: str, mark: Path):
+        super().__init__()
+        self._fault, self._mark = fault, mark
+
+    def step(self, action):
+        if self.num_steps == 20:
+            try:
+                self._mark.touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                FAULTS[self._fault]()
+        return super().step(action)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path: Path, undisturbed: list[str]) -> None:
+    mark = tmp_path / "done"
+    runtime = runtime_with(lambda task: FaultyEnvironment(fault, mark), group_timeout_s=3.0)
+    try:
+        started = time.monotonic()
+        log = train_on(runtime)
+        assert mark.exists(), "the example must hold a fault"
+        assert checksums(log) == undisturbed
+        assert log.records[-1].ledger.lost == 1
+        assert runtime.dispatches.num_replaced == (0 if fault == "exception" else 1)
+        assert time.monotonic() - started < 45
+    finally:
+        runtime.close()
+
+
+def test_a_hung_group_is_finished_by_an_idle_actor_long_before_its_deadline(
+    tmp_path: Path, undisturbed: list[str]
+) -> None:
+    runtime = runtime_with(lambda task: FaultyEnvironment("sleep", tmp_path / "mark"), straggler_factor=3.0)
+    try:
+        started = time.monotonic()
+        log = train_on(runtime)
+        assert time.monotonic() - started < 60, "the deadline is 600 s"
+        assert checksums(log) == undisturbed
+        assert log.records[-1].ledger.lost == 1, "the copy that hangs is booked"
+        assert runtime.dispatches.num_replaced == 0
+    finally:
+        runtime.close()
+
+
+class PolicyThatDiesOnce(TinyChunkPolicy):
+    """Kills an actor in the middle of the broadcast after its first group, once."""
+
+    def __init__(self, mark: Path):
+        super().__init__("laplace")
+        self._mark = mark
+        self._has_acted = False
+
+    def act(self, *arguments):
+        self._has_acted = True
+        return super().act(*arguments)
+
+    def trainable(self):
+        if self._has_acted:
+            with contextlib.suppress(FileExistsError):
+                self._mark.touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().trainable()
+
+
+def test_a_death_in_the_middle_of_a_broadcast_changes_no_weight(tmp_path: Path, undisturbed: list[str]) -> None:
+    mark = tmp_path / "mark"
+    runtime = runtime_with(lambda task: LineEnvironment(), build_policy=lambda: PolicyThatDiesOnce(mark))
+    try:
+        log = train_on(runtime)
+        assert mark.exists()
+        assert checksums(log) == undisturbed
+        assert runtime.dispatches.num_replaced == 1
+    finally:
+        runtime.close()
+
+
+def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_15_s(tmp_path: Path) -> None:
+    class Slow(LineEnvironment):
+        def step(self, action):
+            time.sleep(0.1)
+            return super().step(action)
+
+    runtime = runtime_with(lambda task: Slow(), num_actors=2)
+    try:
+        runtime.broadcast()
+        pids = worker_pids(runtime)
+        for index in range(200):
+            runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
+        while runtime.dispatches.num_running < 2:
+            runtime.next_event()
+        os.kill(pids[0], signal.SIGKILL)
+        killed = time.monotonic()
+        while runtime.dispatches.num_replaced == 0:
+            runtime.next_event()
+        assert time.monotonic() - killed < 2
+        while runtime._pool.num_ready < 2:
+            runtime.next_event()
+        assert time.monotonic() - killed < 15
+        assert set(worker_pids(runtime)) != set(pids)
+    finally:
+        runtime.close()
+
+
+def worker_pids(runtime: RayRuntime) -> list[int]:
+    return [
+        ray.get(actor.handle.__ray_call__.remote(lambda worker: os.getpid()), timeout=60)
+        for actor in runtime._pool._actors.values()
+    ]
+
+
+def test_an_actor_killed_from_outside_between_updates_is_replaced_with_the_present_weights(
+    undisturbed: list[str],
+) -> None:
+    runtime = runtime_with(lambda task: LineEnvironment())
+    try:
+        first = train_on(runtime, num_updates=1)
+        os.kill(worker_pids(runtime)[0], signal.SIGKILL)
+        assert checksums(first) == undisturbed[:1]
+        indices = range(1000, 1006)
+        for index in indices:
+            runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
+        assert {runtime.next_event().version for _ in indices} == {1}
+        assert runtime.dispatches.num_replaced == 1
+    finally:
+        runtime.close()
+
+
+def test_a_constructor_that_always_dies_ends_the_run_within_the_budget() -> None:
+    def die() -> TinyChunkPolicy:
+        os._exit(1)
+
+    started = time.monotonic()
+    with pytest.raises(WorkerError, match=r"rollout actor \d was lost .*2 may be replaced"):
+        on_ray(line_parts(die), 1, max_replacements=2)
+    assert time.monotonic() - started < 60
+
+
+def test_a_constructor_that_never_works_is_not_tried_for_hours() -> None:
+    def broken() -> TinyChunkPolicy:
+        raise OSError("no such weights")
+
+    with pytest.raises(WorkerError, match=r"no such weights.*3 starts may fail in a row and 3 have"):
+        on_ray(line_parts(broken), 1)
+
+
+class SlowFirstEnvironment(LineEnvironment):
+    """The first one built in any process hangs; all others fail every group at once."""
+
+    def __init__(self, mark: Path):
+        super().__init__()
+        try:
+            mark.touch(exist_ok=False)
+            self._hangs = True
+        except FileExistsError:
+            self._hangs = False
+
+    def step(self, action):
+        if self._hangs:
+            time.sleep(120)
+        super().step(action)
+        self._solved = False
+        return False
+
+
+def test_a_hung_actor_is_replaced_though_others_keep_answering(tmp_path: Path) -> None:
+    runtime = runtime_with(lambda task: SlowFirstEnvironment(tmp_path / "mark"), num_actors=3, group_timeout_s=3.0)
+    try:
+        started = time.monotonic()
+        sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=30)
+        outcome = train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5)
+        assert outcome.exhausted is not None
+        assert runtime.dispatches.num_replaced == 1
+        assert time.monotonic() - started < 40
+    finally:
+        runtime.close()
+
+
+def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
+    class Broken(LineEnvironment):
+        def step(self, action):
+            raise RuntimeError("the simulator is unstable")
+
+    runtime = runtime_with(lambda task: Broken())
+    try:
+        with pytest.raises(
+            WorkerError, match=r"group \d+ \((left|right)\) failed 5 times.*RuntimeError: the simulator"
+        ):
+            train_on(runtime)
+        assert runtime.dispatches.num_replaced <= 2, "an exception must not cost a process before the third in a row"
+    finally:
+        runtime.close()
+
+
+class BrokenProcessEnvironment(LineEnvironment):
+    """Raises at once in the one process that was first to build one; others take their time."""
+
+    def __init__(self, mark: Path):
+        super().__init__()
+        self._broken = is_first(mark)
+
+    def step(self, action):
+        if self._broken:
+            raise RuntimeError("the graphics context is lost")
+        time.sleep(0.01)
+        return super().step(action)
+
+
+def test_a_process_that_keeps_raising_is_replaced_and_does_not_end_the_run(
+    tmp_path: Path, undisturbed: list[str]
+) -> None:
+    runtime = runtime_with(lambda task: BrokenProcessEnvironment(tmp_path / "mark"), num_actors=3)
+    try:
+        log = train_on(runtime)
+        assert checksums(log) == undisturbed
+        assert runtime.dispatches.num_replaced == 1
+        assert log.records[-1].ledger.lost == 3
+    finally:
+        runtime.close()
+
+
+class DivergesOnce(TinyChunkPolicy):
+    """Its first step's loss is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__("laplace")
+        self._num_calls = 0
+
+    def log_probs(self, record):
+        self._num_calls += 1
+        return super().log_probs(record) * (math.nan if self._num_calls == 1 else 1.0)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_skipped_update_leaves_no_actor_behind(lag: int) -> None:
+    runtime = runtime_with(lambda task: LineEnvironment(), build_policy=DivergesOnce)
+    log = Log()
+    try:
+        sampling = replace(SAMPLING, max_policy_lag=lag)
+        train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, observers=[log])
+    finally:
+        runtime.close()
+    assert [record.report.problem is not None for record in log.records] == [True, False, False, False]
+    assert log.records[-1].ledger.stale == 0
+    assert log.records[-1].ledger.trained == 16
+
+
+class ParentEnvironment(FaultyEnvironment):
+    """Has a child process, as simulators in subprocesses do."""
+
+    def __init__(self, fault: str, folder: Path):
+        super().__init__(fault, folder / "mark")
+        child = subprocess.Popen(["sleep", "300"])
+        (folder / str(child.pid)).touch()
+
+
+@pytest.mark.parametrize("fault", ["SIGKILL", "locked interpreter", "SIGSTOP"])
+def test_the_children_of_a_killed_or_stuck_actor_are_gone_too(fault: str, tmp_path: Path) -> None:
+    runtime = runtime_with(lambda task: ParentEnvironment(fault, tmp_path), group_timeout_s=3.0)
+    try:
+        train_on(runtime)
+        assert runtime.dispatches.num_replaced == 1
+    finally:
+        runtime.close()
+    pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
+    assert pids
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and any(map(alive, pids)):
+        time.sleep(0.1)
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_closed_runtime_leaves_no_process_and_no_object() -> None:
+    runtime = runtime_with(lambda task: LineEnvironment())
+    train_on(runtime, num_updates=2)
+    pids = worker_pids(runtime)
+    runtime.close()
+    del runtime
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and (any(map(alive, pids)) or stored_bytes()):
+        time.sleep(0.1)
+    assert not [pid for pid in pids if alive(pid)]
+    assert stored_bytes() == 0
+
+
+def stored_bytes() -> float:
+    return ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]

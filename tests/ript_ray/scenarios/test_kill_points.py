@@ -1,0 +1,130 @@
+"""A run killed at any moment goes on from its newest checkpoint to the bits of a run that was never killed."""
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ript_ray.pipeline import resume_experiment
+from ript_ray.runs import checkpoint
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.metrics_log import read_journal
+from tests.commands import RIPT_RAY, environment, quickstart_here, run
+
+pytestmark = [pytest.mark.sim, pytest.mark.cli]
+
+TINY = (
+    *("--tasks", "faucet-open-v3", "--name", "tiny", "--checkpoint-every", "1"),
+    *("--sampling.batch-rollouts", "16", "--sampling.contexts-per-task", "6", "--ppo.num-iterations", "2"),
+    *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
+    *("--evaluation.contexts-per-task", "3", "--evaluation.batch-size", "3", "--num-updates", "4"),
+)
+
+POINTS = {
+    "in the middle of an episode": "call rollout.py:execute",
+    "in the middle of learning": "call learner.py:_step",
+    "inside a save, between two files": "return sealed_folder.py:save_arrays",
+    "inside a save, right after it got its name": "c_return rename",
+    "while the journal is written": "call journal.py:append",
+}
+
+DIE_AT = """
+import os, signal, sys
+point = sys.argv.pop(1)
+
+def watch(frame, event, argument):
+    place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_code.co_name}"
+    what = f"{event} {argument.__name__}" if event.startswith("c_") else f"{event} {place}"
+    if what == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def after_first_save(event, arguments):
+    if event == "os.rename" and ".update-00002.unfinished" in str(arguments[0]):
+        after_first_save.has_saved = True
+    elif after_first_save.has_saved and event == "open" and sys.getprofile() is None:
+        sys.setprofile(watch)
+
+after_first_save.has_saved = False
+from ript_ray.cli.main import main
+sys.addaudithook(after_first_save)
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four updates that nobody interrupted."""
+    home = tmp_path_factory.mktemp("home")
+    result = quickstart_here(*TINY, "--cluster.in-process", cwd=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (folder,) = (home / "runs" / "tiny").iterdir()
+    return folder
+
+
+def after_one_update(undisturbed: Path, home: Path) -> Path:
+    """A copy of the run as it was after its first update."""
+    folder = home / undisturbed.name
+    shutil.copytree(undisturbed, folder)
+    (folder / "results.json").unlink()
+    for saved in (folder / "checkpoints").iterdir():
+        if saved.name.startswith("update-") and saved.name > "update-00001":
+            shutil.rmtree(saved)
+    return folder
+
+
+def assert_it_goes_on_to_the_same_end(folder: Path, undisturbed: Path, home: Path) -> None:
+    with contextlib.chdir(home):  # in this process: a fresh one would take longer to start than to go on
+        resume_experiment(folder, Cluster(in_process=True), view_of=lambda _: View(ViewMode.QUIET, 4))
+    for name in ("policy.safetensors", "learner.safetensors"):
+        path = Path("checkpoints") / "update-00004" / name
+        assert (folder / path).read_bytes() == (undisturbed / path).read_bytes(), name
+    figures, expected = (json.loads((path / "results.json").read_text()) for path in (folder, undisturbed))
+    for name in expected.keys() - {"wall_s"}:
+        assert figures[name] == expected[name], name
+    updates = [point.update for point in read_journal(folder / "metrics.jsonl") if point.stage == "ript"]
+    assert updates == [0, 1, 2, 3, 4, 4], "each update once, and both measurements"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_driver_killed_anywhere_goes_on_to_the_same_weights(point: str, undisturbed: Path, tmp_path: Path) -> None:
+    folder = after_one_update(undisturbed, tmp_path)
+    command = (sys.executable, "-c", DIE_AT, POINTS[point], "resume", str(folder), "--cluster.in-process")
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == -signal.SIGKILL, result.stdout + result.stderr
+    newest, problems = checkpoint.newest_resumable(folder)
+    assert newest.name in ("update-00002", "update-00003")
+    assert problems == []
+    assert_it_goes_on_to_the_same_end(folder, undisturbed, tmp_path)
+
+
+@pytest.mark.ray
+def test_a_killed_learner_ends_the_run_by_name_and_it_goes_on_to_the_same_weights(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = after_one_update(undisturbed, tmp_path)
+    command = [*RIPT_RAY, "resume", str(folder), "--view", "lines"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("update 2,"):
+                break
+        (learner,) = (
+            child for child in psutil.Process(process.pid).children(recursive=True) if "ray::Learner" in child.name()
+        )
+        learner.kill()
+        killed = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - killed < 45
+    assert process.returncode == 1
+    assert "error: the learner" in errors
+    assert "Traceback" not in errors
+    assert_it_goes_on_to_the_same_end(folder, undisturbed, tmp_path)

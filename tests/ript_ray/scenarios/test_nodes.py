@@ -1,0 +1,160 @@
+"""Several machines, simulated as Ray nodes: actors spread, nodes that go and come, groups lost on the way."""
+
+import functools
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+from ray.cluster_utils import Cluster as Nodes
+
+from ript_ray.errors import WorkerError
+from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.train import train
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.ray_runtime import RayRuntime
+from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.types import GroupSummary, Progress, RolloutRequest
+from tests.conftest import line_parts, line_stream
+from tests.fakes import TinyChunkPolicy
+from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, train_on
+
+pytestmark = [pytest.mark.ray, pytest.mark.alone]
+
+POLICY = functools.partial(TinyChunkPolicy, "laplace")
+STORE = {"object_store_memory": 100_000_000}
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """A head node, whose one core the learner takes, and two nodes of one core each."""
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, **STORE})
+    try:
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")  # while the head is the only node
+        for _ in range(2):
+            nodes.add_node(num_cpus=1, **STORE)
+        nodes.wait_for_nodes()
+        yield nodes
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def actor_nodes(runtime: RayRuntime) -> list[str]:
+    def find_node(worker) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    return [
+        ray.get(actor.handle.__ray_call__.remote(find_node), timeout=60) for actor in runtime._pool._actors.values()
+    ]
+
+
+class Interruption(Log):
+    """Does something in the middle of the second update."""
+
+    def __init__(self, do: Callable[[], None]):
+        super().__init__()
+        self._do = do
+
+    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+        super().on_group(collection, summary, verdict)
+        if collection.update == 2 and self._do:
+            self._do()
+            self._do = None
+
+
+def test_actors_spread_over_nodes_and_outlive_one_of_them(nodes: Nodes) -> None:
+    expected = checksums(train_on(SerialRuntime(line_parts(POLICY))))
+    said: list[str] = []
+    cluster = Cluster(num_actors=4, cpus_per_actor=0.5, learner_cpus=1.0)
+    runtime = RayRuntime(line_parts(POLICY), cluster, report=said.append)
+    try:
+        before = actor_nodes(runtime)
+        assert sorted(before.count(node) for node in set(before)) == [2, 2]
+        assert said == []
+        victim = next(iter(nodes.worker_nodes))
+        log = Interruption(lambda: nodes.remove_node(victim, allow_graceful=False))
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=3, seed=5, observers=[log])
+        assert checksums(log) == expected, "a lost node must not change what is learned"
+        go_on_until(runtime, lambda: len(said) > 0)
+        assert said[-1].startswith("rollout actors: asked for 4, got 2, waiting for 2; the nodes that are alive hold 2")
+        nodes.add_node(num_cpus=1, **STORE)
+        go_on_until(runtime, lambda: runtime._pool.num_ready == 4)
+        assert said[-1] == "rollout actors: asked for 4, got all"
+        assert len(set(actor_nodes(runtime))) == 2
+    finally:
+        runtime.close()
+
+
+def go_on_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
+    """Keep every actor busy, as a training loop does, for half a minute at most."""
+    deadline = time.monotonic() + 30
+    for start in itertools.count(10_000, 4):
+        if reached():
+            return
+        assert time.monotonic() < deadline
+        for index in range(start, start + 4):
+            runtime.launch(RolloutRequest(index, (line_stream().at(0),) * 9, tuple((index, k) for k in range(9))))
+        for _ in range(4):
+            runtime.drop(runtime.next_event().index)
+
+
+class HeavyPolicy(TinyChunkPolicy):
+    """Its groups are large enough to stay on the node where they were made."""
+
+    def act(self, *arguments):
+        decisions = super().act(*arguments)
+        ballast = np.zeros((len(decisions.log_probs_BU), 20_000), np.float32)
+        return replace(decisions, record={**decisions.record, "ballast": ballast})
+
+
+def test_a_group_that_is_gone_before_the_learner_had_it_is_made_again(nodes: Nodes) -> None:
+    build = functools.partial(HeavyPolicy, "laplace")
+    expected = checksums(train_on(SerialRuntime(line_parts(build)), num_updates=1))
+
+    class LosesItsNode(RayRuntime):
+        """The node of the first accepted group goes before the learner has asked for it."""
+
+        def keep(self, index: int) -> None:
+            if len(nodes.worker_nodes) == 2:
+                for node in list(nodes.worker_nodes):
+                    nodes.remove_node(node, allow_graceful=False)
+                nodes.add_node(num_cpus=1, **STORE)
+            super().keep(index)
+
+    runtime = LosesItsNode(line_parts(build), Cluster(num_actors=2, cpus_per_actor=0.5, learner_cpus=1.0))
+    try:
+        log = train_on(runtime, num_updates=1)
+        assert checksums(log) == expected
+        assert log.records[0].ledger.lost >= 1
+    finally:
+        runtime.close()
+
+
+def test_two_learners_on_ray_take_the_steps_of_one_and_a_dead_one_ends_the_run(nodes: Nodes) -> None:
+    parts = line_parts(POLICY, learning_rate=1e-4)
+    expected = train_on(SerialRuntime(parts))
+    runtime = RayRuntime(replace(parts, num_learners=2), Cluster(num_actors=2, cpus_per_actor=0.5))
+    try:
+        log = train_on(runtime)
+        for record, other in zip(log.records, expected.records, strict=True):
+            np.testing.assert_allclose(floats(record), floats(other), atol=1e-6)
+        second = runtime._learners._learners[1]
+        os.kill(ray.get(second.__ray_call__.remote(lambda learner: os.getpid())), signal.SIGKILL)
+        started = time.monotonic()
+        with pytest.raises(WorkerError, match="learner"):
+            train(runtime, line_stream(), sampling=SAMPLING, num_updates=6, seed=5, start=Progress(3, 100))
+        assert time.monotonic() - started < 30
+    finally:
+        runtime.close()
+
+
+def floats(record: UpdateRecord) -> NDArray[np.float32]:
+    return record.weights.buffer.view(np.float32)

@@ -1,0 +1,308 @@
+"""The tracking store may be down, hang, fail or die: the run is not disturbed, and everything arrives once."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from ript_ray.tracking.metrics_log import Journal, read_journal
+from ript_ray.tracking.mlflow_run import Identity, MlflowRun
+from ript_ray.tracking.tracker import CLOSE_TIMEOUT_S, RunStatus, Tracker
+from tests.commands import environment
+from tests.tracked import history, only_run, point, points, rates
+
+IDENTITY = Identity("0123456789abcdef" * 2, "line", "first", {"ppo.clip_low": "0.2"}, {"commit": "abc"})
+PATIENCE_S = 60
+"""Longest wait for what takes a few seconds on an idle machine."""
+
+
+def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(store: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    for each in points(1, 2):
+        tracker.log(each)
+    (tmp_path / "results.json").write_text("{}")
+    tracker.log_files([tmp_path / "results.json"])
+    assert tracker.close(RunStatus.FINISHED) is None
+    run = only_run(store)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"ppo.clip_low": "0.2"}
+    assert run.data.tags["commit"] == "abc"
+    assert run.data.tags["ript_ray.run_id"] == IDENTITY.run_id
+    assert {name: history(store, name) for name in run.data.metrics} == {
+        "train/success_rate": [(1, 0.1), (2, 0.2)],
+        "ppo/loss": [(1, -0.1), (2, -0.1)],
+        "by_env_steps/train/success_rate": [(1000, 0.1), (2000, 0.2)],
+        "by_wall_s/train/success_rate": [(2, 0.1), (5, 0.2)],
+    }
+    assert [file.path for file in MlflowClient(store).list_artifacts(run.info.run_id)] == ["results.json"]
+
+
+def test_a_resumed_run_goes_on_in_the_same_run_and_sends_what_the_earlier_process_could_not(
+    store: str, tmp_path: Path
+) -> None:
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker.log(point(1))
+    assert tracker.close(RunStatus.KILLED) is None
+    later = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY, points(1, 2))
+    later.log(point(3))
+    assert later.close(RunStatus.FINISHED) is None
+    assert history(store) == rates(1, 2, 3)
+    assert only_run(store).info.status == "FINISHED"
+
+
+def test_a_metric_that_is_not_finite_reaches_neither_journal_nor_store(store: str, tmp_path: Path) -> None:
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker.log(replace(point(1), metrics={"train/success_rate": 0.1, "ppo/loss": float("nan")}))
+    assert tracker.close(RunStatus.FINISHED) is None
+    assert only_run(store).data.metrics.keys() == {
+        "train/success_rate",
+        "by_env_steps/train/success_rate",
+        "by_wall_s/train/success_rate",
+    }
+
+
+def test_a_store_that_takes_no_files_gets_all_points_and_the_end_and_the_files_when_it_takes_them(
+    store: str, tmp_path: Path
+) -> None:
+    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker.log(point(1))
+    tracker.log_files([tmp_path / "late.json"])
+    problems: list[str | None] = []
+    closing = threading.Thread(target=lambda: problems.append(tracker.close(RunStatus.FINISHED)))
+    closing.start()
+    wait_until(lambda: only_run(store).info.status == "FINISHED", "the end")
+    assert history(store) == rates(1)
+    (tmp_path / "late.json").write_text("{}")
+    closing.join()
+    assert problems == [None]
+
+
+# --- Servers that do harm -------------------------------------------------------------------------------------------
+
+TRACK = """
+import json, sys, time
+from pathlib import Path
+from ript_ray.tracking.tracker import RunStatus, Tracker
+from ript_ray.tracking.metrics_log import Journal
+from tests.ript_ray.tracking.test_tracker import IDENTITY, point
+
+tracker, slowest_s = Tracker(Journal(Path(sys.argv[1])), IDENTITY), 0.0
+for update in range(1, 31):
+    started = time.perf_counter()
+    tracker.log(point(update))
+    slowest_s = max(slowest_s, time.perf_counter() - started)
+    time.sleep(0.05)
+started = time.perf_counter()
+problem = tracker.close(RunStatus.FINISHED)
+print(json.dumps([slowest_s, time.perf_counter() - started, problem]), flush=True)
+"""
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers everything with 500 and asks to be left alone for an hour."""
+
+    def do_GET(self) -> None:
+        self.send_response(500)
+        self.send_header("Retry-After", "3600")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """An HTTP server in this process; gives its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[str]:
+    """The system accepts connections, nobody ever answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.cli
+@pytest.mark.alone
+def test_a_server_that_is_down_hangs_or_fails_disturbs_neither_the_steps_nor_the_exit(tmp_path: Path) -> None:
+    with hanging() as hung, serving(Failing) as failing, contextlib.ExitStack() as processes:
+        servers = {"down": "http://127.0.0.1:9", "hanging": hung, "failing": failing}
+        started = {
+            name: processes.enter_context(track_in_a_process(tmp_path / f"{name}.jsonl", uri))
+            for name, uri in servers.items()
+        }
+        for name, process in started.items():
+            slowest_s, close_s, problem = json.loads(process.stdout.readline())
+            closed = time.monotonic()
+            assert process.wait(PATIENCE_S) == 0
+            assert time.monotonic() - closed < 10, f"{name}: something else delays the exit"
+            assert slowest_s < 1, f"{name}: logging waited for the store"
+            assert close_s < CLOSE_TIMEOUT_S + 3, name
+            assert "30 of 30 points did not arrive in the tracking store" in problem, name
+            assert "\n" not in problem
+            assert read_journal(tmp_path / f"{name}.jsonl") == points(*range(1, 31)), name
+
+
+@contextlib.contextmanager
+def track_in_a_process(journal: Path, uri: str) -> Iterator[subprocess.Popen[str]]:
+    own = environment() | {"MLFLOW_TRACKING_URI": uri}
+    with subprocess.Popen(
+        [sys.executable, "-c", TRACK, journal], env=own, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+# --- A real server, with its accidents ------------------------------------------------------------------------------
+
+
+class Server:
+    """`mlflow server` on a port of its own; its store survives it."""
+
+    def __init__(self, home: Path):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.store = f"sqlite:///{home}/server.db"
+        self._log = (home / "server.log").open("w")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        self._process = subprocess.Popen(
+            [*command, "--workers", "1", "--backend-store-uri", self.store],
+            env=environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            cwd=Path(self._log.name).parent,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,  # one group, to be killed whole
+        )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.kill()
+
+
+def forgetful(port: int) -> type[BaseHTTPRequestHandler]:
+    """Hands requests on to the server at `port`; the answer to the first that creates a run is lost."""
+
+    class Forgetful(Failing):
+        num_created = 0
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() in ("content-type", "accept")
+            }
+            url = f"http://127.0.0.1:{port}{self.path}"
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(url, body, headers, method=self.command), timeout=PATIENCE_S
+                ) as answer:
+                    status, content = answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                status, content = error.code, error.read()
+            except OSError:
+                return  # nobody there: the connection ends without an answer
+            if self.path.endswith("/runs/create"):
+                Forgetful.num_created += 1
+                if Forgetful.num_created == 1:
+                    return
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+    return Forgetful
+
+
+@pytest.mark.cli
+def test_a_server_that_comes_late_loses_an_answer_and_dies_in_mid_run_gets_everything_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = forgetful(server.port)
+    with serving(handler) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY, max_pause_s=1)
+        for each in points(1, 2):
+            tracker.log(each)
+        server.start()
+        wait_until(lambda: rates_in(server) == rates(1, 2), "what was logged before the server was there")
+        server.kill()
+        tracker.log(point(3))
+        time.sleep(2)  # some attempts
+        server.start()
+        tracker.log(point(4))
+        wait_until(lambda: rates_in(server) == rates(1, 2, 3, 4), "what was logged while the server was dead")
+        assert tracker.close(RunStatus.FINISHED) is None
+    assert handler.num_created == 1, "the run whose creation was not answered was created again"
+    server.kill()
+    assert only_run(server.store).info.status == "FINISHED"
+    assert only_run(server.store).data.params == IDENTITY.params
+    assert history(server.store) == rates(1, 2, 3, 4)
+
+
+def rates_in(server: Server) -> list[tuple[int, float]] | None:
+    """What the server's database holds, or none before it holds the run."""
+    import sqlite3
+
+    path = server.store.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        rows = database.execute("SELECT step, value FROM metrics WHERE key = 'train/success_rate' ORDER BY step")
+        return rows.fetchall()
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):  # the database is not there yet, or has no tables
+            if holds():
+                return
+        time.sleep(0.2)
+    pytest.fail(f"{what} did not arrive")
+
+
+def test_files_go_beside_the_database_wherever_the_run_was_started(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "results.json").write_text("{}")
+    MlflowRun(IDENTITY).log_files([tmp_path / "results.json"])
+    assert list((tmp_path / "mlruns").rglob("results.json"))
+    assert not list((tmp_path / "elsewhere").iterdir())
