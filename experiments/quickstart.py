@@ -19,12 +19,12 @@ from ript_ray.cli.launch import launch
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
 from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 
 EXPERIMENT = Experiment(
     name="quickstart",
     tasks=("button-press-topdown-v3", "faucet-open-v3", "window-open-v3"),
-    policy=QuestSettings(
+    policy=QuestConfig(
         sensors=("relative",),
         chunk_length=8,
         num_executed=8,

@@ -17,7 +17,7 @@ class CheckpointError(RiptError):
     """A checkpoint is missing, damaged, foreign, or does not fit the policy."""
 
 
-class UnwritableError(RiptError):
+class StorageError(RiptError):
     """A file of a run cannot be written: the disk is full, or writing there is not allowed."""
 
 

@@ -10,20 +10,20 @@ from ript_ray.config.serialization import experiment_from_json
 from ript_ray.data.contexts import held_out_contexts, training_contexts
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
-from ript_ray.rl.callbacks import Outcome
+from ript_ray.rl.callbacks import TrainResult
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.checkpoint import TrainingState
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
-from ript_ray.runs.run_dir import RunFolder
-from ript_ray.runs.run_logger import Books
-from ript_ray.runs.saved_policy import PolicySource, runtime_parts
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_logger import RunLogger
+from ript_ray.runs.saved_policy import SavedPolicy, components_of
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
 from ript_ray.sft.train import require_start, train_supervised
-from ript_ray.storage.atomic import write_whole
+from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
 from ript_ray.types import Progress, Stage, Version
 
@@ -37,14 +37,14 @@ class Results:
         before: Held-out success before post-training; none where the run does not post-train.
         after: Held-out success at the end; none after the autoencoder alone, which cannot act.
         outcome: How post-training ended, if there was any.
-        tracking_problem: What went wrong with the tracking store, or none.
+        tracking_error: What went wrong with the tracking store, or none.
     """
 
     folder: Path
     before: EvaluationResult | None
     after: EvaluationResult | None
-    outcome: Outcome | None
-    tracking_problem: str | None
+    train_result: TrainResult | None
+    tracking_error: str | None
 
 
 def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view: View) -> Results:
@@ -60,10 +60,10 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     require_start(experiment)
     _require_fresh_contexts(experiment)
     with session(cluster):
-        folder = RunFolder.create(runs, experiment)
+        folder = RunDir.create(runs, experiment)
         with folder.lock():
             view.stage(f"run folder {folder.path}")
-            return _go_on(folder, experiment, None, cluster, view)
+            return _run_stages(folder, experiment, None, cluster, view)
 
 
 def resume_experiment(
@@ -83,30 +83,28 @@ def resume_experiment(
         CheckpointError: The run has finished, or no checkpoint of it is valid.
         RunInUseError: It is going on.
     """
-    folder = RunFolder(run)
+    folder = RunDir(run)
     with folder.lock():
         if folder.results.exists():
             raise CheckpointError(f"{run} has finished: there is nothing to resume")
         if not (run / "checkpoints").exists():
-            return _begin_again(folder, cluster, view_of)
-        newest, passed_over = checkpoint.newest_resumable(run)
+            return _restart(folder, cluster, view_of)
+        newest, skipped = checkpoint.latest_valid(run)
         source, training = checkpoint.load(newest), checkpoint.load_training(newest)
         with view_of(source.experiment) as view, session(cluster):
-            for problem in passed_over:
-                view.stage(f"passed over: {problem}")
-            checkpoint.set_aside_later(newest)
+            for reason in skipped:
+                view.stage(f"passed over: {reason}")
+            checkpoint.quarantine_newer(newest)
             view.stage(f"going on from {newest}")
-            return _go_on(folder, source.experiment, (source, training), cluster, view), source.experiment
+            return _run_stages(folder, source.experiment, (source, training), cluster, view), source.experiment
 
 
-def _begin_again(
-    folder: RunFolder, cluster: Cluster, view_of: Callable[[Experiment], View]
-) -> tuple[Results, Experiment]:
+def _restart(folder: RunDir, cluster: Cluster, view_of: Callable[[Experiment], View]) -> tuple[Results, Experiment]:
     """Run an experiment that was interrupted before it had saved anything."""
     experiment = experiment_from_json(folder.config)
     with view_of(experiment) as view, session(cluster):
         view.stage(f"{folder.path} had saved nothing yet: beginning again")
-        return _go_on(folder, experiment, None, cluster, view), experiment
+        return _run_stages(folder, experiment, None, cluster, view), experiment
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -123,51 +121,53 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
     )
 
 
-def _go_on(
-    folder: RunFolder,
+def _run_stages(
+    folder: RunDir,
     experiment: Experiment,
-    standing: tuple[PolicySource, Training] | None,
+    standing: tuple[SavedPolicy, TrainingState] | None,
     cluster: Cluster,
     view: View,
 ) -> Results:
     """Run the experiment's stages, from where `standing` says, if anywhere."""
     source, training = standing or (None, None)
-    before = after = outcome = None
-    with Books(folder, experiment, training, view.stage) as books:
+    before = after = train_result = None
+    with RunLogger(folder, experiment, training, view.stage) as run_logger:
         if source is None or training is None or training.stage is not Stage.RIPT:
-            source, training = train_supervised(books, experiment, standing, view), None
+            source, training = train_supervised(run_logger, experiment, standing, view), None
         if Stage.RIPT in experiment.stages:
-            before, after, outcome = _post_train(books, source, training, cluster=cluster, view=view)
+            before, after, train_result = _post_train(run_logger, source, training, cluster=cluster, view=view)
         else:
-            after = _measure_supervised(books, source, cluster, view)
-    return Results(folder.path, before, after, outcome, books.tracking_problem)
+            after = _evaluate_supervised(run_logger, source, cluster, view)
+    return Results(folder.path, before, after, train_result, run_logger.tracking_error)
 
 
-def _measure_supervised(books: Books, source: PolicySource, cluster: Cluster, view: View) -> EvaluationResult | None:
+def _evaluate_supervised(
+    run_logger: RunLogger, source: SavedPolicy, cluster: Cluster, view: View
+) -> EvaluationResult | None:
     """Measure the policy of a run that ends with a supervised stage, unless it cannot act yet."""
-    experiment, last, folder = source.experiment, source.experiment.stages[-1], books.folder
+    experiment, last, folder = source.experiment, source.experiment.stages[-1], run_logger.folder
     result = None
     if last is Stage.PRIOR:
         view.stage("measuring success on held-out contexts")
-        with open_runtime(runtime_parts(source), cluster, with_learner=False, report=view.stage) as runtime:
+        with open_runtime(components_of(source), cluster, with_learner=False, report=view.stage) as runtime:
             result = evaluate(
                 runtime,
                 held_out_contexts(experiment),
                 batch_size=experiment.evaluation.batch_size,
                 seed=experiment.seed,
             )
-        books.log(last, checkpoint.number_of(checkpoint.find(folder.path)), success_metrics(result))
-    books.require_complete()
-    write_whole(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
-    books.publish([folder.results])
+        run_logger.log(last, checkpoint.number_of(checkpoint.find(folder.path)), success_metrics(result))
+    run_logger.flush()
+    atomic_write(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
+    run_logger.log_artifacts([folder.results])
     return result
 
 
 def _post_train(
-    books: Books, source: PolicySource, training: Training | None, *, cluster: Cluster, view: View
-) -> tuple[EvaluationResult, EvaluationResult, Outcome]:
+    run_logger: RunLogger, source: SavedPolicy, training: TrainingState | None, *, cluster: Cluster, view: View
+) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
     """Measure, post-train, measure again; from where `training` stands, if anywhere."""
-    experiment, folder = source.experiment, books.folder
+    experiment, folder = source.experiment, run_logger.folder
     contexts, held_out = training_contexts(experiment), held_out_contexts(experiment)
 
     def measure(when: str) -> EvaluationResult:
@@ -181,31 +181,31 @@ def _post_train(
     start = training.progress if training else Progress()
     kept_weights = folder.weights if experiment.keep_weights else None
     with (
-        Recorder(books, source, training) as recorder,
+        Recorder(run_logger, source, training) as recorder,
         RolloutLog(folder.groups, kept_weights, stream, start=start, announce=view.stage) as rollouts,
     ):
         view.stage("starting actors")
-        with open_runtime(runtime_parts(source), cluster, report=view.stage) as runtime:
+        with open_runtime(components_of(source), cluster, report=view.stage) as runtime:
             if training is not None:
                 runtime.restore(Version(training.progress.update), training.learner)
             before = _read_before(folder, training) or measure("before RIPT")
             view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
-            outcome = train(
+            train_result = train(
                 runtime,
                 stream,
                 sampling=experiment.sampling,
                 num_updates=experiment.num_updates,
                 seed=experiment.seed,
-                observers=(rollouts, recorder, view),  # what is saved follows from lines on the disk, and is shown last
+                callbacks=(rollouts, recorder, view),  # what is saved follows from lines on the disk, and is shown last
                 start=start,
             )
-            recorder.on_end(outcome)
+            recorder.on_end(train_result)
             after = measure("after RIPT") if recorder.num_updates else before
-            recorder.write_results(before, after, outcome)
-    return before, after, outcome
+            recorder.write_results(before, after, train_result)
+    return before, after, train_result
 
 
-def _read_before(folder: RunFolder, training: Training | None) -> EvaluationResult | None:
+def _read_before(folder: RunDir, training: TrainingState | None) -> EvaluationResult | None:
     """The first measurement, where an earlier process has taken it.
 
     Raises:

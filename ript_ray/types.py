@@ -113,7 +113,7 @@ class GroupSummary:
         num_steps: Environment steps of each rollout.
         num_bytes: Size of the group's record.
         layout: What one decision of the record looks like; groups of one batch agree in it.
-        problem: Why nobody may train on the group, or none.
+        error: Why nobody may train on the group, or none.
     """
 
     index: int
@@ -122,7 +122,7 @@ class GroupSummary:
     num_steps: tuple[int, ...]
     num_bytes: int
     layout: Layout = ()
-    problem: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)

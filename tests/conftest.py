@@ -11,14 +11,14 @@ import torch
 
 from ript_ray.config.rl import PPO
 from ript_ray.data.contexts import draw_contexts
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.rl.context_stream import ContextStream
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.seeding import Purpose
 from tests.fakes import LineBenchmark, TinyChunkPolicy
 
-TINY_QUEST = QuestSettings(
+TINY_QUEST = QuestConfig(
     chunk_length=4,
     num_executed=2,
     fsq_levels=(3, 3),
@@ -40,8 +40,8 @@ def tiny_quest() -> QuestPolicy:
         return QuestPolicy(TINY_QUEST, action_dim=1, state_dims={"state": 2})
 
 
-def line_parts(build_policy: Callable[[], object], **ppo: float) -> Parts:
-    return Parts(
+def line_parts(build_policy: Callable[[], object], **ppo: float) -> Components:
+    return Components(
         build_policy=build_policy,
         make_environment=LineBenchmark().make,
         max_steps=12,

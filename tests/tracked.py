@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from ript_ray.tracking.metrics_log import Point
+from ript_ray.tracking.metrics_log import MetricPoint
 
 
-def point(update: int) -> Point:
+def point(update: int) -> MetricPoint:
     metrics = {"train/success_rate": update / 10, "ppo/loss": -0.1}
-    return Point(update, 1000 * update, 2.5 * update, 1_700_000_000_000 + update, metrics)
+    return MetricPoint(update, 1000 * update, 2.5 * update, 1_700_000_000_000 + update, metrics)
 
 
-def points(*updates: int) -> list[Point]:
+def points(*updates: int) -> list[MetricPoint]:
     return [point(update) for update in updates]
 
 

@@ -29,7 +29,7 @@ class Environment(Protocol):
         """What a policy sees now; rendering, where there is any, happens here and nowhere else."""
         ...
 
-    def picture(self, camera: str) -> NDArray[np.uint8]:
+    def render(self, camera: str) -> NDArray[np.uint8]:
         """What a camera sees now, (height, width, 3), upright; whether or not observations hold it."""
         ...
 
@@ -70,7 +70,7 @@ class Benchmark(Protocol):
         """The cameras whose pictures observations hold."""
         ...
 
-    def showing(self, cameras: tuple[str, ...]) -> Self:
+    def with_cameras(self, cameras: tuple[str, ...]) -> Self:
         """The same benchmark with the pictures of these cameras, and no others, in its observations.
 
         Raises:

@@ -67,7 +67,7 @@ class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """What the benchmark's first camera sees; none without a render mode."""
         if self.render_mode is None:
             return None
-        return self._environment.picture(next(iter(self._benchmark.image_shapes)))
+        return self._environment.render(next(iter(self._benchmark.image_shapes)))
 
     def close(self) -> None:
         """Free the simulator."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Environment, Observation, require_task
-from ript_envs.rendering import Rendering, Screen, shared_screen
+from ript_envs.rendering import OffscreenRenderer, Rendering, shared_renderer
 
 STATE_DIM = 39
 """Hand, gripper and objects now (18), the same one step before (18), goal position (3); metres and quaternions."""
@@ -32,7 +32,7 @@ ROBOT_STATE = [*range(0, 4), *range(18, 22)]
 CAMERAS = {"corner_rgb": ("corner2", (0.75, 0.075, 0.7))}
 """Name of each camera in an observation, its name in the model, and where QueST puts it, in metres."""
 
-MAX_ASKED = 10
+MAX_RESAMPLES = 10
 """Times that a reset asks for its vector: twice, unless the task finds it wanting, and then for ever."""
 
 MAX_MOVES = 100
@@ -83,7 +83,7 @@ class MetaWorld:
     def image_shapes(self) -> dict[str, tuple[int, int, int]]:
         return dict.fromkeys(CAMERAS, (self.image_size, self.image_size, 3))
 
-    def showing(self, cameras: tuple[str, ...]) -> "MetaWorld":
+    def with_cameras(self, cameras: tuple[str, ...]) -> "MetaWorld":
         return replace(self, cameras=cameras)
 
     @property
@@ -140,8 +140,8 @@ class MetaWorldEnvironment:
         self._sim._freeze_rand_vec = True
         self._state: NDArray[np.float64] = np.zeros(STATE_DIM)
         self._expert: Any = None  # built when first asked
-        self._screen: Screen | None = None  # likewise
-        self._num_asked = 0
+        self._renderer: OffscreenRenderer | None = None  # likewise
+        self._num_resamples = 0
         self._next_reset_vector = self._sim._get_state_rand_vec
         self._sim._get_state_rand_vec = self._reset_vector
 
@@ -170,15 +170,15 @@ class MetaWorldEnvironment:
         state = self._state.astype(np.float32)
         hand = state[HAND]
         relative = np.concatenate([state[GRIPPER], hand, state[OBJECT] - hand, state[GOAL] - hand])
-        pictures = {camera: self.picture(camera) for camera in self._settings.cameras}
+        pictures = {camera: self.render(camera) for camera in self._settings.cameras}
         return {"state": state, "relative": relative, "robot_states": state[ROBOT_STATE], **pictures}
 
-    def picture(self, camera: str) -> NDArray[np.uint8]:
+    def render(self, camera: str) -> NDArray[np.uint8]:
         settings, model = self._settings, self._sim.model
-        if self._screen is None:
-            self._screen = shared_screen(self._task, model, size=settings.image_size, rendering=settings.rendering)
+        if self._renderer is None:
+            self._renderer = shared_renderer(self._task, model, size=settings.image_size, rendering=settings.rendering)
         # The camera hangs upside down: its bottom row is the scene's top one.
-        return self._screen.draw(model, self._sim.data, model.camera(CAMERAS[camera][0]).id)
+        return self._renderer.draw(model, self._sim.data, model.camera(CAMERAS[camera][0]).id)
 
     def expert_action(self) -> NDArray[np.float32]:
         from metaworld.policies import ENV_POLICY_MAP
@@ -193,7 +193,7 @@ class MetaWorldEnvironment:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def close(self) -> None:
-        self._screen = None
+        self._renderer = None
         self._sim.close()
 
     def draw_initial_state(self, seed: tuple[int, ...]) -> NDArray[np.float64]:
@@ -220,13 +220,13 @@ class MetaWorldEnvironment:
         if initial_state.shape != expected:
             raise ValueError(f"{self._task} takes an initial state of shape {expected}, not {initial_state.shape}")
         self._sim._last_rand_vec = np.array(initial_state, dtype=np.float64)
-        self._num_asked = 0
+        self._num_resamples = 0
 
     def _reset_vector(self) -> NDArray[np.float64]:
         """What MetaWorld resets to. It asks until the vector keeps the rules: for a given one that is for ever."""
         if self._sim._freeze_rand_vec:
-            self._num_asked += 1
-            if self._num_asked > MAX_ASKED:
+            self._num_resamples += 1
+            if self._num_resamples > MAX_RESAMPLES:
                 vector = self._sim._last_rand_vec.tolist()
                 raise ValueError(f"{self._task} allows no initial state {vector}: its objects and goals lie too close")
         return self._next_reset_vector()

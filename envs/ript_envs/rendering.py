@@ -27,7 +27,7 @@ The pictures differ clearly (9 of 255 on average), so a policy must see those th
 _THREAD = threading.local()
 
 
-class Screen:
+class OffscreenRenderer:
     """Draws scenes of one model."""
 
     def __init__(self, model: mujoco.MjModel, *, size: int, rendering: Rendering):
@@ -53,8 +53,8 @@ class Screen:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewport = mujoco.MjrRect(0, 0, size, size)
-        self._on_card = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        weakref.finalize(self, _free, self._on_card, _THREAD.context).atexit = False
+        self._gl_context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        weakref.finalize(self, _free, self._gl_context, _THREAD.context).atexit = False
 
     def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> NDArray[np.uint8]:
         """What a camera sees now, uint8 (size, size, 3); the first row is the bottom one, as OpenGL has it.
@@ -67,30 +67,30 @@ class Screen:
             model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
         # Each time: the buffer that was bound may be that of a screen which has been freed since.
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._on_card)
-        mujoco.mjr_render(self._viewport, self._scene, self._on_card)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gl_context)
+        mujoco.mjr_render(self._viewport, self._scene, self._gl_context)
         picture = np.empty((self._viewport.height, self._viewport.width, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(picture, None, self._viewport, self._on_card)
+        mujoco.mjr_readPixels(picture, None, self._viewport, self._gl_context)
         return picture
 
 
-def shared_screen(name: Hashable, model: mujoco.MjModel, *, size: int, rendering: Rendering) -> Screen:
+def shared_renderer(name: Hashable, model: mujoco.MjModel, *, size: int, rendering: Rendering) -> OffscreenRenderer:
     """This thread's screen for a model; it is freed when nobody holds it any more.
 
     Args:
         name: Stands for the model's meshes and textures: models of one name must not differ in them.
-        model: See `Screen`.
-        size: See `Screen`.
-        rendering: See `Screen`.
+        model: See `OffscreenRenderer`.
+        size: See `OffscreenRenderer`.
+        rendering: See `OffscreenRenderer`.
     """
     if rendering not in get_args(Rendering):
         raise ValueError(f"rendering must be one of {', '.join(get_args(Rendering))}, not {rendering!r}")
     if not hasattr(_THREAD, "screens"):
         _THREAD.screens = weakref.WeakValueDictionary()
     key = (name, size, rendering)
-    screen: Screen | None = _THREAD.screens.get(key)
+    screen: OffscreenRenderer | None = _THREAD.screens.get(key)
     if screen is None:
-        screen = _THREAD.screens[key] = Screen(model, size=size, rendering=rendering)
+        screen = _THREAD.screens[key] = OffscreenRenderer(model, size=size, rendering=rendering)
     return screen
 
 

@@ -18,7 +18,7 @@ from rich.progress import track
 from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests
 
 from ript_ray.config.rl import PPO
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime
 from ript_ray.types import GroupSummary, Version
@@ -41,7 +41,7 @@ class Options:
 
 def measure(num_bytes: int, num_actors: int, num_broadcasts: int) -> list[float]:
     """Seconds of each broadcast."""
-    parts = Parts(
+    parts = Components(
         build_policy=functools.partial(TimedPolicy, num_bytes=num_bytes),
         make_environment=functools.partial(make_timed, group_s=0.0, group_size=1, num_steps=1),
         max_steps=1,

@@ -18,10 +18,10 @@ import tyro
 from timed import TimedPolicy, local_ray, make_timed, print_table, timed_stream
 
 from ript_ray.config.rl import PPO, Sampling
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
@@ -52,7 +52,7 @@ class Options:
 class WatchedRuntime(RayRuntime):
     """Notes the version of every group, and how old it is when it is trained."""
 
-    def __init__(self, parts: Parts, cluster: Cluster):
+    def __init__(self, parts: Components, cluster: Cluster):
         super().__init__(parts, cluster)
         self.ages: list[int] = []
         self._version = Version(0)
@@ -80,7 +80,7 @@ class Stopwatch:
         self.ends_s: list[float] = []
         self.learn_s: list[float] = []
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         """Let `train` go on."""
 
     def on_update(self, record: UpdateRecord) -> None:
@@ -93,7 +93,7 @@ def measure(lag: int, options: Options) -> tuple[float, float, int]:
     """Groups trained per second, seconds per update of the learner alone, and the age of the oldest group."""
     batch_rollouts = options.batch_groups * GROUP_SIZE
     batch_s = options.group_s * options.batch_groups / options.num_actors
-    parts = Parts(
+    parts = Components(
         build_policy=functools.partial(TimedPolicy, score_s=batch_s / NUM_ITERATIONS),
         make_environment=functools.partial(
             make_timed, group_s=options.group_s, group_size=GROUP_SIZE, num_steps=NUM_STEPS
@@ -112,7 +112,7 @@ def measure(lag: int, options: Options) -> tuple[float, float, int]:
             sampling=Sampling(group_size=GROUP_SIZE, batch_rollouts=batch_rollouts, max_policy_lag=lag),
             num_updates=1 + options.num_updates,
             seed=0,
-            observers=[watch],
+            callbacks=[watch],
         )
     finally:
         runtime.close()

@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests, timed_stream
 
 from ript_ray.config.rl import PPO, Sampling
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.rl.rollout import roll_out
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime
-from ript_ray.runtime.ray_calls import UNRECORDED
+from ript_ray.runtime.ray_calls import NO_TASK_EVENTS
 from ript_ray.types import Group, GroupSummary, RolloutRequest, Weights
 
 NUM_STEPS, CHUNK_LENGTH = 104, 8
@@ -87,11 +87,11 @@ class Sink:
 class BareLoop:
     """Everything that rollouts on Ray need, and nothing else."""
 
-    def __init__(self, parts: Parts, num_actors: int):
-        worker_class = ray.remote(num_cpus=0, **UNRECORDED)(BareWorker)
+    def __init__(self, parts: Components, num_actors: int):
+        worker_class = ray.remote(num_cpus=0, **NO_TASK_EVENTS)(BareWorker)
         arguments = (parts.build_policy, parts.make_environment, parts.max_steps)
         self._actors = [worker_class.remote(*arguments) for _ in range(num_actors)]
-        self._sink = ray.remote(num_cpus=0, **UNRECORDED)(Sink).remote()
+        self._sink = ray.remote(num_cpus=0, **NO_TASK_EVENTS)(Sink).remote()
         ray.get([actor.__ray_ready__.remote() for actor in self._actors], timeout=600)
 
     def run(self, weights: Weights, requests: list[RolloutRequest]) -> None:
@@ -130,7 +130,7 @@ class Turns:
         self._requests = requests
         self._since = clocks()
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         """Let `train` go on."""
 
     def on_update(self, record: UpdateRecord) -> None:
@@ -144,7 +144,7 @@ class Turns:
 
 def measure(options: Options) -> Turns:
     """Run both in turns; the first batch of each, which builds the environments, does not count."""
-    parts = Parts(
+    parts = Components(
         build_policy=functools.partial(TimedPolicy, chunk_length=CHUNK_LENGTH),
         make_environment=functools.partial(
             make_timed, group_s=options.group_s, group_size=options.group_size, num_steps=NUM_STEPS, at_work=True
@@ -165,7 +165,7 @@ def measure(options: Options) -> Turns:
             sampling=sampling,
             num_updates=1 + options.num_batches,
             seed=0,
-            observers=[turns],
+            callbacks=[turns],
         )
     turns.with_machinery, turns.bare = turns.with_machinery[1:], turns.bare[1:]
     return turns

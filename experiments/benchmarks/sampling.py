@@ -23,7 +23,7 @@ from timed import print_table, spread
 
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.presets import published
-from ript_ray.policies.quest.skill_prior import Drawn, SkillPrior, score
+from ript_ray.policies.quest.skill_prior import SampledTokens, SkillPrior, score
 from ript_ray.types import Arrays
 
 INSTRUCTION = "drawer open"
@@ -49,7 +49,7 @@ class Options:
 @torch.no_grad()
 def sample_again(
     prior: SkillPrior, context_BLD: torch.Tensor, generators: Sequence[np.random.Generator], top_k: int
-) -> Drawn:
+) -> SampledTokens:
     """Draw as `SkillPrior.sample` does at temperature 1, but run the whole sequence again for every token."""
     uniforms_BU = torch.from_numpy(np.stack([rng.random(prior.num_tokens) for rng in generators]))
     tokens_BU = torch.full((len(context_BLD), 1), prior.start_token)
@@ -63,7 +63,7 @@ def sample_again(
         targets_B1 = (uniforms_BU[:, position] * cumulative_BK[:, -1]).unsqueeze(-1)
         choice_B1 = torch.searchsorted(cumulative_BK, targets_B1, right=True).clamp(max=top_k - 1)
         tokens_BU = torch.cat([tokens_BU, candidates_BK.gather(-1, choice_B1)], dim=1)
-    return Drawn(tokens_BU[:, 1:], torch.stack(logits, dim=1), candidates_BUK=None)
+    return SampledTokens(tokens_BU[:, 1:], torch.stack(logits, dim=1), candidates_BUK=None)
 
 
 def observations(num_rollouts: int) -> Arrays:
@@ -96,10 +96,10 @@ def measure(policy: QuestPolicy, num_rollouts: int, repeats: int) -> tuple[str, 
     with torch.no_grad():
         context = policy.context_tokens({name: torch.from_numpy(array) for name, array in seen.items()}, texts)
 
-    def cached() -> Drawn:
+    def cached() -> SampledTokens:
         return prior.sample(context, generators(num_rollouts), top_k=top_k, temperature=1.0)
 
-    def again() -> Drawn:
+    def again() -> SampledTokens:
         return sample_again(prior, context, generators(num_rollouts), top_k)
 
     def act() -> object:
@@ -108,7 +108,7 @@ def measure(policy: QuestPolicy, num_rollouts: int, repeats: int) -> tuple[str, 
     cached_ms, again_ms, act_ms = milliseconds((cached, again, act), repeats)
     ours, theirs = cached(), again()
     are_same = torch.equal(ours.tokens_BU, theirs.tokens_BU)
-    scores = [score(drawn.logits_BUV, drawn.tokens_BU) for drawn in (ours, theirs)]
+    scores = [score(sampled.logits_BUV, sampled.tokens_BU) for sampled in (ours, theirs)]
     return (
         f"{num_rollouts}",
         f"{again_ms:.0f}",
@@ -126,10 +126,10 @@ def weigh(policy: QuestPolicy, num_rollouts: int, num_decisions: int) -> list[tu
     seen = observations(num_rollouts)
     decisions = policy.act(seen, [INSTRUCTION] * num_rollouts, generators(num_rollouts))
     scored = decisions.log_probs_BU.nbytes + decisions.valid_BU.nbytes
-    drawn = decisions.record["tokens"].nbytes + scored
+    sampled = decisions.record["tokens"].nbytes + scored
     sizes = {
-        "context tokens": decisions.record["context"].nbytes + drawn,
-        "picture and state": sum(array.nbytes for array in seen.values()) + drawn,
+        "context tokens": decisions.record["context"].nbytes + sampled,
+        "picture and state": sum(array.nbytes for array in seen.values()) + sampled,
     }
     return [
         (name, f"{size / num_rollouts:,.0f}", f"{size * num_decisions / 1e6:.2f}", f"{size / min(sizes.values()):.1f}")

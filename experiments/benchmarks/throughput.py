@@ -19,7 +19,7 @@ from rich.progress import track
 from timed import TimedPolicy, local_ray, make_timed, print_table, timed_requests
 
 from ript_ray.config.rl import PPO
-from ript_ray.rl.protocols import Parts, Runtime
+from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime
 from ript_ray.types import GroupSummary
@@ -44,7 +44,7 @@ class Options:
 
 def measure(num_actors: int, options: Options) -> tuple[int, float]:
     """Groups made by so many busy actors, and the seconds they took."""
-    parts = Parts(
+    parts = Components(
         build_policy=TimedPolicy,
         make_environment=functools.partial(make_timed, group_s=options.group_s, group_size=1, num_steps=NUM_STEPS),
         max_steps=NUM_STEPS,
@@ -69,7 +69,7 @@ def _run(runtime: Runtime, num_groups: int, *, num_apart: int = 0, pause_s: floa
     for _ in range(num_groups):
         event = runtime.next_event()
         assert isinstance(event, GroupSummary)
-        runtime.drop(event.index)
+        runtime.discard(event.index)
         answered_s.append(time.perf_counter())
     return answered_s
 

@@ -10,8 +10,12 @@ from ript_envs.metaworld_tasks import QUEST_TASK_ORDER
 from ript_ray.errors import CheckpointError
 from ript_ray.policies.quest.policy import TEXT
 from ript_ray.policies.quest.presets import Interface, Variant, published
-from ript_ray.policies.quest.upstream_checkpoint import Layout, read_authors_checkpoint, write_authors_checkpoint
-from ript_ray.policies.state_dict import misfits
+from ript_ray.policies.quest.upstream_checkpoint import (
+    UpstreamFormat,
+    read_upstream_checkpoint,
+    write_upstream_checkpoint,
+)
+from ript_ray.policies.state_dict import state_dict_mismatches
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import Card, Model, Provenance, is_model, load_model, save_model
 from ript_ray.storage.hashed_dir import load_arrays, sha256_of
@@ -19,7 +23,7 @@ from ript_ray.types import Arrays
 
 
 @dataclass(frozen=True)
-class Labels:
+class ImportMetadata:
     """What a checkpoint file does not say of itself.
 
     Attributes:
@@ -34,30 +38,30 @@ class Labels:
     text_features: Path | None = None
 
 
-def import_checkpoint(path: Path, out: Path, *, variant: Variant, labels: Labels) -> Model:
+def import_checkpoint(path: Path, out: Path, *, variant: Variant, metadata: ImportMetadata) -> Model:
     """Write the policy of an authors' checkpoint file as a model folder.
 
     Raises:
         CheckpointError: The file is missing, foreign or damaged, an entry is missing, unknown or of another shape
             or type (all are listed), a weight is not finite, or `out` exists.
         ConfigError: The instructions do not go with the variant.
-        UnwritableError: The disk does not take it.
+        StorageError: The disk does not take it.
     """
-    interface = published(variant, labels.instructions or _known_instructions(variant))
-    file = read_authors_checkpoint(path)
-    problems = misfits(_entries(interface), file.tensors)
+    interface = published(variant, metadata.instructions or _known_instructions(variant))
+    file = read_upstream_checkpoint(path)
+    problems = state_dict_mismatches(_entries(interface), file.tensors)
     if problems:
         raise CheckpointError("\n  ".join([f"{path} is not the published policy for {variant}:", *problems]))
     arrays: Arrays = {name: tensor.contiguous().numpy().copy() for name, tensor in file.tensors.items()}
-    texts = load_arrays(labels.text_features) if labels.text_features else {}
+    texts = load_arrays(metadata.text_features) if metadata.text_features else {}
     arrays.update({TEXT + text: array for text, array in texts.items()})
     provenance = Provenance(path.name, sha256_of(path), file.layout)
-    model = Model(Card(f"QueST for {variant}", interface, labels.tasks, provenance), arrays)
+    model = Model(Card(f"QueST for {variant}", interface, metadata.tasks, provenance), arrays)
     save_model(out, model)
     return model
 
 
-def export_checkpoint(path: Path, out: Path, *, layout: Layout | None = None) -> Layout:
+def export_checkpoint(path: Path, out: Path, *, layout: UpstreamFormat | None = None) -> UpstreamFormat:
     """Write the policy of a model folder, a checkpoint or a run as the authors' code reads it.
 
     Args:
@@ -71,7 +75,7 @@ def export_checkpoint(path: Path, out: Path, *, layout: Layout | None = None) ->
     Raises:
         CheckpointError: There is no valid policy at `path`, it is none of the published ones (all that differs from
             the nearest is listed), or `out` exists.
-        UnwritableError: The disk does not take it.
+        StorageError: The disk does not take it.
     """
     if is_model(path):
         model = load_model(path)
@@ -80,11 +84,11 @@ def export_checkpoint(path: Path, out: Path, *, layout: Layout | None = None) ->
         arrays, layout = checkpoint.load(checkpoint.find(path)).arrays, layout or "ript"
     entries = {name: array for name, array in arrays.items() if not name.startswith(TEXT)}
     all_published = [_entries(published("libero")), _entries(published("metaworld", ("any",)))]
-    nearest = min(all_published, key=lambda expected: len(misfits(expected, entries)))
-    problems = misfits(nearest, entries)
+    nearest = min(all_published, key=lambda expected: len(state_dict_mismatches(expected, entries)))
+    problems = state_dict_mismatches(nearest, entries)
     if problems:
         raise CheckpointError("\n  ".join([f"{path} is none of the authors' policies:", *problems]))
-    write_authors_checkpoint(out, {name: entries[name] for name in nearest}, layout)
+    write_upstream_checkpoint(out, {name: entries[name] for name in nearest}, layout)
     return layout
 
 

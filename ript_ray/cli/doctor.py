@@ -39,7 +39,7 @@ class Finding:
     found: str
     good: bool
     needed: bool
-    mend: str
+    fix: str
 
 
 def diagnose(console: Console) -> int:
@@ -50,7 +50,7 @@ def diagnose(console: Console) -> int:
         table.add_column(column)
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]optional[/]"
-        table.add_row(mark, finding.thing, finding.found, "" if finding.good else finding.mend)
+        table.add_row(mark, finding.thing, finding.found, "" if finding.good else finding.fix)
     console.print(table)
     lacking = [finding.thing for finding in findings if finding.needed and not finding.good]
     console.print(f"missing: {', '.join(lacking)}" if lacking else "everything that the quickstart needs is here")
@@ -82,8 +82,8 @@ def rendering() -> Iterator[Finding]:
     """The GL libraries that MuJoCo draws with."""
     for library, package in (("EGL", "libegl1"), ("OSMesa", "libosmesa6"), ("GL", "libgl1")):
         found = ctypes.util.find_library(library)
-        mend = f"apt-get install {package}"
-        yield Finding(f"lib{library} (rendering)", found or "not found", bool(found), False, mend)
+        fix = f"apt-get install {package}"
+        yield Finding(f"lib{library} (rendering)", found or "not found", bool(found), False, fix)
 
 
 def packages() -> Iterator[Finding]:

@@ -15,21 +15,21 @@ from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
 from ript_ray.evaluation.tables import difference_table, results_table
-from ript_ray.evaluation.video import Filming
+from ript_ray.evaluation.video import VideoSettings
 from ript_ray.policies.base import Policy
 from ript_ray.policies.quest.presets import Interface
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import is_model, load_model
-from ript_ray.runs.replay import film_evaluation
-from ript_ray.runs.saved_policy import PolicySource, runtime_parts
+from ript_ray.runs.replay import write_evaluation_videos
+from ript_ray.runs.saved_policy import SavedPolicy, components_of
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
-from ript_ray.storage.atomic import require_new, write_whole
+from ript_ray.storage.atomic import atomic_write, require_absent
 
 
 @dataclass(frozen=True)
-class Contexts:
+class EvaluationOverrides:
     """On how many held-out contexts, and of which tasks, where not on those of the experiment.
 
     Attributes:
@@ -40,7 +40,7 @@ class Contexts:
     per_task: int | None = None
     tasks: tuple[str, ...] | None = None
 
-    def chosen(self, experiment: Experiment) -> Experiment:
+    def apply_to(self, experiment: Experiment) -> Experiment:
         """The experiment with these.
 
         Raises:
@@ -54,8 +54,14 @@ class Contexts:
         return experiment
 
 
-def measure_checkpoint(
-    path: Path, contexts: Contexts, *, out: Path | None, videos: Path | None, filming: Filming, cluster: Cluster
+def evaluate_checkpoint(
+    path: Path,
+    contexts: EvaluationOverrides,
+    *,
+    out: Path | None,
+    videos: Path | None,
+    video_settings: VideoSettings,
+    cluster: Cluster,
 ) -> int:
     """Print success on held-out contexts; returns the exit code.
 
@@ -64,32 +70,36 @@ def measure_checkpoint(
         contexts: On what.
         out: Where the figures go as JSON, if anywhere.
         videos: Folder for a video of a success and a failure of each task, if any are wanted.
-        filming: How videos look.
+        video_settings: How videos look.
         cluster: Where it runs.
 
     Raises:
         CheckpointError: There is no valid checkpoint.
         ConfigError: There is no such task, or a number is out of range.
-        UnwritableError: `out` or `videos` exists, or cannot be written.
+        StorageError: `out` or `videos` exists, or cannot be written.
         ReplayError: A rollout to film does not come out as it was measured.
     """
-    _require_room(out, videos)
+    _require_writable(out, videos)
     source = checkpoint.load(checkpoint.find(path))
     source()  # weights that do not fit are refused here, not in an actor
-    experiment, console = contexts.chosen(source.experiment), Console()
+    experiment, console = contexts.apply_to(source.experiment), Console()
     with session(cluster):
-        result = _measure(runtime_parts(source), experiment, cluster, console)
+        result = _measure(components_of(source), experiment, cluster, console)
     console.print(results_table({"success": result}, f"{path}: held-out contexts"))
     if out is not None:
-        write_whole(out, json.dumps(result.to_json(), indent=2) + "\n")
+        atomic_write(out, json.dumps(result.to_json(), indent=2) + "\n")
     if videos is not None:
-        chosen = replace(source, experiment=experiment)
-        for video in film_evaluation(chosen, held_out_contexts(experiment), result, folder=videos, filming=filming):
+        apply_to = replace(source, experiment=experiment)
+        for video in write_evaluation_videos(
+            apply_to, held_out_contexts(experiment), result, folder=videos, video_settings=video_settings
+        ):
             console.print(f"video: {video}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def compare_checkpoints(first: Path, second: Path, contexts: Contexts, *, out: Path | None, cluster: Cluster) -> int:
+def compare_checkpoints(
+    first: Path, second: Path, contexts: EvaluationOverrides, *, out: Path | None, cluster: Cluster
+) -> int:
     """Print success of two policies on the same contexts with the same seeds, and their paired difference.
 
     Contexts, seeds, horizon and batches are those of the first one's experiment. Returns the exit code.
@@ -105,17 +115,17 @@ def compare_checkpoints(first: Path, second: Path, contexts: Contexts, *, out: P
         CheckpointError: There is no valid policy, or `first` is a model folder, which has no experiment.
         ConfigError: The second policy reads or does something else than the first one's benchmark offers, there is
             no such task, or a number is out of range.
-        UnwritableError: `out` exists or cannot be written.
+        StorageError: `out` exists or cannot be written.
     """
-    _require_room(out)
+    _require_writable(out)
     if is_model(first):
         raise CheckpointError(f"{first} holds a policy without experiment: name a run or checkpoint first")
     source = checkpoint.load(checkpoint.find(first))
-    own = runtime_parts(source)
+    own = components_of(source)
     other = replace(own, **_contender(second, source.experiment))
     for parts in (own, other):
         parts.build_policy()  # weights that do not fit are refused here, not in an actor
-    experiment, console = contexts.chosen(source.experiment), Console()
+    experiment, console = contexts.apply_to(source.experiment), Console()
     with session(cluster):
         results = {
             name: _measure(parts, experiment, cluster, console) for name, parts in {"A": own, "B": other}.items()
@@ -131,11 +141,11 @@ def compare_checkpoints(first: Path, second: Path, contexts: Contexts, *, out: P
             **{name: result.to_json() for name, result in results.items()},
             "difference": comparison.to_json(),
         }
-        write_whole(out, json.dumps(figures, indent=2) + "\n")
+        atomic_write(out, json.dumps(figures, indent=2) + "\n")
     return 0
 
 
-def _measure(parts: Parts, experiment: Experiment, cluster: Cluster, console: Console) -> EvaluationResult:
+def _measure(parts: Components, experiment: Experiment, cluster: Cluster, console: Console) -> EvaluationResult:
     with open_runtime(parts, cluster, with_learner=False, report=console.print) as runtime:
         return evaluate(
             runtime,
@@ -146,7 +156,7 @@ def _measure(parts: Parts, experiment: Experiment, cluster: Cluster, console: Co
 
 
 def _contender(path: Path, experiment: Experiment) -> dict[str, Any]:
-    """The fields of `Parts` that bring another policy into an experiment."""
+    """The fields of `Components` that bring another policy into an experiment."""
     build_policy: Callable[[], Policy]
     benchmark = experiment.benchmark
     if is_model(path):
@@ -160,11 +170,11 @@ def _contender(path: Path, experiment: Experiment) -> dict[str, Any]:
     _require_fit(path, interface, experiment)
     return {
         "build_policy": build_policy,
-        "make_environment": benchmark.showing(interface.settings.cameras).make,
+        "make_environment": benchmark.with_cameras(interface.settings.cameras).make,
     }
 
 
-def _require_same_benchmark(path: Path, source: PolicySource, experiment: Experiment) -> None:
+def _require_same_benchmark(path: Path, source: SavedPolicy, experiment: Experiment) -> None:
     """Refuse a policy whose experiment shows it something else, or gives it another time."""
     ours, theirs = replace(experiment.benchmark, cameras=()), replace(source.experiment.benchmark, cameras=())
     pairs = {field.name: (getattr(theirs, field.name), getattr(ours, field.name)) for field in fields(ours)}
@@ -188,9 +198,9 @@ def _require_fit(path: Path, interface: Interface, experiment: Experiment) -> No
     require(not problems, f"{path} cannot be compared: it has {', '.join(problems)}, where there is {offered}")
 
 
-def _require_room(*paths: Path | None) -> None:
+def _require_writable(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
-            require_new(path)
+            require_absent(path)
             if not path.parent.is_dir():
                 raise CheckpointError(f"{path} cannot be written: there is no folder {path.parent}")

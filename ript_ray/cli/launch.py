@@ -100,10 +100,10 @@ def report(results: Results, experiment: Experiment, console: Console) -> int:
         f"results, metrics, checkpoints and curve: {results.folder}", highlight=False, markup=False, soft_wrap=True
     )
     console.print("compare runs: mlflow ui", highlight=False, markup=False, soft_wrap=True)
-    if results.tracking_problem:
+    if results.tracking_error:
         later = f"metrics.jsonl is complete; send it later with: ript-ray sync-tracking {results.folder}"
-        console.print(f"MLflow: {results.tracking_problem}; {later}", highlight=False, markup=False, soft_wrap=True)
-    exhausted = results.outcome.exhausted if results.outcome else None
+        console.print(f"MLflow: {results.tracking_error}; {later}", highlight=False, markup=False, soft_wrap=True)
+    exhausted = results.train_result.exhausted if results.train_result else None
     if exhausted is None:
         return 0
     console.print(

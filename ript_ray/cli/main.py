@@ -46,15 +46,15 @@ class Evaluate:
     def run(self) -> int:
         """Measure, print, and write what was asked for."""
         # Imported here: `doctor` must answer where one of these packages is missing or broken.
-        from ript_ray.cli.evaluate import Contexts, measure_checkpoint
-        from ript_ray.evaluation.video import Filming
+        from ript_ray.cli.evaluate import EvaluationOverrides, evaluate_checkpoint
+        from ript_ray.evaluation.video import VideoSettings
 
-        return measure_checkpoint(
+        return evaluate_checkpoint(
             self.checkpoint,
-            Contexts(self.contexts_per_task, self.tasks),
+            EvaluationOverrides(self.contexts_per_task, self.tasks),
             out=self.out,
             videos=self.videos,
-            filming=Filming(self.video_size, self.video_rendering),
+            video_settings=VideoSettings(self.video_size, self.video_rendering),
             cluster=self.cluster,
         )
 
@@ -84,9 +84,9 @@ class Compare:
 
     def run(self) -> int:
         """Measure both, print, and write what was asked for."""
-        from ript_ray.cli.evaluate import Contexts, compare_checkpoints
+        from ript_ray.cli.evaluate import EvaluationOverrides, compare_checkpoints
 
-        contexts = Contexts(self.contexts_per_task, self.tasks)
+        contexts = EvaluationOverrides(self.contexts_per_task, self.tasks)
         return compare_checkpoints(self.first, self.second, contexts, out=self.out, cluster=self.cluster)
 
 
@@ -118,10 +118,12 @@ class Replay:
     def run(self) -> int:
         """Replay, say what it was."""
         from ript_ray.cli.replay import replay_member
-        from ript_ray.evaluation.video import Filming
+        from ript_ray.evaluation.video import VideoSettings
 
-        filming = Filming(self.size, self.rendering)
-        return replay_member(self.run_folder, group=self.group, member=self.member, out=self.out, filming=filming)
+        video_settings = VideoSettings(self.size, self.rendering)
+        return replay_member(
+            self.run_folder, group=self.group, member=self.member, out=self.out, video_settings=video_settings
+        )
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ class SyncTracking:
     def run(self) -> int:
         """Send it, say how much it was."""
         from ript_ray.cli.sync_tracking import sync_tracking
-        from ript_ray.runs.run_dir import RunFolder
+        from ript_ray.runs.run_dir import RunDir
 
-        print(f"{sync_tracking(RunFolder(self.run_folder))} points are in the tracking store")
+        print(f"{sync_tracking(RunDir(self.run_folder))} points are in the tracking store")
         return 0
 
 
@@ -194,10 +196,10 @@ class Import:
 
     def run(self) -> int:
         """Write the folder, say what it holds."""
-        from ript_ray.cli.convert import Labels, import_checkpoint
+        from ript_ray.cli.convert import ImportMetadata, import_checkpoint
 
-        labels = Labels(self.tasks, self.instructions, self.text_features)
-        model = import_checkpoint(self.checkpoint, self.out, variant=self.variant, labels=labels)
+        metadata = ImportMetadata(self.tasks, self.instructions, self.text_features)
+        model = import_checkpoint(self.checkpoint, self.out, variant=self.variant, metadata=metadata)
         print(f"{self.out}: {model.card.name}, from the authors' layout {model.card.provenance.layout}")
         return 0
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from ript_ray.checks import require, require_between
-from ript_ray.evaluation.video import Filming, draw, write_gif
+from ript_ray.evaluation.video import VideoSettings, draw, write_gif
 from ript_ray.runs.replay import RecordedRun
-from ript_ray.storage.atomic import require_new
+from ript_ray.storage.atomic import require_absent
 
 
-def replay_member(run: Path, *, group: int, member: int, out: Path | None, filming: Filming) -> int:
+def replay_member(run: Path, *, group: int, member: int, out: Path | None, video_settings: VideoSettings) -> int:
     """Replay one rollout of a run, and film it; says what it was, and returns the exit code.
 
     Args:
@@ -16,22 +16,22 @@ def replay_member(run: Path, *, group: int, member: int, out: Path | None, filmi
         group: Index of the group.
         member: Which of its rollouts, from 0.
         out: Where the video goes; among the run's videos unless given.
-        filming: How the video looks.
+        video_settings: How the video looks.
 
     Raises:
         CheckpointError: The folder is no run's, or something in it is damaged.
         ReplayError: There is no such group, or it does not come out as recorded.
         ConfigError: There is no such member, or the video's name ends in something else than .gif.
-        UnwritableError: The video is there already, or the disk does not take it.
+        StorageError: The video is there already, or the disk does not take it.
     """
     recorded = RecordedRun.open(run)
     record = recorded.record(group)
     require_between("member", member, 0, len(record.num_steps) - 1)
     path = out or recorded.folder.videos / f"group-{group:05d}-member-{member}.gif"
     require(path.suffix == ".gif", f"out must end in .gif, not {path.name}")
-    require_new(path)
+    require_absent(path)
     episode = recorded.repeat(record)[member]
-    video = draw(episode, recorded.source.experiment.benchmark, filming)
+    video = draw(episode, recorded.source.experiment.benchmark, video_settings)
     write_gif(path, video)
     ending = "success" if episode.success else "failure"
     print(f"group {group}, member {member}: {ending} after {len(episode.actions)} steps, as recorded")

@@ -4,14 +4,14 @@ import json
 
 from ript_ray.config.serialization import experiment_from_json
 from ript_ray.errors import TrackingError
-from ript_ray.runs.run_dir import RunFolder
-from ript_ray.runs.run_logger import identity_of
-from ript_ray.tracking.metrics_log import read_journal
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_logger import tracking_identity
+from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.tracking.mlflow_run import MlflowRun
 from ript_ray.tracking.tracker import RunStatus
 
 
-def sync_tracking(folder: RunFolder) -> int:
+def sync_tracking(folder: RunDir) -> int:
     """Send a run's journal and results to the tracking store; returns the number of points in it.
 
     What has arrived before is not stored twice.
@@ -22,8 +22,8 @@ def sync_tracking(folder: RunFolder) -> int:
         TrackingError: The store does not take it.
     """
     with folder.lock():
-        identity = identity_of(folder, experiment_from_json(folder.config))
-        points = read_journal(folder.journal)
+        identity = tracking_identity(folder, experiment_from_json(folder.config))
+        points = read_metrics(folder.metrics_log)
         try:
             run = MlflowRun(identity)
             run.log(points)
@@ -36,7 +36,7 @@ def sync_tracking(folder: RunFolder) -> int:
     return len(points)
 
 
-def _status_of(folder: RunFolder, known: str) -> str:
+def _status_of(folder: RunDir, known: str) -> str:
     """How the run ended: finished where there are results, else what the store knows, else what the run left."""
     if folder.results.exists():
         return RunStatus.FINISHED

@@ -13,7 +13,7 @@ from ript_ray.checks import require, require_at_least, require_between
 from ript_ray.config.rl import PPO, Evaluation, Sampling
 from ript_ray.config.sft import SFT, Demonstrations
 from ript_ray.errors import ConfigError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.types import Stage
 
 
@@ -53,7 +53,7 @@ class Experiment:
     stages: tuple[Stage, ...] = tuple(Stage)
     start_from: Path | None = None
     benchmark: MetaWorld = field(default_factory=MetaWorld)
-    policy: QuestSettings = field(default_factory=QuestSettings)
+    policy: QuestConfig = field(default_factory=QuestConfig)
     demos: Demonstrations = field(default_factory=Demonstrations)
     sft: SFT = field(default_factory=SFT)
     sampling: Sampling = field(default_factory=Sampling)

@@ -14,7 +14,7 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.data.hdf5 import find_file, read_initial_states
 from ript_ray.errors import ConfigError
 from ript_ray.seeding import Purpose, seed_of, text_code
-from ript_ray.storage.atomic import write_whole
+from ript_ray.storage.atomic import atomic_write
 from ript_ray.types import Context
 
 
@@ -69,10 +69,10 @@ def write_contexts(path: Path, contexts: Sequence[Context]) -> None:
     """Write contexts to a JSON file, which `read_contexts` gives back to the last bit.
 
     Raises:
-        UnwritableError: The disk does not take it.
+        StorageError: The disk does not take it.
     """
     rows = [json.dumps({"task": context.task, "initial_state": context.initial_state}) for context in contexts]
-    write_whole(path, "[\n" + ",\n".join(rows) + "\n]\n")
+    atomic_write(path, "[\n" + ",\n".join(rows) + "\n]\n")
 
 
 def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num_per_task: int) -> tuple[Context, ...]:

@@ -10,17 +10,17 @@ from ript_envs.contract import Benchmark
 from ript_ray.checks import require
 from ript_ray.config.sft import Demonstrations
 from ript_ray.data.demonstrations import Demonstration, record_demonstrations
-from ript_ray.data.hdf5 import count_demonstrations, find_file, read_demonstrations, recorded_looks
+from ript_ray.data.hdf5 import count_demonstrations, find_file, read_demonstrations, recorded_rendering
 from ript_ray.data.windows import Windows, make_windows
 from ript_ray.errors import ConfigError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 """Pictures of all demonstrations together stay in their files beyond this."""
 
 
 @dataclass(frozen=True)
-class Data:
+class SupervisedDataset:
     """Windows of the demonstrations.
 
     Attributes:
@@ -32,15 +32,15 @@ class Data:
     held_out: Windows | None
 
 
-def collect_data(
+def load_dataset(
     benchmark: Benchmark,
     tasks: Sequence[str],
     *,
     settings: Demonstrations,
-    policy: QuestSettings,
+    policy: QuestConfig,
     max_steps: int,
     seed: int,
-) -> Data:
+) -> SupervisedDataset:
     """Read the demonstrations of all tasks from files, or record them.
 
     Args:
@@ -55,7 +55,7 @@ def collect_data(
         RiptError: Files are missing, damaged, or have too few demonstrations, or an expert failed too often.
     """
     if settings.folder is None:
-        of_task = _expert(benchmark.showing(policy.cameras), settings=settings, max_steps=max_steps, seed=seed)
+        of_task = _expert(benchmark.with_cameras(policy.cameras), settings=settings, max_steps=max_steps, seed=seed)
     else:
         of_task = _reader(benchmark, tasks, settings.folder, settings=settings, policy=policy)
     training: list[Demonstration] = []
@@ -64,7 +64,7 @@ def collect_data(
         chosen, rest = of_task(task)
         training += chosen
         held_out += rest
-    return Data(
+    return SupervisedDataset(
         make_windows(training, policy.chunk_length),
         make_windows(held_out, policy.chunk_length) if held_out else None,
     )
@@ -83,12 +83,12 @@ def _expert(benchmark: Benchmark, *, settings: Demonstrations, max_steps: int, s
 
 
 def _reader(
-    benchmark: Benchmark, tasks: Sequence[str], folder: Path, *, settings: Demonstrations, policy: QuestSettings
+    benchmark: Benchmark, tasks: Sequence[str], folder: Path, *, settings: Demonstrations, policy: QuestConfig
 ) -> OfTask:
     paths = {task: find_file(folder, task) for task in tasks}
     if policy.cameras:
         for path in paths.values():
-            _require_same_looks(benchmark, path)
+            _require_same_rendering(benchmark, path)
     there = {task: count_demonstrations(path) for task, path in paths.items()}
     stored = sum(num_bytes for _, num_bytes in there.values()) > MAX_BYTES_IN_MEMORY
 
@@ -106,13 +106,13 @@ def _reader(
     return of_task
 
 
-def _require_same_looks(benchmark: Benchmark, path: Path) -> None:
+def _require_same_rendering(benchmark: Benchmark, path: Path) -> None:
     """Check that a policy will see pictures as those that it learns from.
 
     Raises:
         ConfigError: The file's pictures look otherwise.
     """
-    for name, there in recorded_looks(path).items():
+    for name, there in recorded_rendering(path).items():
         here, option = getattr(benchmark, name), name.replace("_", "-")
         require(there == here, f"{path} was recorded with {option} {there}, but benchmark.{option} is {here}")
 

@@ -101,14 +101,16 @@ def record_demonstrations(
     return recorded
 
 
-def run_expert(benchmark: Benchmark, environment: Environment, attempt: Attempt, *, sees_end: bool = False) -> Episode:
+def run_expert(
+    benchmark: Benchmark, environment: Environment, attempt: Attempt, *, include_final: bool = False
+) -> Episode:
     """Let the expert try, in an environment of the attempt's task.
 
     Args:
         benchmark: Where the task comes from.
         environment: One of this task's.
         attempt: What to do.
-        sees_end: Whether the observation after the last action is wanted, too.
+        include_final: Whether the observation after the last action is wanted, too.
     """
     context_seed = seed_of(attempt.seed, Purpose.DEMONSTRATION_CONTEXTS, attempt.index)
     initial_state = benchmark.draw_initial_state(attempt.task, context_seed)
@@ -125,7 +127,7 @@ def run_expert(benchmark: Benchmark, environment: Environment, attempt: Attempt,
         noisy = action + attempt.action_noise * noise.standard_normal(action.shape)
         actions.append(np.clip(noisy, -1, 1).astype(np.float32))
         success = environment.step(actions[-1])
-    if sees_end:
+    if include_final:
         observations.append(environment.observe())
     stacked = {name: np.stack([seen[name] for seen in observations]) for name in observations[0]}
     return Episode(initial_state, stacked, np.stack(actions), success)

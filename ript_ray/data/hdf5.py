@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ript_ray.data.demonstrations import Demonstration, Episode, Rows
 from ript_ray.errors import RiptError
-from ript_ray.storage.atomic import flush, writing
+from ript_ray.storage.atomic import flush, os_errors_as_storage_error
 
 SUFFIX = ".hdf5"
 
@@ -50,12 +50,12 @@ class DemonstrationWriter:
             versions: What it is recorded with.
 
         Raises:
-            UnwritableError: The disk does not take it, or another process is writing it.
+            StorageError: The disk does not take it, or another process is writing it.
         """
         self._path = path
         self._unfinished = path.with_name(f".{path.name}.unfinished")
         self._num_episodes = 0
-        with writing(path):
+        with os_errors_as_storage_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = h5py.File(self._unfinished, "w")
             self._file.create_group("data").attrs.update(
@@ -71,9 +71,9 @@ class DemonstrationWriter:
         """Give the file its name.
 
         Raises:
-            UnwritableError: The disk does not take it.
+            StorageError: The disk does not take it.
         """
-        with writing(self._path):
+        with os_errors_as_storage_error(self._path):
             self._file.close()
             flush(self._unfinished)
             self._unfinished.replace(self._path)
@@ -89,11 +89,11 @@ class DemonstrationWriter:
         """Append an episode.
 
         Raises:
-            UnwritableError: The disk does not take it.
+            StorageError: The disk does not take it.
         """
         num_actions = len(episode.actions_TA)
         at_end = np.arange(num_actions) == num_actions - 1
-        with writing(self._path):
+        with os_errors_as_storage_error(self._path):
             group = self._file.create_group(f"data/demo_{self._num_episodes}")
             group.attrs.update({"num_samples": num_actions, "attempt": attempt})
             group["actions"] = episode.actions_TA
@@ -140,7 +140,7 @@ def read_recipe(path: Path) -> Recipe:
         return recipe
 
 
-def recorded_looks(path: Path) -> dict[str, Any]:
+def recorded_rendering(path: Path) -> dict[str, Any]:
     """How the pictures of a file of ours look: `image_size` and `rendering`; nothing is known of others'.
 
     Raises:

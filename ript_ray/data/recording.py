@@ -20,7 +20,7 @@ from ript_ray.data.demonstrations import Attempt, Episode, run_expert
 from ript_ray.data.hdf5 import SUFFIX, DemonstrationWriter, Recipe, read_recipe
 from ript_ray.errors import ConfigError, RiptError
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.task_pool import Tasks, open_tasks
+from ript_ray.runtime.task_pool import TaskPool, open_task_pool
 
 FORMAT = 1
 """Counts changes of what a file holds."""
@@ -88,7 +88,7 @@ def record_files(
         return
     waiting = deque(missing)
     active: dict[str, _TaskFile] = {}
-    with open_tasks(functools.partial(attempt_expert, plan.benchmark), cluster) as workers:
+    with open_task_pool(functools.partial(attempt_expert, plan.benchmark), cluster) as workers:
         try:
             while waiting or active:
                 _keep_busy(workers, active, waiting, lambda task: _TaskFile(plan, task, paths[task]))
@@ -106,7 +106,7 @@ def record_files(
 def attempt_expert(benchmark: MetaWorld, attempt: Attempt) -> Episode:
     """Make an attempt in this process, which keeps its environments from one to the next."""
     try:
-        return run_expert(benchmark, _environment(benchmark, attempt.task), attempt, sees_end=True)
+        return run_expert(benchmark, _environment(benchmark, attempt.task), attempt, include_final=True)
     except Exception:
         _environment.cache_clear()  # whatever state it is in, the next attempt builds it anew
         raise
@@ -202,7 +202,7 @@ class _TaskFile:
 
 
 def _keep_busy(
-    workers: Tasks[Attempt, Episode],
+    workers: TaskPool[Attempt, Episode],
     active: dict[str, _TaskFile],
     waiting: deque[str],
     open_file: Callable[[str], _TaskFile],

@@ -78,9 +78,9 @@ class Comparison:
         if shapes[0] != shapes[1]:
             raise ValueError(f"results pair up where tasks and rollouts are the same, not {shapes[0]} and {shapes[1]}")
         pairs = {task: (found, second.outcomes[task]) for task, found in first.outcomes.items()}
-        everything = [tuple(itertools.chain.from_iterable(side)) for side in zip(*pairs.values(), strict=True)]
+        snapshot_ = [tuple(itertools.chain.from_iterable(side)) for side in zip(*pairs.values(), strict=True)]
         per_task = {task: PairedDifference.of(*pair) for task, pair in pairs.items()}
-        return cls(PairedDifference.of(*everything), per_task)
+        return cls(PairedDifference.of(*snapshot_), per_task)
 
     def to_json(self) -> dict[str, Any]:
         """The figures over all pairs, and `per_task` the same for each task."""

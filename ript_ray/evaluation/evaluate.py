@@ -126,9 +126,9 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
     for _ in requests:
         summary = runtime.next_event()
         assert isinstance(summary, GroupSummary), "nothing is learned during an evaluation"
-        runtime.drop(summary.index)
-        if summary.problem:
-            raise WorkerError(f"evaluation of {contexts[summary.index].task}: {summary.problem}")
+        runtime.discard(summary.index)
+        if summary.error:
+            raise WorkerError(f"evaluation of {contexts[summary.index].task}: {summary.error}")
         num_env_steps += sum(summary.num_steps)
         for row, success in enumerate(summary.successes):
             successes[summary.index + row] = success

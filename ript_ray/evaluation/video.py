@@ -19,9 +19,9 @@ from ript_envs.metaworld import MetaWorld
 from ript_envs.rendering import Rendering
 from ript_ray.checks import require, require_between
 from ript_ray.errors import ReplayError
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.rl.rollout_worker import RolloutWorker
-from ript_ray.storage.atomic import write_whole, writing
+from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
 from ript_ray.types import Context, GroupSummary, RolloutRequest
 
 FRAMES_HZ = 20.0
@@ -32,7 +32,7 @@ MAX_FRAMES = 64
 
 
 @dataclass(frozen=True)
-class Filming:
+class VideoSettings:
     """How videos look.
 
     Attributes:
@@ -96,8 +96,8 @@ class _Noting:
     def observe(self) -> Observation:
         return self.environment.observe()
 
-    def picture(self, camera: str) -> NDArray[np.uint8]:
-        return self.environment.picture(camera)
+    def render(self, camera: str) -> NDArray[np.uint8]:
+        return self.environment.render(camera)
 
     def expert_action(self) -> NDArray[np.float32]:
         return self.environment.expert_action()
@@ -106,7 +106,7 @@ class _Noting:
         self.environment.close()
 
 
-def act_again(parts: Parts, request: RolloutRequest) -> tuple[GroupSummary, list[Episode]]:
+def rerun_request(parts: Components, request: RolloutRequest) -> tuple[GroupSummary, list[Episode]]:
     """Answer a request as a rollout actor does, all of its rollouts as one batch.
 
     Args:
@@ -135,29 +135,29 @@ def act_again(parts: Parts, request: RolloutRequest) -> tuple[GroupSummary, list
         worker.close()
 
 
-def draw(episode: Episode, benchmark: MetaWorld, filming: Filming) -> Video:
+def draw(episode: Episode, benchmark: MetaWorld, video_settings: VideoSettings) -> Video:
     """Film an episode in the robot's time, from its first state to its last.
 
     Args:
         episode: What was done.
         benchmark: Where its task comes from; its first camera films.
-        filming: How it looks.
+        video_settings: How it looks.
 
     Raises:
         ReplayError: The simulator does not repeat the episode, or this machine cannot draw.
     """
     interval = max(1, round(benchmark.control_hz / FRAMES_HZ), math.ceil(len(episode.actions) / (MAX_FRAMES - 1)))
     camera, *_ = benchmark.image_shapes
-    drawn = replace(benchmark, cameras=(), image_size=filming.size, rendering=filming.rendering)
-    environment = drawn.make(episode.context.task)
+    sampled = replace(benchmark, cameras=(), image_size=video_settings.size, rendering=video_settings.rendering)
+    environment = sampled.make(episode.context.task)
     try:
         environment.reset(np.array(episode.context.initial_state))
-        frames = [environment.picture(camera)]
+        frames = [environment.render(camera)]
         success = False
         for step, action in enumerate(episode.actions, start=1):
             success = environment.step(action)
             if step % interval == 0 or step == len(episode.actions):
-                frames.append(environment.picture(camera))
+                frames.append(environment.render(camera))
     except RuntimeError as error:  # how a simulator without a screen says so
         raise ReplayError(str(error)) from error
     finally:
@@ -171,7 +171,7 @@ def write_gif(path: Path, video: Video) -> None:
     """Write a video as a GIF that is played over and over, with a second's rest at its end.
 
     Raises:
-        UnwritableError: The disk does not take it; nothing is left of the attempt.
+        StorageError: The disk does not take it; nothing is left of the attempt.
     """
     pictures = [Image.fromarray(frame) for frame in video.frames]
     # One palette for all, and no dithering: what does not move then costs no bytes.
@@ -180,9 +180,9 @@ def write_gif(path: Path, video: Video) -> None:
     rests_ms = [*[round(1000 * video.frame_s)] * (len(pictures) - 1), 1000]
     content = io.BytesIO()
     indexed[0].save(content, "GIF", save_all=True, append_images=indexed[1:], duration=rests_ms, loop=0, optimize=False)
-    with writing(path):
+    with os_errors_as_storage_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue())
+    atomic_write(path, content.getvalue())
 
 
 def _beside_each_other(*pictures: Image.Image) -> Image.Image:

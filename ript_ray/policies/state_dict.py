@@ -25,7 +25,7 @@ def load_module_arrays(module: nn.Module, arrays: Mapping[str, NDArray[np.generi
         CheckpointError: Names, shapes or types differ; the message lists every one, and nothing was copied.
     """
     state = module.state_dict()
-    problems = misfits(state, arrays)
+    problems = state_dict_mismatches(state, arrays)
     if problems:
         raise CheckpointError("the weights do not fit the policy:\n  " + "\n  ".join(problems))
     with torch.no_grad():
@@ -33,7 +33,7 @@ def load_module_arrays(module: nn.Module, arrays: Mapping[str, NDArray[np.generi
             tensor.copy_(torch.from_numpy(np.array(arrays[name])))
 
 
-def misfits(expected: AnyArrays, given: AnyArrays) -> list[str]:
+def state_dict_mismatches(expected: AnyArrays, given: AnyArrays) -> list[str]:
     """Every entry that is missing, unknown, or of another shape or type than expected, in words."""
     problems = [f"missing {name}" for name in expected if name not in given]
     problems += [f"unknown {name}" for name in given if name not in expected]

@@ -14,7 +14,7 @@ from ript_ray.types import Arrays, GroupSummary, Progress, Weights
 
 
 @dataclass
-class Collection:
+class RolloutStats:
     """Running figures of the rollouts of one update.
 
     Attributes:
@@ -73,7 +73,7 @@ class UpdateRecord:
         broadcast_s: Seconds spent sending weights.
     """
 
-    collection: Collection
+    stats: RolloutStats
     report: UpdateReport
     weights: Weights
     progress: Progress
@@ -83,10 +83,10 @@ class UpdateRecord:
     broadcast_s: float
 
 
-class Observer(Protocol):
+class Callback(Protocol):
     """Who watches: called on the loop's own thread."""
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         """A group has finished, and is counted in the rollouts of the update under way."""
         ...
 
@@ -96,7 +96,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainResult:
     """How training ended.
 
     Attributes:
@@ -107,4 +107,4 @@ class Outcome:
 
     ledger: Ledger = Ledger()  # noqa: RUF009 (frozen)
     exhausted: SearchExhaustedError | None = None
-    last: Collection | None = None
+    last: RolloutStats | None = None

@@ -31,9 +31,9 @@ class ContextStream:
 
     def at(self, index: int) -> Context:
         """The context of group `index`, from 0."""
-        return self._contexts[self.place(index)]
+        return self._contexts[self.dataset_index(index)]
 
-    def place(self, index: int) -> int:
+    def dataset_index(self, index: int) -> int:
         """Where that context lies among the contexts given."""
         epoch, position = divmod(index, len(self._contexts))
         generator = np.random.default_rng(seed_of(self._seed, Purpose.CONTEXT_ORDER, epoch))

@@ -13,25 +13,25 @@ from torch import distributed
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 
-class Peers(Protocol):
+class GradientSync(Protocol):
     """Who shares the work."""
 
     @property
-    def share(self) -> slice:
+    def rows(self) -> slice:
         """Which rows of a minibatch are this process's."""
         ...
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in place."""
         ...
 
 
-class Alone:
+class NoSync:
     """A learner without peers."""
 
-    share = slice(None)
+    rows = slice(None)
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Nothing to add."""
 
 
@@ -48,7 +48,7 @@ class ProcessGroup:
             on_gpu: Whether gradients lie on GPUs.
             timeout_s: Longest wait for the others, here and in every step.
         """
-        self.share = slice(rank, None, size)
+        self.rows = slice(rank, None, size)
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=store,
@@ -57,7 +57,7 @@ class ProcessGroup:
             timeout=timedelta(seconds=timeout_s),
         )
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """One all-reduce over all of them, as float32."""
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
         distributed.all_reduce(flat)

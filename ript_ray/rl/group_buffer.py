@@ -13,7 +13,7 @@ from ript_ray.rl.dynamic_sampling import UNIFORM, Verdict, judge
 from ript_ray.types import GroupSummary, Layout, Progress
 
 
-class Admission:
+class GroupBuffer:
     """Fills one batch after the other."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Admission:
 
     def _judge(self, summary: GroupSummary) -> Verdict:
         assert summary.version <= self.update, f"group {summary.index} is from the future: {summary.version}"
-        if summary.problem:
+        if summary.error:
             return Verdict.INVALID
         if self.update - summary.version > self._max_policy_lag:
             return Verdict.STALE

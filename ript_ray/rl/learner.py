@@ -19,7 +19,7 @@ from ript_ray.errors import DivergenceError
 from ript_ray.optim import decay_groups, moments_of, put_moments
 from ript_ray.policies.base import Policy
 from ript_ray.rl.batch import assemble, minibatches, take
-from ript_ray.rl.data_parallel import Alone, Peers, ProcessGroup
+from ript_ray.rl.data_parallel import GradientSync, NoSync, ProcessGroup
 from ript_ray.rl.loss import clipped_surrogate
 from ript_ray.rl.weights import snapshot
 from ript_ray.seeding import Purpose, seed_of
@@ -39,7 +39,7 @@ class UpdateReport:
         num_optimizer_steps: Optimiser steps taken.
         num_decisions: Policy queries learned from.
         learn_s: Seconds of wall time.
-        problem: Why the update was skipped, with weights and moments as they were before it, or none.
+        error: Why the update was skipped, with weights and moments as they were before it, or none.
             Figures are then means over the steps before the problem, NaN where there was none.
     """
 
@@ -51,7 +51,7 @@ class UpdateReport:
     num_optimizer_steps: int
     num_decisions: int
     learn_s: float
-    problem: str | None = None
+    error: str | None = None
 
 
 class Learner:
@@ -74,7 +74,7 @@ class Learner:
         self._version = Version(0)
         self._groups: dict[int, Group] = {}
         self._store: TCPStore | None = None
-        self._peers: Peers = Alone()
+        self._sync: GradientSync = NoSync()
         self._optimizer = torch.optim.AdamW(
             decay_groups(self._policy.trainable().items(), ppo.weight_decay), lr=ppo.learning_rate
         )
@@ -93,7 +93,7 @@ class Learner:
         started = time.perf_counter()
         batch = assemble([self._groups.pop(index) for index in indices])
         steps: list[tuple[float, ...]] = []
-        before = self._everything()
+        before = self._snapshot()
         for group in self._optimizer.param_groups:
             group["lr"] = self._ppo.learning_rate_of(self._version + 1)
         try:
@@ -102,17 +102,17 @@ class Learner:
                 for minibatch in minibatches(batch, self._ppo.minibatch_rollouts, order):
                     steps.append(self._step(minibatch))
             self._refuse_unless_finite("weights", *self._policy.trainable().values())
-            problem = None
+            error_message = None
         except DivergenceError as error:
-            self._put_back(before)
-            problem = str(error)
+            self._rollback(before)
+            error_message = str(error)
         self._version = Version(self._version + 1)
         return UpdateReport(
             **_means(steps),
             num_optimizer_steps=len(steps),
             num_decisions=len(batch.rollout_N),
             learn_s=time.perf_counter() - started,
-            problem=problem,
+            error=error_message,
         )
 
     def weights(self) -> Weights:
@@ -142,16 +142,16 @@ class Learner:
         host, port = address
         store = self._store or TCPStore(host, port, timeout=timedelta(seconds=timeout_s))
         on_gpu = any(parameter.is_cuda for parameter in self._policy.trainable().values())
-        self._peers = ProcessGroup(store, rank=rank, size=size, on_gpu=on_gpu, timeout_s=timeout_s)
+        self._sync = ProcessGroup(store, rank=rank, size=size, on_gpu=on_gpu, timeout_s=timeout_s)
 
     def _step(self, minibatch: Batch) -> tuple[float, ...]:
         ppo = self._ppo
-        share = take(minibatch, self._peers.share)
+        rows = take(minibatch, self._sync.rows)
         loss, stats = clipped_surrogate(
-            self._policy.log_probs(share.record),
-            share.old_log_probs_NU,
-            advantages_N=share.advantages_N,
-            valid_NU=share.valid_NU,
+            self._policy.log_probs(rows.record),
+            rows.old_log_probs_NU,
+            advantages_N=rows.advantages_N,
+            valid_NU=rows.valid_NU,
             clip_low=ppo.clip_low,
             clip_high=ppo.clip_high,
             count=minibatch.valid_NU.sum().clamp(min=1),
@@ -160,7 +160,7 @@ class Learner:
         loss.backward()
         parameters = self._policy.trainable().values()
         figures = torch.stack([loss.detach(), stats.clip_fraction, stats.approx_kl, stats.mean_ratio])
-        self._peers.add_up([figures, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        self._sync.all_reduce([figures, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
         grad_norm = nn.utils.clip_grad_norm_(parameters, ppo.max_grad_norm)
         self._refuse_unless_finite("loss and gradient norm", figures[0], grad_norm)
         self._optimizer.step()
@@ -171,7 +171,7 @@ class Learner:
             values = ", ".join(f"{tensor.item():g}" for tensor in tensors if tensor.ndim == 0)
             raise DivergenceError(f"update {self._version + 1}: {what} {values or ''} not finite".replace("  ", " "))
 
-    def _everything(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    def _snapshot(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """Copies of all that an update changes, parameter by parameter."""
         return [
             (
@@ -181,9 +181,9 @@ class Learner:
             for parameter in self._policy.trainable().values()
         ]
 
-    def _put_back(self, everything: list[tuple[torch.Tensor, dict[str, torch.Tensor]]]) -> None:
+    def _rollback(self, saved: list[tuple[torch.Tensor, dict[str, torch.Tensor]]]) -> None:
         with torch.no_grad():
-            for parameter, (value, moments) in zip(self._policy.trainable().values(), everything, strict=True):
+            for parameter, (value, moments) in zip(self._policy.trainable().values(), saved, strict=True):
                 parameter.copy_(value)
                 self._optimizer.state[parameter] = moments
 

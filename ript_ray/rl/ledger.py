@@ -1,14 +1,14 @@
 """Where every copy of a group that was handed to an actor has gone: nothing is lost silently, nothing trained twice.
 
 Two rooms keep the books: the runtime counts what it dispatched, lost and has running, admission what it accepted,
-rejected and trained. `settle` brings them together, and they must agree.
+rejected and trained. `reconcile` brings them together, and they must agree.
 """
 
 from dataclasses import dataclass, fields, replace
 
 from ript_ray.rl.dynamic_sampling import UNIFORM, Verdict
-from ript_ray.rl.group_buffer import Admission
-from ript_ray.rl.protocols import Dispatches
+from ript_ray.rl.group_buffer import GroupBuffer
+from ript_ray.rl.protocols import DispatchCounts
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ledger:
         return self.dispatched - known
 
 
-def go_on(earlier: Ledger, since: Ledger) -> Ledger:
+def carry_over(earlier: Ledger, since: Ledger) -> Ledger:
     """The ledger of a run that stood at `earlier` when it was interrupted, and has done `since` after it.
 
     What was in flight at the interruption, or when the search ended, is lost.
@@ -49,17 +49,17 @@ def go_on(earlier: Ledger, since: Ledger) -> Ledger:
     return Ledger(**{field.name: getattr(fresh, field.name) + getattr(since, field.name) for field in fields(Ledger)})
 
 
-def settle(now: Dispatches, at_start: Dispatches, admission: Admission) -> Ledger:
+def reconcile(now: DispatchCounts, at_start: DispatchCounts, buffer: GroupBuffer) -> Ledger:
     """The ledger of a training run whose runtime had done `at_start` before it; asserts that the books agree."""
-    rejected = admission.num_rejected
+    rejected = buffer.num_rejected
     ledger = Ledger(
         dispatched=now.num_dispatched - at_start.num_dispatched,
-        trained=admission.num_trained,
+        trained=buffer.num_trained,
         uniform=sum(rejected[verdict] for verdict in UNIFORM),
         stale=rejected[Verdict.STALE],
         invalid=rejected[Verdict.INVALID],
         lost=now.num_lost - at_start.num_lost,
-        in_flight=now.num_running + admission.num_waiting,
+        in_flight=now.num_running + buffer.num_waiting,
     )
     assert ledger.balance == 0, f"the books of runtime and admission differ: {ledger}"
     return ledger

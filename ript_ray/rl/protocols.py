@@ -12,7 +12,7 @@ from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weight
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What actors and learner are made of. The factories are called in the process that uses the result.
 
     Attributes:
@@ -35,7 +35,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Dispatches:
+class DispatchCounts:
     """A runtime's books on the copies of requests that it handed to actors.
 
     Attributes:
@@ -61,7 +61,7 @@ class Runtime(Protocol):
         ...
 
     @property
-    def dispatches(self) -> Dispatches:
+    def dispatch_counts(self) -> DispatchCounts:
         """The books on requests: what was handed to actors, what of it was lost, what is at work."""
         ...
 
@@ -77,11 +77,11 @@ class Runtime(Protocol):
         """
         ...
 
-    def keep(self, index: int) -> None:
+    def send_to_learner(self, index: int) -> None:
         """Send a finished group on to the learner."""
         ...
 
-    def drop(self, index: int) -> None:
+    def discard(self, index: int) -> None:
         """Forget a finished group."""
         ...
 

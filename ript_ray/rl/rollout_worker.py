@@ -11,7 +11,7 @@ from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
 from ript_ray.rl import weights as weights_module
 from ript_ray.rl.rollout import EnvironmentPool, roll_out
-from ript_ray.rl.validation import find_problem, layout_of
+from ript_ray.rl.validation import layout_of, validate_group
 from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version, Weights
 
 
@@ -42,15 +42,15 @@ class RolloutWorker:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self._pool.close()  # whatever state an environment was left in, the next request builds it anew
             raise
-        return summarize(group, find_problem(group, request)), group
+        return summarize(group, validate_group(group, request)), group
 
     def close(self) -> None:
         """Close the environments."""
         self._pool.close()
 
 
-def summarize(group: Group, problem: str | None) -> GroupSummary:
-    """What the training loop needs of a group; `problem` says why nobody may train on it."""
+def summarize(group: Group, error: str | None) -> GroupSummary:
+    """What the training loop needs of a group; `error` says why nobody may train on it."""
     return GroupSummary(
         index=group.index,
         version=group.version,
@@ -62,7 +62,7 @@ def summarize(group: Group, problem: str | None) -> GroupSummary:
             for array in (*rollout.record.values(), rollout.log_probs_TU, rollout.valid_TU)
         ),
         layout=layout_of(group),
-        problem=problem,
+        error=error,
     )
 
 

@@ -5,13 +5,13 @@ import numpy as np
 from ript_ray.types import Group, Layout, Rollout, RolloutRequest
 
 
-def find_problem(group: Group, request: RolloutRequest) -> str | None:
+def validate_group(group: Group, request: RolloutRequest) -> str | None:
     """What is wrong with a group, naming the rollout and the value; none where nothing is."""
     if group.index != request.index or len(group.rollouts) != len(request.seeds):
         made, wanted = (group.index, len(group.rollouts)), (request.index, len(request.seeds))
         return f"it answers another request: index and rollouts are {made}, not {wanted}"
     for member, rollout in enumerate(group.rollouts):
-        problem = _problem_of(rollout, request.keep_record)
+        problem = _validate_rollout(rollout, request.keep_record)
         if problem:
             return f"rollout {member}: {problem}"
     layouts = {_layout_of(rollout) for rollout in group.rollouts}
@@ -23,13 +23,13 @@ def layout_of(group: Group) -> Layout:
     return _layout_of(group.rollouts[0]) if group.rollouts else ()
 
 
-def _problem_of(rollout: Rollout, has_record: bool) -> str | None:
+def _validate_rollout(rollout: Rollout, has_record: bool) -> str | None:
     if not isinstance(rollout.success, bool | np.bool_):
         return f"the environment answered {rollout.success!r} where success is yes or no"
-    return _problem_of_record(rollout) if has_record else None
+    return _validate_record(rollout) if has_record else None
 
 
-def _problem_of_record(rollout: Rollout) -> str | None:
+def _validate_record(rollout: Rollout) -> str | None:
     log_probs, valid = rollout.log_probs_TU, rollout.valid_TU
     if log_probs.ndim != 2 or not log_probs.size or valid.shape != log_probs.shape or valid.dtype != np.bool_:
         return f"log-probabilities {log_probs.shape} and mask {valid.shape} {valid.dtype} do not belong together"

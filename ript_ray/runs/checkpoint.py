@@ -12,8 +12,8 @@ from pathlib import Path
 from ript_ray.config.serialization import experiment_from_json, experiment_to_json, from_json, to_json
 from ript_ray.errors import CheckpointError
 from ript_ray.runs.run_dir import CHECKPOINT_PREFIXES, checkpoint_name
-from ript_ray.runs.saved_policy import PolicySource
-from ript_ray.storage.hashed_dir import MANIFEST, load_arrays, require_finite, save_arrays, sealing, verify
+from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.storage.hashed_dir import MANIFEST, atomic_directory, load_arrays, require_finite, save_arrays, verify
 from ript_ray.types import Arrays, Progress, Stage
 
 WEIGHTS = "policy.safetensors"
@@ -24,7 +24,7 @@ TRAINING = "training.json"
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingState:
     """What training needs besides weights and experiment to go on.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Standing:
     totals: dict[str, float]
 
 
-def save(folder: Path, source: PolicySource, training: Training | None = None) -> None:
+def save(folder: Path, source: SavedPolicy, training: TrainingState | None = None) -> None:
     """Write a checkpoint to `folder`, which must not exist.
 
     Args:
@@ -67,10 +67,10 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
 
     Raises:
         CheckpointError: The folder exists, or a weight is not finite.
-        UnwritableError: The disk does not take it; nothing is left of the attempt.
+        StorageError: The disk does not take it; nothing is left of the attempt.
     """
     require_finite({**source.arrays, **(training.learner if training else {})})
-    with sealing(folder) as unfinished:
+    with atomic_directory(folder) as unfinished:
         save_arrays(source.arrays, unfinished / WEIGHTS)
         (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
         if training is not None:
@@ -78,7 +78,7 @@ def save(folder: Path, source: PolicySource, training: Training | None = None) -
             (unfinished / TRAINING).write_text(to_json(_standing_of(training)))
 
 
-def load(folder: Path) -> PolicySource:
+def load(folder: Path) -> SavedPolicy:
     """Read and verify a checkpoint.
 
     Raises:
@@ -87,20 +87,20 @@ def load(folder: Path) -> PolicySource:
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a checkpoint of ript-ray: it has no {MANIFEST}")
     verify(folder, FILES)
-    return PolicySource(experiment_from_json(folder / EXPERIMENT), load_arrays(folder / WEIGHTS))
+    return SavedPolicy(experiment_from_json(folder / EXPERIMENT), load_arrays(folder / WEIGHTS))
 
 
-def load_training(folder: Path) -> Training:
+def load_training(folder: Path) -> TrainingState:
     """Read and verify what training needs to go on from a checkpoint; see `load` for errors."""
     if not (folder / TRAINING).is_file():
-        return Training(Progress(), {}, {})  # weights alone
+        return TrainingState(Progress(), {}, {})  # weights alone
     verify(folder, (LEARNER, TRAINING))
     standing = from_json(folder / TRAINING, _Standing, "where training stood")
     arrays = load_arrays(folder / LEARNER)
-    return Training(standing.progress, standing.totals, arrays, standing.stage, standing.step)
+    return TrainingState(standing.progress, standing.totals, arrays, standing.stage, standing.step)
 
 
-def _standing_of(training: Training) -> _Standing:
+def _standing_of(training: TrainingState) -> _Standing:
     return _Standing(training.stage, training.step, training.progress, training.totals)
 
 
@@ -120,7 +120,7 @@ def number_of(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
 
 
-def newest_resumable(run: Path) -> tuple[Path, list[str]]:
+def latest_valid(run: Path) -> tuple[Path, list[str]]:
     """The newest checkpoint of a run that training can go on from.
 
     Returns:
@@ -158,14 +158,14 @@ def find(path: Path) -> Path:
     return saved[-1]
 
 
-def set_aside_later(folder: Path) -> None:
+def quarantine_newer(folder: Path) -> None:
     """Set aside the checkpoints of a run that are newer than `folder`: what made them will be done again."""
     saved = saved_in(folder.parent.parent)
     for later in saved[saved.index(folder) + 1 :]:
         later.rename(later.with_name(f".{later.name}.passed-over-{time.time_ns()}"))
 
 
-def _require_fit(source: PolicySource, folder: Path) -> None:
+def _require_fit(source: SavedPolicy, folder: Path) -> None:
     try:
         source()
     except CheckpointError as error:

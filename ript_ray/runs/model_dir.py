@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ript_ray.config.serialization import from_json, to_json
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import TEXT, QuestPolicy
 from ript_ray.policies.quest.presets import Interface
-from ript_ray.policies.quest.upstream_checkpoint import Layout
+from ript_ray.policies.quest.upstream_checkpoint import UpstreamFormat
 from ript_ray.runs import checkpoint
-from ript_ray.runs.run_dir import RunFolder
-from ript_ray.storage.hashed_dir import load_arrays, require_finite, save_arrays, sealing, sha256_of, verify
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.storage.hashed_dir import atomic_directory, load_arrays, require_finite, save_arrays, sha256_of, verify
 from ript_ray.types import Arrays, Stage
 
 WEIGHTS = "policy.safetensors"
@@ -34,7 +34,7 @@ class Provenance:
 
     file: str
     sha256: str
-    layout: Layout
+    layout: UpstreamFormat
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def from_pretrained(path: str | Path) -> QuestPolicy:
     return load_model(folder)() if is_model(folder) else checkpoint.load(checkpoint.find(folder))()
 
 
-def load_start(path: Path, *, first: Stage) -> tuple[QuestSettings, Arrays]:
+def load_start(path: Path, *, first: Stage) -> tuple[QuestConfig, Arrays]:
     """Settings and weights of the policy that a stage is to start from.
 
     Args:
@@ -97,7 +97,7 @@ def load_start(path: Path, *, first: Stage) -> tuple[QuestSettings, Arrays]:
         model = load_model(path)
         return model.card.interface.settings, model.arrays
     found = checkpoint.find(path)
-    if found != path and not RunFolder(path).results.exists():
+    if found != path and not RunDir(path).results.exists():
         raise CheckpointError(f"{path} has not finished; resume it, or name one of its checkpoints, such as {found}")
     source = checkpoint.load(found)
     last = source.experiment.stages[-1]
@@ -117,11 +117,11 @@ def save_model(folder: Path, model: Model) -> None:
 
     Raises:
         CheckpointError: The folder exists, a weight is not finite, or the weights do not fit the card.
-        UnwritableError: The disk does not take it; nothing is left of the attempt.
+        StorageError: The disk does not take it; nothing is left of the attempt.
     """
     require_finite(model.arrays)
     policy = model()
-    with sealing(folder) as unfinished:
+    with atomic_directory(folder) as unfinished:
         save_arrays(model.arrays, unfinished / WEIGHTS)
         (unfinished / CARD).write_text(to_json(model.card))
         (unfinished / README).write_text(_readme(model, policy, sha256_of(unfinished / WEIGHTS)))

@@ -11,15 +11,15 @@ from pathlib import Path
 from ript_ray.data.contexts import training_contexts
 from ript_ray.errors import CheckpointError, ReplayError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluation_requests
-from ript_ray.evaluation.video import Episode, Filming, act_again, draw, write_gif
+from ript_ray.evaluation.video import Episode, VideoSettings, draw, rerun_request, write_gif
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.train import group_request
 from ript_ray.runs import checkpoint
 from ript_ray.runs.provenance import versions
 from ript_ray.runs.rollout_log import GroupRecord, load_weights, read_groups, weights_file
-from ript_ray.runs.run_dir import RunFolder
-from ript_ray.runs.saved_policy import PolicySource, runtime_parts
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.saved_policy import SavedPolicy, components_of
 from ript_ray.types import Context, RolloutRequest
 
 
@@ -33,8 +33,8 @@ class RecordedRun:
         records: What it wrote of each group, by the group's index.
     """
 
-    folder: RunFolder
-    source: PolicySource
+    folder: RunDir
+    source: SavedPolicy
     records: dict[int, GroupRecord]
 
     @classmethod
@@ -44,7 +44,7 @@ class RecordedRun:
         Raises:
             CheckpointError: It is none, holds no groups, or its first checkpoint is damaged.
         """
-        folder = RunFolder(run)
+        folder = RunDir(run)
         if not folder.config.is_file():
             raise CheckpointError(f"{run} is not the folder of a run: it has no {folder.config.name}")
         records = {record.group: record for record in read_groups(folder.groups)}
@@ -73,10 +73,10 @@ class RecordedRun:
         stream = ContextStream(training_contexts(experiment), experiment.seed)
         request = group_request(stream, record.group, group_size=experiment.sampling.group_size, seed=experiment.seed)
         policy = self.policy(record.version)
-        parts = replace(runtime_parts(self.source), build_policy=lambda: policy)
-        summary, episodes = act_again(parts, request)
+        parts = replace(components_of(self.source), build_policy=lambda: policy)
+        summary, episodes = rerun_request(parts, request)
         successes = tuple({1.0: 1, 0.0: 0}.get(success) for success in summary.successes)
-        found = (request.contexts[0].task, stream.place(record.group), successes, summary.num_steps)
+        found = (request.contexts[0].task, stream.dataset_index(record.group), successes, summary.num_steps)
         written = (record.task, record.context, record.successes, record.num_steps)
         if found != written:
             what = f"task, context, successes and steps are {found}, not {written}"
@@ -113,8 +113,13 @@ class RecordedRun:
         return f"since the run began there changed: {changed}" if changed else "every version is that of the run"
 
 
-def film_evaluation(
-    source: PolicySource, contexts: Sequence[Context], result: EvaluationResult, *, folder: Path, filming: Filming
+def write_evaluation_videos(
+    source: SavedPolicy,
+    contexts: Sequence[Context],
+    result: EvaluationResult,
+    *,
+    folder: Path,
+    video_settings: VideoSettings,
 ) -> list[Path]:
     """Film the first success and the first failure of each task, where there is one.
 
@@ -123,11 +128,11 @@ def film_evaluation(
         contexts: On what.
         result: What came of it.
         folder: Where the videos go.
-        filming: How they look.
+        video_settings: How they look.
 
     Raises:
         ReplayError: A rollout does not come out as it did.
-        UnwritableError: The disk does not take a video.
+        StorageError: The disk does not take a video.
     """
     experiment = source.experiment
     batch_size = experiment.evaluation.batch_size
@@ -140,7 +145,7 @@ def film_evaluation(
             episodes = _act_as_measured(source, request, outcomes)
             for row in rows:
                 paths.append(folder / f"{wanted[request.index + row]}.gif")
-                write_gif(paths[-1], draw(episodes[row], experiment.benchmark, filming))
+                write_gif(paths[-1], draw(episodes[row], experiment.benchmark, video_settings))
     return paths
 
 
@@ -156,8 +161,8 @@ def _first_of_each(contexts: Sequence[Context], outcomes: Sequence[bool]) -> dic
     }
 
 
-def _act_as_measured(source: PolicySource, request: RolloutRequest, outcomes: Sequence[bool]) -> list[Episode]:
-    _, episodes = act_again(runtime_parts(source), request)
+def _act_as_measured(source: SavedPolicy, request: RolloutRequest, outcomes: Sequence[bool]) -> list[Episode]:
+    _, episodes = rerun_request(components_of(source), request)
     found = [episode.success for episode in episodes]
     measured = list(outcomes[request.index : request.index + len(found)])
     if found != measured:

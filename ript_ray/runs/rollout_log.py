@@ -16,14 +16,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from ript_ray.errors import CheckpointError, UnwritableError
+from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.weights import snapshot, tensors_of
-from ript_ray.storage.atomic import write_whole, writing
-from ript_ray.storage.jsonl import LineFile
+from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
+from ript_ray.storage.jsonl import AppendOnlyLog
 from ript_ray.types import GroupSummary, Progress, Version, Weights
 
 
@@ -81,17 +81,17 @@ class RolloutLog:
             announce: Told in words of what cannot be written now.
 
         Raises:
-            UnwritableError: The disk does not take the shortened file.
+            StorageError: The disk does not take the shortened file.
         """
         self._stream = stream
         self._weights = weights
         self._announce = announce
-        self._lines = LineFile(groups, "groups")
+        self._lines = AppendOnlyLog(groups, "groups")
         earlier = read_groups(groups)
         self._lines.rewrite(_line_of(record) for record in earlier if record.group < start.next_index)
         for path in weights.glob("update-*") if weights else ():
             if path.name > weights_file(path.parent, start.update).name:
-                with writing(path):
+                with os_errors_as_storage_error(path):
                     path.unlink()
 
     def __enter__(self) -> Self:
@@ -102,14 +102,14 @@ class RolloutLog:
     ) -> None:
         self._flush()
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         """Note a group; it is written when the update ends."""
         record = GroupRecord(
             group=summary.index,
-            update=collection.update,
+            update=stats.update,
             version=summary.version,
             task=self._stream.at(summary.index).task,
-            context=self._stream.place(summary.index),
+            context=self._stream.dataset_index(summary.index),
             successes=tuple({1.0: 1, 0.0: 0}.get(success) for success in summary.successes),
             num_steps=summary.num_steps,
             verdict=verdict,
@@ -122,13 +122,13 @@ class RolloutLog:
         if self._weights is not None:
             try:
                 save_weights(weights_file(self._weights, record.weights.version), record.weights)
-            except UnwritableError as error:
+            except StorageError as error:
                 self._announce(f"{error}; rollouts of this version can be replayed only if it has a checkpoint")
 
     def _flush(self) -> None:
         self._lines.flush()
-        if self._lines.problem:
-            self._announce(f"{self._lines.problem}; trying again after the next update")
+        if self._lines.error:
+            self._announce(f"{self._lines.error}; trying again after the next update")
 
 
 def read_groups(path: Path) -> list[GroupRecord]:
@@ -151,11 +151,11 @@ def save_weights(path: Path, weights: Weights) -> None:
     """Write weights with their checksum; the file is there whole or not at all.
 
     Raises:
-        UnwritableError: The disk does not take them.
+        StorageError: The disk does not take them.
     """
-    with writing(path):
+    with os_errors_as_storage_error(path):
         path.parent.mkdir(exist_ok=True)
-    write_whole(path, save(dict(tensors_of(weights)), {"sha256": weights.checksum}))
+    atomic_write(path, save(dict(tensors_of(weights)), {"sha256": weights.checksum}))
 
 
 def load_weights(path: Path, policy: Policy) -> None:

@@ -15,14 +15,14 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import experiment_to_json
 from ript_ray.errors import CheckpointError, RunInUseError
 from ript_ray.runs.provenance import versions
-from ript_ray.storage.atomic import write_whole, writing
+from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
 from ript_ray.types import Stage
 
 CHECKPOINT_PREFIXES = {Stage.AUTOENCODER: "autoencoder", Stage.PRIOR: "prior", Stage.RIPT: "update"}
 """What the names of checkpoints begin with."""
 
 
-class RunFolder:
+class RunDir:
     """The folder runs/<experiment>/<time>-seed<seed>/ of one run."""
 
     def __init__(self, path: Path):
@@ -35,15 +35,15 @@ class RunFolder:
         """Create the folder, with the run's id, the resolved configuration and the versions of everything in it.
 
         Raises:
-            UnwritableError: The disk does not take it.
+            StorageError: The disk does not take it.
         """
         parent = root / experiment.name
-        with writing(parent):
+        with os_errors_as_storage_error(parent):
             parent.mkdir(parents=True, exist_ok=True)
             folder = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
-        write_whole(folder.path / "run-id", uuid.uuid4().hex)
-        write_whole(folder.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
-        write_whole(folder.config, experiment_to_json(experiment))
+        atomic_write(folder.path / "run-id", uuid.uuid4().hex)
+        atomic_write(folder.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        atomic_write(folder.config, experiment_to_json(experiment))
         return folder
 
     @contextlib.contextmanager
@@ -56,7 +56,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise CheckpointError(f"{self.path} is not the folder of a run: it has no {self.config.name}")
-        with writing(self.path / ".lock"):
+        with os_errors_as_storage_error(self.path / ".lock"):
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(descriptor, self.path)
@@ -74,7 +74,7 @@ class RunFolder:
         """What the run is known by in every tracking store: 32 hexadecimal digits."""
         path = self.path / "run-id"
         if not path.exists():  # the folder is older than such ids
-            write_whole(path, uuid.uuid4().hex)
+            atomic_write(path, uuid.uuid4().hex)
         return path.read_text().strip()
 
     @property
@@ -101,7 +101,7 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
-    def journal(self) -> Path:
+    def metrics_log(self) -> Path:
         """One JSON object per update."""
         return self.path / "metrics.jsonl"
 

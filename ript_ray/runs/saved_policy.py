@@ -6,13 +6,13 @@ import torch
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.seeding import Purpose, torch_seed_of
 from ript_ray.types import Arrays
 
 
 @dataclass(frozen=True)
-class PolicySource:
+class SavedPolicy:
     """All it takes to build an experiment's policy in any process: what a checkpoint holds.
 
     Attributes:
@@ -45,12 +45,14 @@ def new_policy(experiment: Experiment) -> QuestPolicy:
         )
 
 
-def runtime_parts(source: PolicySource) -> Parts:
+def components_of(source: SavedPolicy) -> Components:
     """What a runtime needs to post-train or evaluate this policy."""
     experiment = source.experiment
-    return Parts(
+    return Components(
         build_policy=source,
-        make_environment=experiment.benchmark.showing(experiment.policy.cameras).make,  # no frame that nobody reads
+        make_environment=experiment.benchmark.with_cameras(
+            experiment.policy.cameras
+        ).make,  # no frame that nobody reads
         max_steps=experiment.max_steps,
         ppo=experiment.ppo,
         seed=experiment.seed,

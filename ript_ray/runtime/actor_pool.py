@@ -14,10 +14,10 @@ from typing import Any
 import ray
 
 from ript_ray.errors import WorkerError
-from ript_ray.rl.protocols import Dispatches
-from ript_ray.runtime.actor_slot import Actor, Load, Roll, Start
-from ript_ray.runtime.capacity import Room
-from ript_ray.runtime.ray_calls import describe, has_answered
+from ript_ray.rl.protocols import DispatchCounts
+from ript_ray.runtime.actor_slot import ActorSlot, LoadingWeights, RollingOut, Starting
+from ript_ray.runtime.capacity import ActorCapacity
+from ript_ray.runtime.ray_calls import describe, is_ready
 from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
 
 POLL_S = 0.2
@@ -91,7 +91,7 @@ class ActorPool:
         num_actors: int,
         limits: Limits,
         *,
-        room: Room,
+        capacity: ActorCapacity,
     ):
         """Start as many actors as there is room for.
 
@@ -99,24 +99,24 @@ class ActorPool:
             start_actor: Starts a Ray actor made from `RolloutWorker` and returns its handle.
             num_actors: Places to fill.
             limits: What the pool puts up with.
-            room: How many actors more the nodes hold.
+            capacity: How many actors more the nodes hold.
         """
         self.num_actors = num_actors
         self._start_actor = start_actor
         self._limits = limits
-        self._room = room
+        self._capacity = capacity
         self._weights = _Weights()
-        self._actors: dict[int, Actor] = {}
-        self._due = dict.fromkeys(range(num_actors), 0.0)
+        self._actors: dict[int, ActorSlot] = {}
+        self._restart_at = dict.fromkeys(range(num_actors), 0.0)
         self._queue: deque[RolloutRequest] = deque()
         self._finished: deque[tuple[GroupSummary, ray.ObjectRef]] = deque()
         self._counts = _Counts()
-        self._tend_places()
+        self._start_due_actors()
 
     @property
     def num_starting(self) -> int:
         """Actors whose constructors run."""
-        return sum(isinstance(actor.call, Start) for actor in self._actors.values())
+        return sum(isinstance(actor.call, Starting) for actor in self._actors.values())
 
     @property
     def num_ready(self) -> int:
@@ -129,20 +129,20 @@ class ActorPool:
         return bool(self._queue or self._finished) or any(actor.request for actor in self._actors.values())
 
     @property
-    def dispatches(self) -> Dispatches:
+    def dispatch_counts(self) -> DispatchCounts:
         """The books on requests."""
         running = sum(actor.request is not None for actor in self._actors.values()) + len(self._finished)
         counts = self._counts
-        return Dispatches(counts.dispatched, counts.lost, running, counts.replaced)
+        return DispatchCounts(counts.dispatched, counts.lost, running, counts.replaced)
 
     def submit(self, request: RolloutRequest) -> None:
         """Hand a request to an idle actor, or queue it."""
         self._queue.append(request)
         self._dispatch()
 
-    def run_again(self, request: RolloutRequest, error: Exception) -> None:
+    def rerun(self, request: RolloutRequest, error: Exception) -> None:
         """Run a request once more whose group was lost after it had been answered."""
-        self._lose(request, error)
+        self._retry(request, error)
 
     def next_finished(self) -> tuple[GroupSummary, ray.ObjectRef] | None:
         """The summary of a request that has finished, and a reference to its group; none if none has yet."""
@@ -160,22 +160,22 @@ class ActorPool:
         """Have every actor take these weights before its next request; waits for those that are not at work now."""
         self._weights = _Weights(reference, weights.checksum, weights.version)
         self._dispatch()
-        loads = {actor.call.reference for actor in self._actors.values() if isinstance(actor.call, Load)}
+        loads = {actor.call.reference for actor in self._actors.values() if isinstance(actor.call, LoadingWeights)}
         while any(actor.call and actor.call.reference in loads for actor in self._actors.values()):
-            self.tend()
+            self.poll()
 
     def kill(self) -> None:
         """End every actor."""
         for actor in self._actors.values():
             ray.kill(actor.handle, no_restart=True)
 
-    def tend(self, others: Sequence[ray.ObjectRef] = ()) -> None:
+    def poll(self, others: Sequence[ray.ObjectRef] = ()) -> None:
         """Give out work, replace what is due, and wait a moment for an actor, or one of `others`, to answer.
 
         Raises:
             WorkerError: The budget of replacements is spent, or one request fails wherever it is run.
         """
-        self._tend_places()
+        self._start_due_actors()
         self._dispatch()
         calls = {actor.call.reference: actor for actor in self._actors.values() if actor.call}
         if not calls and not others:
@@ -185,28 +185,28 @@ class ActorPool:
         now = time.monotonic()
         for reference in late:
             actor = calls.get(reference)
-            if actor and actor.deadline <= now and not has_answered(reference):
+            if actor and actor.deadline <= now and not is_ready(reference):
                 self._replace(actor, TimeoutError("no answer before its deadline"))
         if ready and ready[0] in calls:
             self._answered(calls[ready[0]])
 
-    def _tend_places(self) -> None:
+    def _start_due_actors(self) -> None:
         """Start an actor in every place that is due, as far as the nodes have room."""
         now = time.monotonic()
-        due = [place for place, moment in self._due.items() if moment <= now]
-        if not due and not self.num_starting:
+        due_slots = [slot for slot, moment in self._restart_at.items() if moment <= now]
+        if not due_slots and not self.num_starting:
             return
-        free = self._room.free(len(self._actors), len(due))
-        for place in due[: max(0, free)]:
-            del self._due[place]
+        free = self._capacity.free(len(self._actors), len(due_slots))
+        for slot in due_slots[: max(0, free)]:
+            del self._restart_at[slot]
             handle = self._start_actor()
-            start = Start(handle.__ray_ready__.remote())
-            self._actors[place] = Actor(place, handle, start, now + self._limits.start_s)
-        starting = [actor for actor in self._actors.values() if isinstance(actor.call, Start)]
+            start = Starting(handle.__ray_ready__.remote())
+            self._actors[slot] = ActorSlot(slot, handle, start, now + self._limits.start_s)
+        starting = [actor for actor in self._actors.values() if isinstance(actor.call, Starting)]
         for actor in starting[: max(0, -free)]:  # their node has gone: not a failure of theirs
             ray.kill(actor.handle, no_restart=True)
-            del self._actors[actor.place]
-            self._due[actor.place] = now
+            del self._actors[actor.slot]
+            self._restart_at[actor.slot] = now
 
     def _dispatch(self) -> None:
         """Give every idle actor weights if its own are old, else a request, else a copy of a late one."""
@@ -215,15 +215,15 @@ class ActorPool:
             if actor.version != self._weights.version:
                 assert self._weights.version is not None
                 load = actor.handle.load.remote(self._weights.reference)
-                actor.call = Load(load, self._weights.checksum, self._weights.version)
+                actor.call = LoadingWeights(load, self._weights.checksum, self._weights.version)
                 actor.deadline = time.monotonic() + self._limits.start_s
-            elif request := self._queue.popleft() if self._queue else self._late_request():
+            elif request := self._queue.popleft() if self._queue else self._straggler():
                 self._counts.dispatched += 1
                 summary, group = actor.handle.roll.options(num_returns=2).remote(request)
-                actor.call = Roll(summary, group, request, time.monotonic())
+                actor.call = RollingOut(summary, group, request, time.monotonic())
                 actor.deadline = time.monotonic() + self._limits.request_s
 
-    def _late_request(self) -> RolloutRequest | None:
+    def _straggler(self) -> RolloutRequest | None:
         """The request that has run longest, if it is late and no other actor runs it too.
 
         Only where its actor holds the present weights: then both copies give the same group, bit for bit, and
@@ -237,12 +237,12 @@ class ActorPool:
         wanted = [
             (actor.call.started, actor.request)
             for actor in self._actors.values()
-            if isinstance(actor.call, Roll) and actor.request and actor.version == self._weights.version
+            if isinstance(actor.call, RollingOut) and actor.request and actor.version == self._weights.version
             if actor.call.started < late and copies[actor.request.index] == 1
         ]
         return min(wanted, key=lambda entry: entry[0])[1] if wanted else None
 
-    def _answered(self, actor: Actor) -> None:
+    def _answered(self, actor: ActorSlot) -> None:
         call = actor.call
         assert call is not None
         try:
@@ -254,12 +254,12 @@ class ActorPool:
             self._replace(actor, error)
             return
         actor.call = None
-        if isinstance(call, Load):
+        if isinstance(call, LoadingWeights):
             self._loaded(actor, call, answer)
-        elif isinstance(call, Roll) and call.request is not None:
+        elif isinstance(call, RollingOut) and call.request is not None:
             self._rolled(actor, call, answer)
 
-    def _loaded(self, actor: Actor, call: Load, checksum: str) -> None:
+    def _loaded(self, actor: ActorSlot, call: LoadingWeights, checksum: str) -> None:
         if checksum != call.checksum:
             error = WorkerError(f"it holds weights {checksum}, not the learner's {call.checksum}")
             self._replace(actor, error, is_start=True)
@@ -267,25 +267,25 @@ class ActorPool:
         actor.version = call.version
         self._counts.failed_starts = 0
 
-    def _rolled(self, actor: Actor, call: Roll, summary: GroupSummary) -> None:
+    def _rolled(self, actor: ActorSlot, call: RollingOut, summary: GroupSummary) -> None:
         counts = self._counts
         counts.durations_s.append(time.monotonic() - call.started)
         counts.attempts.pop(summary.index, None)
-        counts.deaths.pop(actor.place, None)  # work gets done here again: the next fault finds an unspent back-off
+        counts.deaths.pop(actor.slot, None)  # work gets done here again: the next fault finds an unspent back-off
         actor.num_failures = 0
         self._finished.append((summary, call.group))
         for other in self._actors.values():
             if other.request is not None and other.request.index == summary.index:
-                assert isinstance(other.call, Roll)
+                assert isinstance(other.call, RollingOut)
                 other.call = replace(other.call, request=None)
                 counts.lost += 1
-        actor.num_invalid = actor.num_invalid + 1 if summary.problem else 0
+        actor.num_invalid = actor.num_invalid + 1 if summary.error else 0
         if actor.num_invalid >= MAX_INVALID:
-            self._replace(actor, WorkerError(f"{MAX_INVALID} malformed groups in a row: {summary.problem}"))
+            self._replace(actor, WorkerError(f"{MAX_INVALID} malformed groups in a row: {summary.error}"))
 
-    def _raised(self, actor: Actor, error: ray.exceptions.RayTaskError) -> None:
+    def _raised(self, actor: ActorSlot, error: ray.exceptions.RayTaskError) -> None:
         """The actor's code raised: the process goes on, unless it could not even start, or keeps raising."""
-        request, at_work = actor.request, isinstance(actor.call, Roll)
+        request, at_work = actor.request, isinstance(actor.call, RollingOut)
         if not at_work:
             self._replace(actor, error, is_start=True)
             return
@@ -295,29 +295,29 @@ class ActorPool:
             return
         actor.call = None
         if request is not None:
-            self._lose(request, error)
+            self._retry(request, error)
 
-    def _replace(self, actor: Actor, error: Exception, *, is_start: bool = False) -> None:
+    def _replace(self, actor: ActorSlot, error: Exception, *, is_start: bool = False) -> None:
         """Give an actor up; another one fills its place after a while."""
-        del self._actors[actor.place]
+        del self._actors[actor.slot]
         ray.kill(actor.handle, no_restart=True)
         counts, limits = self._counts, self._limits
         lost_its_node = "node has died" in str(error)  # no fault of what was started there
-        counts.failed_starts += (is_start or isinstance(actor.call, Start)) and not lost_its_node
+        counts.failed_starts += (is_start or isinstance(actor.call, Starting)) and not lost_its_node
         max_failed_starts = max(limits.max_failed_starts, self.num_actors)
         if counts.replaced >= limits.max_replacements or counts.failed_starts >= max_failed_starts:
             raise WorkerError(
-                f"rollout actor {actor.place} was lost ({describe(error)}); {limits.max_replacements} may be replaced "
+                f"rollout actor {actor.slot} was lost ({describe(error)}); {limits.max_replacements} may be replaced "
                 f"(cluster.max-replacements) and {counts.replaced} have been, and {max_failed_starts} starts "
                 f"may fail in a row and {counts.failed_starts} have"
             ) from error
         counts.replaced += 1
-        counts.deaths[actor.place] += 1
-        self._due[actor.place] = time.monotonic() + limits.backoff_s(counts.deaths[actor.place])
+        counts.deaths[actor.slot] += 1
+        self._restart_at[actor.slot] = time.monotonic() + limits.backoff_s(counts.deaths[actor.slot])
         if actor.request is not None:
-            self._lose(actor.request, error)
+            self._retry(actor.request, error)
 
-    def _lose(self, request: RolloutRequest, error: Exception) -> None:
+    def _retry(self, request: RolloutRequest, error: Exception) -> None:
         """Book a copy of a request as lost; it runs again unless another copy is still running."""
         counts = self._counts
         counts.lost += 1

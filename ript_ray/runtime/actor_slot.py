@@ -9,14 +9,14 @@ from ript_ray.types import RolloutRequest, Version
 
 
 @dataclass(frozen=True)
-class Start:
+class Starting:
     """The actor's constructor runs."""
 
     reference: ray.ObjectRef
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadingWeights:
     """The actor takes weights."""
 
     reference: ray.ObjectRef
@@ -25,7 +25,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Roll:
+class RollingOut:
     """The actor runs a request; `request` is none once another copy of it has answered."""
 
     reference: ray.ObjectRef
@@ -35,7 +35,7 @@ class Roll:
 
 
 @dataclass
-class Actor:
+class ActorSlot:
     """One place in the pool and the process that fills it now. It does one thing at a time.
 
     Attributes:
@@ -44,9 +44,9 @@ class Actor:
         num_invalid: Malformed groups in a row that it has made.
     """
 
-    place: int
+    slot: int
     handle: Any
-    call: Start | Load | Roll | None
+    call: Starting | LoadingWeights | RollingOut | None
     deadline: float
     version: Version | None = None
     num_failures: int = 0
@@ -55,4 +55,4 @@ class Actor:
     @property
     def request(self) -> RolloutRequest | None:
         """What it works on, if its answer is still wanted."""
-        return self.call.request if isinstance(self.call, Roll) else None
+        return self.call.request if isinstance(self.call, RollingOut) else None

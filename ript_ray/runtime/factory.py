@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ript_ray.rl.protocols import Parts, Runtime
+from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime, ray_session
 from ript_ray.runtime.serial import SerialRuntime
@@ -16,7 +16,7 @@ def session(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def open_runtime(
-    parts: Parts, cluster: Cluster, *, with_learner: bool = True, report: Callable[[str], None] = lambda text: None
+    parts: Components, cluster: Cluster, *, with_learner: bool = True, report: Callable[[str], None] = lambda text: None
 ) -> Iterator[Runtime]:
     """Start a runtime inside a `session`, and stop its processes at the end; see `RayRuntime` for the arguments."""
     runtime: Runtime

@@ -8,15 +8,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import Learner, UpdateReport
-from ript_ray.rl.protocols import Parts
-from ript_ray.runtime.ray_calls import UNRECORDED, answer_of, has_answered
+from ript_ray.rl.protocols import Components
+from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result, is_ready
 from ript_ray.types import Arrays, Version
 
 
 class LearnerGroup:
     """All learners receive all groups and update together; the first one speaks for them."""
 
-    def __init__(self, parts: Parts, build_policy: ray.ObjectRef, *, num_cpus: float, timeout_s: float):
+    def __init__(self, parts: Components, build_policy: ray.ObjectRef, *, num_cpus: float, timeout_s: float):
         """Start the learners; `await_start` waits for them.
 
         Args:
@@ -27,7 +27,7 @@ class LearnerGroup:
         """
         # On the driver's node where that has room: should that node die, the run ends anyway.
         near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        learner_class = ray.remote(num_cpus=num_cpus, scheduling_strategy=near, **UNRECORDED)(Learner)
+        learner_class = ray.remote(num_cpus=num_cpus, scheduling_strategy=near, **NO_TASK_EVENTS)(Learner)
         self._timeout_s = timeout_s
         self._learners = [
             learner_class.remote(build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
@@ -44,20 +44,20 @@ class LearnerGroup:
             WorkerError: They are not within `timeout_s`, or one fails.
         """
         for learner in self._learners:
-            answer_of(learner.__ray_ready__.remote(), "the learner's start", timeout_s)
+            get_result(learner.__ray_ready__.remote(), "the learner's start", timeout_s)
         size = len(self._learners)
         if size == 1:
             return
         first = self._learners[0]
         find_host = first.__ray_call__.remote(lambda _: ray.util.get_node_ip_address())
-        host = answer_of(find_host, "the learner's address", timeout_s)
-        address = answer_of(first.open_store.remote(host), "the learners' store", timeout_s)
+        host = get_result(find_host, "the learner's address", timeout_s)
+        address = get_result(first.open_store.remote(host), "the learners' store", timeout_s)
         joined = [
             learner.join.remote(address, rank=rank, size=size, timeout_s=self._timeout_s)
             for rank, learner in enumerate(self._learners)
         ]
         for answer in joined:
-            answer_of(answer, "a learner that joins the others", timeout_s)
+            get_result(answer, "a learner that joins the others", timeout_s)
 
     @property
     def is_updating(self) -> bool:
@@ -67,13 +67,13 @@ class LearnerGroup:
     @property
     def awaited(self) -> list[ray.ObjectRef]:
         """Answers that are still to come for the update under way."""
-        return [answer for answer in self._update if not has_answered(answer)]
+        return [answer for answer in self._update if not is_ready(answer)]
 
     def receive(self, index: int, group: ray.ObjectRef) -> None:
         """Have every learner fetch a group."""
         self._receipts[index] = [learner.receive.remote(group) for learner in self._learners]
 
-    def lost_of(self, indices: Sequence[int]) -> list[tuple[int, Exception]]:
+    def undelivered(self, indices: Sequence[int]) -> list[tuple[int, Exception]]:
         """Which of these groups did not reach every learner, because the node that held them is gone.
 
         A group is asked after once; `receive` has to follow for each that is lost.
@@ -96,7 +96,7 @@ class LearnerGroup:
 
     def _require_alive(self) -> None:
         for learner in self._learners:
-            answer_of(learner.__ray_ready__.remote(), "the learner", self._timeout_s)
+            get_result(learner.__ray_ready__.remote(), "the learner", self._timeout_s)
 
     def start_update(self, indices: Sequence[int]) -> None:
         """Begin an update from groups that all learners have."""
@@ -113,8 +113,8 @@ class LearnerGroup:
         if not self._update:
             return None
         # One that failed leaves the others waiting for it, so each is looked at as soon as it has answered.
-        answered = [answer for answer in self._update if has_answered(answer)]
-        reports = [answer_of(answer, "the learner", self._timeout_s) for answer in answered]
+        answered = [answer for answer in self._update if is_ready(answer)]
+        reports = [get_result(answer, "the learner", self._timeout_s) for answer in answered]
         if len(reports) < len(self._update):
             if time.monotonic() - self._started > self._timeout_s:
                 raise WorkerError(f"the learner: no answer within {self._timeout_s:g} s (cluster.update-timeout-s)")
@@ -129,13 +129,13 @@ class LearnerGroup:
 
     def state(self) -> Arrays:
         """The learner's state besides its weights; see `Learner.state`."""
-        state: Arrays = answer_of(self._learners[0].state.remote(), "the learner's state", self._timeout_s)
+        state: Arrays = get_result(self._learners[0].state.remote(), "the learner's state", self._timeout_s)
         return state
 
     def restore(self, version: Version, state: Arrays) -> None:
         """Put every learner where a checkpoint left one; see `Learner.restore`."""
         for answer in [learner.restore.remote(version, state) for learner in self._learners]:
-            answer_of(answer, "the learner", self._timeout_s)
+            get_result(answer, "the learner", self._timeout_s)
 
     def kill(self) -> None:
         """End them."""

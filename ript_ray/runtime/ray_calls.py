@@ -6,11 +6,11 @@ import ray
 
 from ript_ray.errors import WorkerError
 
-UNRECORDED = {"enable_task_events": False}
+NO_TASK_EVENTS = {"enable_task_events": False}
 """Option of an actor whose calls Ray does not keep for its dashboard: over a week they would only fill its memory."""
 
 
-def has_answered(reference: ray.ObjectRef) -> bool:
+def is_ready(reference: ray.ObjectRef) -> bool:
     """Whether an answer is there, even where a `ray.wait` that returns the first did not name it."""
     return bool(ray.wait([reference], timeout=0)[0])
 
@@ -24,7 +24,7 @@ def describe(error: Exception) -> str:
     return lines[-1] if in_constructor else lines[0]
 
 
-def answer_of(reference: ray.ObjectRef, what: str, timeout_s: float) -> Any:
+def get_result(reference: ray.ObjectRef, what: str, timeout_s: float) -> Any:
     """What an actor that nobody replaces answered.
 
     Raises:

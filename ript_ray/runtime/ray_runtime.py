@@ -16,14 +16,14 @@ import ray
 
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Dispatches, Parts
+from ript_ray.rl.protocols import Components, DispatchCounts
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.runtime.actor_pool import ActorPool, Limits
-from ript_ray.runtime.capacity import Room
+from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import num_cpus
 from ript_ray.runtime.learner_group import LearnerGroup
-from ript_ray.runtime.ray_calls import UNRECORDED, answer_of
+from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
 
 
@@ -65,7 +65,7 @@ class RayRuntime:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Components,
         cluster: Cluster,
         *,
         with_learner: bool = True,
@@ -95,16 +95,16 @@ class RayRuntime:
             self._learners = LearnerGroup(
                 parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
             )
-        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD", **UNRECORDED)(
+        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD", **NO_TASK_EVENTS)(
             RolloutWorker
         )
         num_learners = parts.num_learners if with_learner else 0
         num_actors = cluster.num_actors or cluster.count_actors(node_cpus(), num_learners)
-        room = Room(
+        capacity = ActorCapacity(
             lambda: cluster.num_fitting(node_cpus(), num_learners),
             num_actors,
             report=report,
-            patience_s=cluster.start_timeout_s,
+            timeout_s=cluster.start_timeout_s,
         )
         self._pool = ActorPool(
             lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps),
@@ -112,7 +112,7 @@ class RayRuntime:
             Limits(
                 cluster.start_timeout_s, cluster.group_timeout_s, cluster.max_replacements, cluster.straggler_factor
             ),
-            room=room,
+            capacity=capacity,
         )
         try:
             self._await_start()
@@ -125,8 +125,8 @@ class RayRuntime:
         return self._pool.num_actors
 
     @property
-    def dispatches(self) -> Dispatches:
-        return self._pool.dispatches
+    def dispatch_counts(self) -> DispatchCounts:
+        return self._pool.dispatch_counts
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests[request.index] = request
@@ -143,24 +143,24 @@ class RayRuntime:
                 return summary
             updating = self._learners is not None and self._learners.is_updating
             assert updating or self._pool.has_work, "nothing is under way: this wait would never end"
-            self._pool.tend(self._learners.awaited if self._learners else [])
+            self._pool.poll(self._learners.awaited if self._learners else [])
 
-    def keep(self, index: int) -> None:
+    def send_to_learner(self, index: int) -> None:
         self._learner.receive(index, self._groups.pop(index))
 
-    def drop(self, index: int) -> None:
+    def discard(self, index: int) -> None:
         del self._groups[index], self._requests[index], self._summaries[index]
 
     def start_update(self, indices: Sequence[int]) -> None:
-        while lost := self._learner.lost_of(indices):
-            self._roll_again(lost)
+        while lost := self._learner.undelivered(indices):
+            self._rerun_undelivered(lost)
         for index in indices:
             del self._requests[index], self._summaries[index]
         self._learner.start_update(indices)
 
     def broadcast(self) -> Weights:
         reference = self._learner.weights()
-        weights: Weights = answer_of(reference, "the learner's weights", self._cluster.update_timeout_s)
+        weights: Weights = get_result(reference, "the learner's weights", self._cluster.update_timeout_s)
         self._pool.load(reference, weights)
         # The caller's copy must outlive Ray's object store.
         return replace(weights, buffer=weights.buffer.copy())
@@ -181,25 +181,25 @@ class RayRuntime:
         assert self._learners, "this runtime was started without a learner"
         return self._learners
 
-    def _roll_again(self, lost: Sequence[tuple[int, Exception]]) -> None:
+    def _rerun_undelivered(self, lost: Sequence[tuple[int, Exception]]) -> None:
         """Run groups again whose node has gone before the learner had them; at lag 0 they come out the same.
 
         At a lag newer weights may act. What comes out is trained as it is, even where it is uniform then (it has no
         gradient), but never where it is malformed.
         """
         for index, error in lost:
-            self._pool.run_again(self._requests[index], error)
+            self._pool.rerun(self._requests[index], error)
         missing = {index for index, _ in lost}
         while missing:
-            self._pool.tend()
+            self._pool.poll()
             for index in sorted(missing):
                 if finished := self._pool.take_finished(index):
-                    self._take_again(*finished, missing)
+                    self._accept_rerun(*finished, missing)
 
-    def _take_again(self, summary: GroupSummary, group: ray.ObjectRef, missing: set[int]) -> None:
+    def _accept_rerun(self, summary: GroupSummary, group: ray.ObjectRef, missing: set[int]) -> None:
         index = summary.index
-        if summary.problem or summary.layout != self._summaries[index].layout:
-            self._pool.run_again(self._requests[index], WorkerError(summary.problem or "its layout has changed"))
+        if summary.error or summary.layout != self._summaries[index].layout:
+            self._pool.rerun(self._requests[index], WorkerError(summary.error or "its layout has changed"))
             return
         self._learner.receive(index, group)
         missing.remove(index)
@@ -207,6 +207,6 @@ class RayRuntime:
     def _await_start(self) -> None:
         """Wait for every actor that there is room for, and for the learners."""
         while self._pool.num_starting or not self._pool.num_ready:
-            self._pool.tend()
+            self._pool.poll()
         if self._learners:
             self._learners.await_start(self._cluster.start_timeout_s)

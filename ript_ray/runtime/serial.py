@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
-from ript_ray.rl.protocols import Dispatches, Parts
+from ript_ray.rl.protocols import Components, DispatchCounts
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
@@ -15,7 +15,7 @@ class SerialRuntime:
 
     num_actors = 1
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Components):
         """Build one worker and the learner here.
 
         Raises:
@@ -30,8 +30,8 @@ class SerialRuntime:
         self._num_dispatched = 0
 
     @property
-    def dispatches(self) -> Dispatches:
-        return Dispatches(self._num_dispatched)
+    def dispatch_counts(self) -> DispatchCounts:
+        return DispatchCounts(self._num_dispatched)
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests.append(request)
@@ -45,10 +45,10 @@ class SerialRuntime:
         self._finished[summary.index] = group
         return summary
 
-    def keep(self, index: int) -> None:
+    def send_to_learner(self, index: int) -> None:
         self._learner.receive(self._finished.pop(index))
 
-    def drop(self, index: int) -> None:
+    def discard(self, index: int) -> None:
         del self._finished[index]
 
     def start_update(self, indices: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Tasks(Protocol[Item, Result_co]):
+class TaskPool(Protocol[Item, Result_co]):
     """Pieces of work that are done in any order."""
 
     @property
@@ -48,7 +48,7 @@ class Tasks(Protocol[Item, Result_co]):
 
 
 @contextlib.contextmanager
-def open_tasks(function: Callable[[Item], Result], cluster: Cluster) -> Iterator[Tasks[Item, Result]]:
+def open_task_pool(function: Callable[[Item], Result], cluster: Cluster) -> Iterator[TaskPool[Item, Result]]:
     """Start what works on items, and stop it at the end, whatever is still at work.
 
     Args:
@@ -62,16 +62,16 @@ def open_tasks(function: Callable[[Item], Result], cluster: Cluster) -> Iterator
     """
     with session(cluster):
         if cluster.in_process:
-            yield _HereTasks(function)
+            yield _SerialTaskPool(function)
             return
-        tasks = _RayTasks(function, cluster)
+        tasks = _RayTaskPool(function, cluster)
         try:
             yield tasks
         finally:
             tasks.cancel()
 
 
-class _HereTasks(Generic[Item, Result]):
+class _SerialTaskPool(Generic[Item, Result]):
     """One after the other, in this process."""
 
     def __init__(self, function: Callable[[Item], Result]):
@@ -97,7 +97,7 @@ class _Run(Generic[Item]):
     deadline: float
 
 
-class _RayTasks(Generic[Item, Result]):
+class _RayTaskPool(Generic[Item, Result]):
     """As many at once as the nodes that are alive have room for."""
 
     def __init__(self, function: Callable[[Item], Result], cluster: Cluster):
@@ -110,15 +110,15 @@ class _RayTasks(Generic[Item, Result]):
         options = {"num_cpus": cluster.cpus_per_actor, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         self._remote = ray.remote(**options)(work)
         self._runs: dict[ray.ObjectRef, _Run[Item]] = {}
-        self._num_places = cluster.num_actors or cluster.count_actors(node_cpus())
+        self._num_slots = cluster.num_actors or cluster.count_actors(node_cpus())
 
     @property
     def num_free(self) -> int:
         room = max(1, self._cluster.num_fitting(node_cpus()))  # with no node left: wait for one
-        return min(self._num_places, room) - len(self._runs)
+        return min(self._num_slots, room) - len(self._runs)
 
     def submit(self, item: Item) -> None:
-        self._begin(item, attempt=1)
+        self._start(item, attempt=1)
 
     def next_done(self) -> tuple[Item, Result]:
         while True:
@@ -130,14 +130,14 @@ class _RayTasks(Generic[Item, Result]):
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, RiptError):
                         raise error.cause from None
-                    self._try_again(run, error)
+                    self._retry(run, error)
                 except ray.exceptions.RayError as error:
-                    self._try_again(run, error)
+                    self._retry(run, error)
             for reference in late:
                 if self._runs[reference].deadline <= time.monotonic():
                     ray.cancel(reference, force=True)
                     timeout_s = self._cluster.group_timeout_s
-                    self._try_again(self._runs.pop(reference), TimeoutError(f"not done within {timeout_s:g} s"))
+                    self._retry(self._runs.pop(reference), TimeoutError(f"not done within {timeout_s:g} s"))
 
     def cancel(self) -> None:
         """End what is still at work."""
@@ -145,11 +145,11 @@ class _RayTasks(Generic[Item, Result]):
             ray.cancel(reference, force=True)
         self._runs.clear()
 
-    def _begin(self, item: Item, attempt: int) -> None:
+    def _start(self, item: Item, attempt: int) -> None:
         deadline = time.monotonic() + self._cluster.group_timeout_s
         self._runs[self._remote.remote(item)] = _Run(item, attempt, deadline)
 
-    def _try_again(self, run: _Run[Item], error: Exception) -> None:
+    def _retry(self, run: _Run[Item], error: Exception) -> None:
         if run.attempt == MAX_ATTEMPTS:
             raise WorkerError(f"{run.item} failed {MAX_ATTEMPTS} times, the last time because of {describe(error)}")
-        self._begin(run.item, run.attempt + 1)
+        self._start(run.item, run.attempt + 1)

@@ -13,14 +13,14 @@ from ript_ray.config.sft import SFT
 from ript_ray.data.augmentation import augment
 from ript_ray.data.windows import Windows
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.sft.trainer import Fitting
+from ript_ray.sft.trainer import SupervisedTrainer
 from ript_ray.types import Stage
 
-MEASURED_AT_ONCE = 64
+EVALUATION_BATCH_SIZE = 64
 """Windows of one pass without gradients."""
 
 
-def begin_stage(stage: Stage, policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> Fitting:
+def begin_stage(stage: Stage, policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> SupervisedTrainer:
     """Set a supervised stage up; its steps change the policy, which must be in training mode meanwhile.
 
     Args:
@@ -35,7 +35,7 @@ def begin_stage(stage: Stage, policy: QuestPolicy, windows: Windows, *, sft: SFT
     return _begin_prior(policy, windows, sft=sft, seed=seed)
 
 
-def _begin_autoencoder(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> Fitting:
+def _begin_autoencoder(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> SupervisedTrainer:
     """Stage 1: reconstruct action chunks through the quantiser, by mean absolute error."""
     chunks = torch.from_numpy(windows.chunks_WCA)
 
@@ -43,10 +43,10 @@ def _begin_autoencoder(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed:
         return F.l1_loss(policy.autoencoder(chunks[rows]), chunks[rows])
 
     parameters = {f"autoencoder.{name}": value for name, value in policy.autoencoder.named_parameters()}
-    return Fitting(parameters, loss, stage=sft.autoencoder, num_windows=len(chunks), seed=seed)
+    return SupervisedTrainer(parameters, loss, stage=sft.autoencoder, num_windows=len(chunks), seed=seed)
 
 
-def _begin_prior(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> Fitting:
+def _begin_prior(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) -> SupervisedTrainer:
     """Stage 2: predict each window's skill tokens from what is seen and the instruction, by cross-entropy.
 
     Encoders and prior train; the autoencoder is frozen.
@@ -74,7 +74,7 @@ def _begin_prior(policy: QuestPolicy, windows: Windows, *, sft: SFT, seed: int) 
         for name, value in policy.named_parameters()
         if value.requires_grad and not name.startswith("autoencoder")
     }
-    return Fitting(parameters, loss, stage=sft.prior, num_windows=len(chunks), seed=seed)
+    return SupervisedTrainer(parameters, loss, stage=sft.prior, num_windows=len(chunks), seed=seed)
 
 
 def _cross_entropy(
@@ -84,7 +84,7 @@ def _cross_entropy(
     return F.cross_entropy(logits_BUV.flatten(0, 1), tokens_BU.flatten())
 
 
-def measure_stage(stage: Stage, policy: QuestPolicy, windows: Windows) -> float:
+def evaluate_stage(stage: Stage, policy: QuestPolicy, windows: Windows) -> float:
     """The stage's error on windows, without dropout and augmentation.
 
     Returns:
@@ -103,7 +103,7 @@ def _by_parts(policy: QuestPolicy, windows: Windows, measure: Measure) -> Iterat
     was_training = policy.training
     policy.eval()
     with torch.no_grad():
-        for rows in torch.arange(len(windows.instructions)).split(MEASURED_AT_ONCE):
+        for rows in torch.arange(len(windows.instructions)).split(EVALUATION_BATCH_SIZE):
             yield measure(policy, windows, rows)
     policy.train(was_training)
 

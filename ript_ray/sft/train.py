@@ -11,23 +11,23 @@ import torch
 
 from ript_ray.checks import require
 from ript_ray.config.experiment import Experiment
-from ript_ray.data.dataset import Data, collect_data
-from ript_ray.errors import CheckpointError, UnwritableError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.data.dataset import SupervisedDataset, load_dataset
+from ript_ray.errors import CheckpointError, StorageError
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.checkpoint import TrainingState
 from ript_ray.runs.model_dir import load_start
-from ript_ray.runs.run_logger import Books
-from ript_ray.runs.saved_policy import PolicySource, new_policy
+from ript_ray.runs.run_logger import RunLogger
+from ript_ray.runs.saved_policy import SavedPolicy, new_policy
 from ript_ray.seeding import Purpose, torch_seed_of
-from ript_ray.sft.quest import begin_stage, measure_stage
-from ript_ray.sft.trainer import Fitting
-from ript_ray.storage.atomic import write_whole
+from ript_ray.sft.quest import begin_stage, evaluate_stage
+from ript_ray.sft.trainer import SupervisedTrainer
+from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
 from ript_ray.types import Progress, Stage
 
-MEANINGS = ("cameras", "sensors", "standardize", "task_input", "instructions", "fsq_levels", "chunk_length")
+SEMANTIC_FIELDS = ("cameras", "sensors", "standardize", "task_input", "instructions", "fsq_levels", "chunk_length")
 """Settings that change what weights mean, though not always their shapes."""
 
 NUM_POINTS = 200
@@ -43,12 +43,12 @@ UNITS = {Stage.AUTOENCODER: "mean action error", Stage.PRIOR: "nats per token"}
 
 
 def train_supervised(
-    books: Books, experiment: Experiment, standing: tuple[PolicySource, Training] | None, view: View
-) -> PolicySource:
+    run_logger: RunLogger, experiment: Experiment, standing: tuple[SavedPolicy, TrainingState] | None, view: View
+) -> SavedPolicy:
     """Train the experiment's supervised stages, from where `standing` says, if anywhere.
 
     Args:
-        books: The run's books; checkpoints and each stage's errors go to their folder.
+        run_logger: The run's books; checkpoints and each stage's errors go to their folder.
         experiment: What is learned.
         standing: Weights and state of an interrupted stage, or none.
         view: What is shown meanwhile.
@@ -73,7 +73,7 @@ def train_supervised(
             looks = replace(looks, cameras=())  # it sees actions alone
         told = f"reading from {demos.folder}" if demos.folder else "recording"
         view.stage(f"{told}: {demos.num_per_task} demonstration(s) of each of {len(experiment.tasks)} tasks")
-        data = collect_data(
+        data = load_dataset(
             experiment.benchmark,
             experiment.tasks,
             settings=demos,
@@ -85,14 +85,14 @@ def train_supervised(
             seen = {name: np.asarray(data.training.observations[name]) for name in experiment.policy.sensors}
             policy.fit_standardizer(seen, min_scale=experiment.sft.min_state_scale)
         for stage in stages:
-            _StageRun(books, experiment, stage, view).run(policy, data, training)
+            _StageRun(run_logger, experiment, stage, view).run(policy, data, training)
             training = None
-    return PolicySource(experiment, policy.state_arrays())
+    return SavedPolicy(experiment, policy.state_arrays())
 
 
 def _policy_to_start_from(
-    experiment: Experiment, standing: tuple[PolicySource, Training] | None
-) -> tuple[QuestPolicy, Training | None]:
+    experiment: Experiment, standing: tuple[SavedPolicy, TrainingState] | None
+) -> tuple[QuestPolicy, TrainingState | None]:
     if standing is not None:
         source, training = standing
         return source(), training
@@ -104,13 +104,13 @@ def _policy_to_start_from(
     return policy, None
 
 
-def _require_same_meaning(found: QuestSettings, wanted: QuestSettings, where: Path) -> None:
+def _require_same_meaning(found: QuestConfig, wanted: QuestConfig, where: Path) -> None:
     """Check what shapes do not show: weights that fit would mean something else.
 
     Raises:
         CheckpointError: A setting differs; the message names it.
     """
-    for name in MEANINGS:
+    for name in SEMANTIC_FIELDS:
         here, there = getattr(wanted, name), getattr(found, name)
         if here != there:
             raise CheckpointError(f"{where} was trained with policy.{name.replace('_', '-')} {there}, not {here}")
@@ -133,16 +133,16 @@ def require_start(experiment: Experiment) -> None:
 class _StageRun:
     """One stage: its steps, its loss curve, its checkpoints."""
 
-    def __init__(self, books: Books, experiment: Experiment, stage: Stage, view: View):
-        self._folder = books.folder
-        self._books = books
+    def __init__(self, run_logger: RunLogger, experiment: Experiment, stage: Stage, view: View):
+        self._folder = run_logger.folder
+        self._books = run_logger
         self._experiment = experiment
         self._stage = stage
         self._view = view
         sft = experiment.sft
         self._settings = sft.autoencoder if stage is Stage.AUTOENCODER else sft.prior
 
-    def run(self, policy: QuestPolicy, data: Data, training: Training | None) -> None:
+    def run(self, policy: QuestPolicy, data: SupervisedDataset, training: TrainingState | None) -> None:
         """Train the stage in the policy, on from `training` if there is one; at the end the policy is ready to act."""
         stage = self._stage
         fitting = begin_stage(
@@ -170,7 +170,9 @@ class _StageRun:
         self._take_steps(fitting, policy, data, fingerprint)
         policy.eval()
 
-    def _take_steps(self, fitting: Fitting, policy: QuestPolicy, data: Data, fingerprint: dict[str, float]) -> None:
+    def _take_steps(
+        self, fitting: SupervisedTrainer, policy: QuestPolicy, data: SupervisedDataset, fingerprint: dict[str, float]
+    ) -> None:
         every = max(1, fitting.num_steps // NUM_POINTS)
         losses: list[float] = []
         save_is_due = False
@@ -188,40 +190,40 @@ class _StageRun:
                 losses.clear()
                 save_is_due = save_is_due and not self._is_saved(policy, fitting, fingerprint)
 
-    def _is_saved(self, policy: QuestPolicy, fitting: Fitting, fingerprint: dict[str, float]) -> bool:
+    def _is_saved(self, policy: QuestPolicy, fitting: SupervisedTrainer, fingerprint: dict[str, float]) -> bool:
         """Save; a disk that takes nothing for a while ends a stage only at its end."""
         try:
             self._save(policy, fitting, fingerprint)
-        except UnwritableError as error:
+        except StorageError as error:
             if fitting.step == fitting.num_steps:
                 raise
             self._view.stage(f"{error}; trying again with the next point")
             return False
         return True
 
-    def _measure(self, policy: QuestPolicy, data: Data, *, at_end: bool) -> dict[str, float]:
+    def _measure(self, policy: QuestPolicy, data: SupervisedDataset, *, at_end: bool) -> dict[str, float]:
         """The stage's error on what is held out, if anything is; at its end on what it was trained on, too."""
         parts = {"training": data.training if at_end else None, "held out": data.held_out}
-        found = {name: measure_stage(self._stage, policy, part) for name, part in parts.items() if part is not None}
+        found = {name: evaluate_stage(self._stage, policy, part) for name, part in parts.items() if part is not None}
         errors = {f"{name.replace(' ', '_')}_error": error for name, error in found.items()}
         if at_end:
             told = ", ".join(f"{error:.3f} ({name})" for name, error in found.items())
             self._view.stage(f"{UNITS[self._stage]}: {told}")
-            write_whole(self._folder.path / f"{self._stage}.json", json.dumps(errors, indent=2) + "\n")
+            atomic_write(self._folder.path / f"{self._stage}.json", json.dumps(errors, indent=2) + "\n")
         return errors
 
-    def _save(self, policy: QuestPolicy, fitting: Fitting, fingerprint: dict[str, float]) -> None:
+    def _save(self, policy: QuestPolicy, fitting: SupervisedTrainer, fingerprint: dict[str, float]) -> None:
         """Save a checkpoint, and delete older ones: the end of the stage is what counts."""
-        stage, source = self._stage, PolicySource(self._experiment, policy.state_arrays())
+        stage, source = self._stage, SavedPolicy(self._experiment, policy.state_arrays())
         totals = {"wall_s": self._books.wall_s, **fingerprint}
         path = self._folder.checkpoint(fitting.step, stage)
-        checkpoint.save(path, source, Training(Progress(), totals, fitting.state(), stage, fitting.step))
+        checkpoint.save(path, source, TrainingState(Progress(), totals, fitting.state(), stage, fitting.step))
         saved = [path for path in checkpoint.saved_in(self._folder.path) if path.name.startswith(stage)]
         for old in saved[: -1 if fitting.step == fitting.num_steps else -NUM_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _fingerprint(data: Data) -> dict[str, float]:
+def _fingerprint(data: SupervisedDataset) -> dict[str, float]:
     """Tells demonstrations from others, by their actions."""
     chunks = data.training.chunks_WCA
     return {"num_windows": float(len(chunks)), "crc32_of_chunks": float(zlib.crc32(chunks.tobytes()))}

@@ -19,17 +19,17 @@ RNG_STATE = "torch_generator"
 FINAL_SHARE = 0.1
 """Of the learning rate, at the end of the schedule. Source: QueST, 1e-5 of 1e-4."""
 
-LossOf = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+LossFn = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 """The loss of the windows at some rows, and the generator of the step's own randomness."""
 
 
-class Fitting:
+class SupervisedTrainer:
     """One stage under way: AdamW, its schedule, and the order of the windows."""
 
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
-        loss_of: LossOf,
+        loss_fn: LossFn,
         *,
         stage: SupervisedStage,
         num_windows: int,
@@ -39,14 +39,14 @@ class Fitting:
 
         Args:
             parameters: What trains, by name.
-            loss_of: What it minimises.
+            loss_fn: What it minimises.
             stage: Steps or epochs, and the optimiser's settings.
             num_windows: Windows there are.
             seed: Of the order, of dropout and of augmentation.
         """
         self.step = 0
         self._parameters = dict(parameters)
-        self._loss_of = loss_of
+        self._loss_fn = loss_fn
         self._stage = stage
         self._seed = seed
         self._batch_size = min(stage.batch_size, num_windows)
@@ -71,7 +71,7 @@ class Fitting:
         for rows in itertools.islice(self._batches(), self.step, self.num_steps):
             for group in self._optimizer.param_groups:
                 group["lr"] = self._learning_rate()
-            loss = self._loss_of(rows, np.random.default_rng((self._seed, self.step)))
+            loss = self._loss_fn(rows, np.random.default_rng((self._seed, self.step)))
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._stage.max_grad_norm)

@@ -5,48 +5,48 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ript_ray.errors import UnwritableError
+from ript_ray.errors import StorageError
 
 
-def require_new(path: Path) -> None:
+def require_absent(path: Path) -> None:
     """Check, before work is done, that what comes of it will not overwrite anything.
 
     Raises:
-        UnwritableError: There is something at `path`.
+        StorageError: There is something at `path`.
     """
     if path.exists():
-        raise UnwritableError(f"{path} exists already; nothing is overwritten")
+        raise StorageError(f"{path} exists already; nothing is overwritten")
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def os_errors_as_storage_error(path: Path) -> Iterator[None]:
     """Around what writes `path`: turns a disk that does not take it into an error that names it.
 
     Raises:
-        UnwritableError: The disk is full, or writing there is not allowed.
+        StorageError: The disk is full, or writing there is not allowed.
     """
     try:
         yield
     except OSError as error:
-        raise UnwritableError(f"{path} cannot be written: {error}") from error
+        raise StorageError(f"{path} cannot be written: {error}") from error
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes) -> None:
     """Write content under a temporary name, flush it to disk, then give it its name: a kill leaves the old or the new.
 
     Raises:
-        UnwritableError: The disk does not take it; what was at `path` is untouched.
+        StorageError: The disk does not take it; what was at `path` is untouched.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with writing(path):
+        with os_errors_as_storage_error(path):
             with unfinished.open("wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
             flush(path.parent)
-    except UnwritableError:
+    except StorageError:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise

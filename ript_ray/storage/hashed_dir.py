@@ -14,8 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ript_ray.errors import CheckpointError, UnwritableError
-from ript_ray.storage.atomic import flush, writing
+from ript_ray.errors import CheckpointError, StorageError
+from ript_ray.storage.atomic import flush, os_errors_as_storage_error
 from ript_ray.types import Arrays
 
 SCHEMA = 1
@@ -23,32 +23,32 @@ MANIFEST = "manifest.json"
 
 
 @contextlib.contextmanager
-def sealing(folder: Path) -> Iterator[Path]:
+def atomic_directory(folder: Path) -> Iterator[Path]:
     """Around what writes the files of a new folder: gives the place to write them to.
 
     On leaving, they are hashed, flushed to disk, and get the folder's name.
 
     Raises:
         CheckpointError: The folder exists.
-        UnwritableError: The disk does not take it; nothing is left of the attempt.
+        StorageError: The disk does not take it; nothing is left of the attempt.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; nothing is overwritten")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # a kill leaves it
     try:
-        with writing(folder):
+        with os_errors_as_storage_error(folder):
             unfinished.mkdir(parents=True)
             yield unfinished
-            _seal(unfinished)
+            _write_manifest(unfinished)
             unfinished.rename(folder)
             flush(folder.parent)
-    except UnwritableError:
+    except StorageError:
         shutil.rmtree(unfinished, ignore_errors=True)  # it would keep the disk full
         raise
 
 
-def _seal(folder: Path) -> None:
+def _write_manifest(folder: Path) -> None:
     hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
     for path in (*folder.iterdir(), folder):

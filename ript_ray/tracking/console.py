@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.types import GroupSummary
 
@@ -76,47 +76,47 @@ class View:
             self._last_drawn = now
             self.console.print(text, highlight=False, soft_wrap=True)
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         """Show the rollouts of the update under way."""
         if self._training_started is None:
-            self._training_started = collection.started
-            self._done = collection.update - 1  # a resumed run does not begin at 0
+            self._training_started = stats.started
+            self._done = stats.update - 1  # a resumed run does not begin at 0
         if self._live_mode:
-            self._draw(self._training(collection))
+            self._draw(self._training(stats))
 
     def on_update(self, record: UpdateRecord) -> None:
         """Add a finished update."""
-        self._done = record.collection.update
+        self._done = record.stats.update
         self._shown += 1
         if record.num_replaced > self._num_replaced and not self._live_mode:
             self.stage(f"{record.num_replaced} rollout actors replaced so far")
         self._num_replaced = record.num_replaced
-        if record.report.problem:
-            self.stage(f"update {record.collection.update} was skipped: {record.report.problem}")
+        if record.report.error:
+            self.stage(f"update {record.stats.update} was skipped: {record.report.error}")
         self._rows.append(_row(record))
         if self._lines:
             cells = zip(COLUMNS, _row(record), strict=True)
             self.console.print(", ".join(f"{name} {cell}" for name, cell in cells), highlight=False, soft_wrap=True)
         if self._live_mode:
-            self._draw(self._training(record.collection), force=True)
+            self._draw(self._training(record.stats), force=True)
 
-    def _training(self, collection: Collection) -> Group:
+    def _training(self, stats: RolloutStats) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in COLUMNS:
             table.add_column(column, justify="right")
         for row in self._rows:
             table.add_row(*row)
         now = time.perf_counter()
-        rate = collection.env_steps / max(1e-9, now - collection.started)
-        verdicts = collection.verdicts
+        rate = stats.env_steps / max(1e-9, now - stats.started)
+        verdicts = stats.verdicts
         status = Text(
-            f"update {collection.update} of {self._num_updates}: "
-            f"{verdicts[Verdict.ACCEPTED]} of {collection.num_wanted} groups accepted, "
+            f"update {stats.update} of {self._num_updates}: "
+            f"{verdicts[Verdict.ACCEPTED]} of {stats.num_wanted} groups accepted, "
             f"{verdicts[Verdict.ALL_FAILED]} all failed, {verdicts[Verdict.ALL_SOLVED]} all solved, "
-            f"success {collection.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
+            f"success {stats.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
             + (f", {self._num_replaced} actors replaced" if self._num_replaced else "")
         )
-        progress = self._done + verdicts[Verdict.ACCEPTED] / collection.num_wanted * (collection.update > self._done)
+        progress = self._done + verdicts[Verdict.ACCEPTED] / stats.num_wanted * (stats.update > self._done)
         return Group(table, _bar(self._num_updates, progress), status)
 
     def _time_left(self, now: float) -> str:
@@ -155,16 +155,16 @@ COLUMNS = ("update", "success", "accepted", "failed", "solved", "env steps/s", "
 
 
 def _row(record: UpdateRecord) -> tuple[str, ...]:
-    collection, report = record.collection, record.report
+    stats, report = record.stats, record.report
     return (
-        str(collection.update),
-        f"{collection.success_rate:.0%}",
-        str(collection.verdicts[Verdict.ACCEPTED]),
-        str(collection.verdicts[Verdict.ALL_FAILED]),
-        str(collection.verdicts[Verdict.ALL_SOLVED]),
-        f"{collection.env_steps / collection.rollout_s:,.0f}",
+        str(stats.update),
+        f"{stats.success_rate:.0%}",
+        str(stats.verdicts[Verdict.ACCEPTED]),
+        str(stats.verdicts[Verdict.ALL_FAILED]),
+        str(stats.verdicts[Verdict.ALL_SOLVED]),
+        f"{stats.env_steps / stats.rollout_s:,.0f}",
         f"{report.approx_kl:.3f}",
         f"{report.clip_fraction:.0%}",
-        f"{collection.rollout_s:.1f}",
+        f"{stats.rollout_s:.1f}",
         f"{report.learn_s:.1f}",
     )

@@ -5,12 +5,12 @@ import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ript_ray.storage.jsonl import LineFile
+from ript_ray.storage.jsonl import AppendOnlyLog
 from ript_ray.types import Stage
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """Metrics at one moment of a run.
 
     Attributes:
@@ -35,7 +35,7 @@ class Point:
         return "train/success_rate" in self.metrics
 
     @property
-    def is_measurement(self) -> bool:
+    def is_evaluation(self) -> bool:
         """Whether it tells of success on held-out contexts."""
         return "eval/success_rate" in self.metrics
 
@@ -44,23 +44,23 @@ class Point:
         mine = Stage(self.stage)
         if (mine.place, self.update) != (stage.place, number):
             return (mine.place, self.update) < (stage.place, number)
-        return not self.is_measurement or keep_evaluation
+        return not self.is_evaluation or keep_evaluation
 
 
-class Journal:
+class MetricsLog:
     """Appends points to a file. A disk that takes nothing for a while costs no point and does not stop the run."""
 
     def __init__(self, path: Path):
         """Go on with the journal at `path`, or begin one with the first point."""
         self._path = path
-        self._file = LineFile(path, "points")
+        self._file = AppendOnlyLog(path, "points")
 
     @property
-    def problem(self) -> str | None:
+    def error(self) -> str | None:
         """What is wrong while the last points are not on the disk, else none."""
-        return self._file.problem
+        return self._file.error
 
-    def append(self, point: Point) -> Point:
+    def append(self, point: MetricPoint) -> MetricPoint:
         """Write a point, and those before it that the disk has not taken.
 
         Returns:
@@ -73,10 +73,10 @@ class Journal:
         return point
 
     def flush(self) -> None:
-        """Write what the disk has not taken yet. Never raises: `problem` says where it fails again."""
+        """Write what the disk has not taken yet. Never raises: `error` says where it fails again."""
         self._file.flush()
 
-    def rewind(self, stage: Stage, number: int, *, keep_evaluation: bool) -> list[Point]:
+    def truncate_after(self, stage: Stage, number: int, *, keep_evaluation: bool) -> list[MetricPoint]:
         """Drop what will be done again when the run goes on.
 
         Args:
@@ -88,27 +88,27 @@ class Journal:
             The points that stay.
 
         Raises:
-            UnwritableError: The disk does not take the shorter journal; the longer one is untouched.
+            StorageError: The disk does not take the shorter journal; the longer one is untouched.
         """
         kept = [
             point
-            for point in read_journal(self._path)
+            for point in read_metrics(self._path)
             if point.precedes(stage, number, keep_evaluation=keep_evaluation)
         ]
         self._file.rewrite(map(_line_of, kept))
         return kept
 
 
-def read_journal(path: Path) -> list[Point]:
+def read_metrics(path: Path) -> list[MetricPoint]:
     """All points of a journal, up to a line that was cut short; none where there is no journal."""
-    points: list[Point] = []
+    points: list[MetricPoint] = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            points.append(Point(**json.loads(line)))
+            points.append(MetricPoint(**json.loads(line)))
         except (ValueError, TypeError):
             break
     return points
 
 
-def _line_of(point: Point) -> str:
+def _line_of(point: MetricPoint) -> str:
     return json.dumps(asdict(point), allow_nan=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ript_ray.tracking.metrics_log import Point
+from ript_ray.tracking.metrics_log import MetricPoint
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -63,12 +63,12 @@ class MlflowRun:
         known = run.data.params
         self._log_params({name: value for name, value in identity.params.items() if name not in known})
 
-    def reopen(self) -> None:
+    def mark_running(self) -> None:
         """Say that the run goes on."""
         if self.status != "RUNNING":
             self._client.update_run(self._id, status="RUNNING")
 
-    def log(self, points: Sequence[Point]) -> None:
+    def log(self, points: Sequence[MetricPoint]) -> None:
         """Write points in as few calls as the store allows; it keeps a point that comes twice only once."""
         metrics = [metric for point in points for metric in _metrics(point)]
         self._client.log_batch(self._id, metrics=metrics, synchronous=True)
@@ -109,7 +109,7 @@ class MlflowRun:
         self._client.log_batch(self._id, params=missing, synchronous=True)
 
 
-def _metrics(point: Point) -> "list[Metric]":
+def _metrics(point: MetricPoint) -> "list[Metric]":
     """Every metric on the axis of updates; success once more on the axes of environment steps and seconds."""
     from mlflow.entities import Metric
 

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ript_ray.evaluation.evaluate import SuccessRate
-from ript_ray.tracking.metrics_log import Point
+from ript_ray.tracking.metrics_log import MetricPoint
 
 
-def plot_curve(path: Path, points: Sequence[Point], *, before: SuccessRate, after: SuccessRate, title: str) -> None:
+def plot_curve(
+    path: Path, points: Sequence[MetricPoint], *, before: SuccessRate, after: SuccessRate, title: str
+) -> None:
     """Draw success against updates, environment steps and seconds.
 
     Args:

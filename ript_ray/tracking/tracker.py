@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from ript_ray.tracking.metrics_log import Journal, Point
+from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
 
 CLOSE_TIMEOUT_S = 10.0
@@ -37,35 +37,40 @@ class Tracker:
     """Journals points and ships them in the background."""
 
     def __init__(
-        self, journal: Journal, identity: Identity, earlier: Sequence[Point] = (), *, max_pause_s: float = MAX_PAUSE_S
+        self,
+        metrics_log: MetricsLog,
+        identity: Identity,
+        earlier: Sequence[MetricPoint] = (),
+        *,
+        max_pause_s: float = MAX_PAUSE_S,
     ):
         """Start the shipping thread.
 
         Args:
-            journal: Where points are kept.
+            metrics_log: Where points are kept.
             identity: The run in the store.
             earlier: Points of an earlier process, shipped again: the store keeps each once.
             max_pause_s: Longest pause between two attempts, at least `FIRST_PAUSE_S`.
         """
-        self._journal = journal
+        self._metrics_log = metrics_log
         self._identity = identity
         self._max_pause_s = max_pause_s
         # Appended to by the loop's thread, read by the shipping thread: both are atomic for a list.
-        self._points: list[Point] = list(earlier)
+        self._points: list[MetricPoint] = list(earlier)
         self._files: list[Path] = []
         self._status: RunStatus | None = None
         self._num_sent = 0
         self._num_files_sent = 0
-        self._problem = NO_ANSWER
+        self._error = NO_ANSWER
         self._news = threading.Event()
         self._closing = threading.Event()
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._ship, name="mlflow-shipping", daemon=True)
         self._thread.start()
 
-    def log(self, point: Point) -> None:
-        """Journal a point and queue it for shipping."""
-        self._points.append(self._journal.append(point))
+    def log(self, point: MetricPoint) -> None:
+        """MetricsLog a point and queue it for shipping."""
+        self._points.append(self._metrics_log.append(point))
         self._news.set()
 
     def log_files(self, paths: Sequence[Path]) -> None:
@@ -88,7 +93,7 @@ class Tracker:
             return None
         missing = len(self._points) - self._num_sent
         what = f"{missing} of {len(self._points)} points" if missing else "the run's end or its results"
-        return f"{what} did not arrive in the tracking store ({self._problem})"
+        return f"{what} did not arrive in the tracking store ({self._error})"
 
     def _ship(self) -> None:
         run: MlflowRun | None = None
@@ -98,15 +103,15 @@ class Tracker:
             try:
                 if run is None:
                     run = MlflowRun(self._identity)
-                    run.reopen()
+                    run.mark_running()
                 self._send(run, status)
             except Exception as error:  # boundary: tracking must never end a run, whatever a store raises
-                self._problem = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+                self._error = f"{type(error).__name__}: {error}".split("\n", 1)[0]
                 pause_s = self._pause(pause_s)
                 continue
             if status is not None:
                 return
-            pause_s, self._problem = FIRST_PAUSE_S, NO_ANSWER
+            pause_s, self._error = FIRST_PAUSE_S, NO_ANSWER
             self._news.wait()
             self._news.clear()
 

@@ -55,20 +55,20 @@ def test_a_reused_environment_starts_and_goes_on_as_a_fresh_one_to_the_last_bit_
     trajectory(used, second)
     used.reset(first)
     fresh.reset(first)
-    np.testing.assert_array_equal(used.picture("corner_rgb"), fresh.picture("corner_rgb"))
+    np.testing.assert_array_equal(used.render("corner_rgb"), fresh.render("corner_rgb"))
     np.testing.assert_array_equal(trajectory(used, first), trajectory(fresh, first))
-    np.testing.assert_array_equal(used.picture("corner_rgb"), fresh.picture("corner_rgb"))
+    np.testing.assert_array_equal(used.render("corner_rgb"), fresh.render("corner_rgb"))
     used.close()
     fresh.close()
 
 
 @pytest.mark.parametrize("task", EACH_TASK)
 def test_50_training_and_50_held_out_contexts_of_a_task_never_overlap(task: str) -> None:
-    drawn = [
+    sampled = [
         draw_contexts(MetaWorld(), [task], num_per_task=50, seed=0, purpose=purpose)
         for purpose in (Purpose.TRAINING_CONTEXTS, Purpose.HELD_OUT_CONTEXTS)
     ]
-    assert len({context.initial_state for contexts in drawn for context in contexts}) == 100
+    assert len({context.initial_state for contexts in sampled for context in contexts}) == 100
 
 
 def test_initial_states_are_the_same_in_every_process() -> None:

@@ -125,10 +125,10 @@ def rows_of_the_arm(picture: np.ndarray) -> float:
 def test_what_is_higher_in_the_scene_is_higher_in_the_picture() -> None:
     environment = SEEING.make("reach-v3")
     environment.reset(SEEING.draw_initial_state("reach-v3", (0,)))
-    low = rows_of_the_arm(environment.picture("corner_rgb"))
+    low = rows_of_the_arm(environment.render("corner_rgb"))
     for _ in range(30):
         environment.step(np.array([0, 0, 1, 0], np.float32))
-    assert rows_of_the_arm(environment.picture("corner_rgb")) < low - 3
+    assert rows_of_the_arm(environment.render("corner_rgb")) < low - 3
     environment.close()
 
 
@@ -136,20 +136,20 @@ def test_environments_of_a_task_share_one_screen_that_goes_with_the_last_of_them
     one, other, foreign = (SEEING.make(task) for task in ("push-v3", "push-v3", "reach-v3"))
     for index, environment in enumerate((one, other, foreign)):
         environment.reset(SEEING.draw_initial_state(("push-v3", "push-v3", "reach-v3")[index], (index,)))
-    assert one._screen is None, "nothing may be built before a picture is asked for"
-    first = one.picture("corner_rgb")
-    assert (other.picture("corner_rgb") != first).any()
-    assert one._screen is other._screen
-    foreign.picture("corner_rgb")
-    assert foreign._screen is not one._screen
-    screens = [id(screen) for screen in (one._screen, foreign._screen)]
+    assert one._renderer is None, "nothing may be built before a picture is asked for"
+    first = one.render("corner_rgb")
+    assert (other.render("corner_rgb") != first).any()
+    assert one._renderer is other._renderer
+    foreign.render("corner_rgb")
+    assert foreign._renderer is not one._renderer
+    screens = [id(screen) for screen in (one._renderer, foreign._renderer)]
     one.close()
     foreign.close()
     gc.collect()
-    again = other.picture("corner_rgb")
+    again = other.render("corner_rgb")
     assert (again != first).any()
     assert again.std() > 10, "nothing was drawn"
-    assert id(other._screen) == screens[0]
+    assert id(other._renderer) == screens[0]
     other.close()
 
 
@@ -163,8 +163,8 @@ def test_without_cameras_no_picture_is_drawn() -> None:
     environment = MetaWorld().make("push-v3")
     environment.reset(MetaWorld().draw_initial_state("push-v3", (0,)))
     assert set(environment.observe()) == {"state", "relative", "robot_states"}
-    assert environment._screen is None
-    assert MetaWorld().showing(("corner_rgb",)).cameras == ("corner_rgb",)
+    assert environment._renderer is None
+    assert MetaWorld().with_cameras(("corner_rgb",)).cameras == ("corner_rgb",)
     environment.close()
 
 
@@ -199,14 +199,14 @@ benchmark = MetaWorld(rendering="fast")
 environments = [benchmark.make(task) for task in ("push-v3", "reach-v3")]
 for task, environment in zip(("push-v3", "reach-v3"), environments):
     environment.reset(benchmark.draw_initial_state(task, (0,)))
-first = environments[0].picture("corner_rgb")
-environments[1].picture("corner_rgb")
+first = environments[0].render("corner_rgb")
+environments[1].render("corner_rgb")
 environments[0].close()
-assert environments[1].picture("corner_rgb").std() > 10
+assert environments[1].render("corner_rgb").std() > 10
 again = benchmark.make("push-v3")
 again.reset(benchmark.draw_initial_state("push-v3", (0,)))
 environments[1].close()
-assert (again.picture("corner_rgb") == first).all()
+assert (again.render("corner_rgb") == first).all()
 print(first.sum())
 """
 
@@ -219,7 +219,7 @@ from ript_envs.metaworld import MetaWorld
 benchmark = MetaWorld(rendering="fast")
 ours = benchmark.make("push-v3")
 ours.reset(benchmark.draw_initial_state("push-v3", (0,)))
-ours.picture("corner_rgb")
+ours.render("corner_rgb")
 model = mujoco.MjModel.from_xml_string(
     "<mujoco><worldbody><light pos='0 0 3'/><geom type='box' size='1 1 1'/></worldbody></mujoco>"
 )
@@ -233,9 +233,9 @@ assert before.std() > 1
 assert (theirs.render() == before).all()
 ours = benchmark.make("push-v3")
 ours.reset(benchmark.draw_initial_state("push-v3", (0,)))
-assert ours.picture("corner_rgb").std() > 10
+assert ours.render("corner_rgb").std() > 10
 theirs.close()
-assert ours.picture("corner_rgb").std() > 10
+assert ours.render("corner_rgb").std() > 10
 """
 
 
@@ -251,7 +251,7 @@ def test_another_process_draws_the_same_and_ends_in_order(tmp_path: Path) -> Non
     result = draw(os.environ.get("MUJOCO_GL", ""), cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == [], "MuJoCo has logged an OpenGL error"
-    assert int(result.stdout) == here.picture("corner_rgb").sum()
+    assert int(result.stdout) == here.render("corner_rgb").sum()
     here.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict
 from ript_ray.runs import checkpoint
 from ript_ray.runs.rollout_log import read_groups
-from ript_ray.tracking.metrics_log import read_journal
+from ript_ray.tracking.metrics_log import read_metrics
 from tests.commands import QUICKSTART, RIPT_RAY, environment, quickstart_here, ript_ray_here, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
@@ -147,7 +147,7 @@ def test_a_terminated_run_leaves_in_order_and_is_resumed_to_the_same_weights_and
 
     folder, code = stop_after_first_update(tmp_path)
     assert code == 130
-    newest, _ = checkpoint.newest_resumable(folder)
+    newest, _ = checkpoint.latest_valid(folder)
     assert newest.name >= "update-00001"
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
@@ -169,7 +169,7 @@ def test_a_terminated_run_leaves_in_order_and_is_resumed_to_the_same_weights_and
     for update in (1, 2, 3):
         kept = Path("weights") / f"update-{update:05d}.safetensors"
         assert (folder / kept).read_bytes() == (undisturbed / kept).read_bytes()
-    points = read_journal(folder / "metrics.jsonl")
+    points = read_metrics(folder / "metrics.jsonl")
     assert [point.update for point in points if point.stage == "ript"] == [0, 1, 2, 3, 3]
 
     (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])

@@ -12,7 +12,7 @@ ScoredAgainst = Literal["all", "candidates"]
 
 
 @dataclass(frozen=True)
-class QuestSettings:
+class QuestConfig:
     """What the QueST policy reads, its sizes, how it samples. Source of every size: the published 20 M model.
 
     Attributes:

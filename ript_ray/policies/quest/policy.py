@@ -14,7 +14,7 @@ from torch import nn
 
 from ript_ray.policies.base import Decisions
 from ript_ray.policies.embedding import Embedding
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.encoders import ImageEncoder, StateEncoder
 from ript_ray.policies.quest.skill_prior import SkillPrior, score
 from ript_ray.policies.quest.skill_vae import SkillVAE
@@ -34,7 +34,7 @@ TEXT = "text/"
 class QuestPolicy(nn.Module):
     """The whole policy; always in evaluation mode except inside the supervised stages."""
 
-    def __init__(self, settings: QuestSettings, *, action_dim: int, state_dims: Mapping[str, int]):
+    def __init__(self, settings: QuestConfig, *, action_dim: int, state_dims: Mapping[str, int]):
         """Build the policy with random weights (drawn from torch's global generator).
 
         Args:
@@ -132,24 +132,24 @@ class QuestPolicy(nn.Module):
         names = self.settings.cameras + self.settings.sensors
         tensors = {name: torch.as_tensor(observations[name], device=device) for name in names}
         context_BLD = self.context_tokens(tensors, instructions)
-        drawn = self.policy_prior.sample(
+        sampled = self.policy_prior.sample(
             context_BLD, generators, top_k=self.settings.top_k, temperature=self.settings.temperature
         )
-        actions_BCA = self.autoencoder.decode_tokens(drawn.tokens_BU)[:, : self.settings.num_executed]
-        record = {"context": context_BLD, "tokens": drawn.tokens_BU.int()}
-        if self.settings.scored_against == "candidates" and drawn.candidates_BUK is not None:
-            record[CANDIDATES] = drawn.candidates_BUK.int()
+        actions_BCA = self.autoencoder.decode_tokens(sampled.tokens_BU)[:, : self.settings.num_executed]
+        record = {"context": context_BLD, "tokens": sampled.tokens_BU.int()}
+        if self.settings.scored_against == "candidates" and sampled.candidates_BUK is not None:
+            record[CANDIDATES] = sampled.candidates_BUK.int()
         return Decisions(
             actions_BCA=actions_BCA.clamp(-1.0, 1.0).cpu().numpy(),
             record={name: tensor.cpu().numpy() for name, tensor in record.items()},
-            log_probs_BU=self._score(drawn.logits_BUV, record).cpu().numpy(),
-            valid_BU=np.ones(drawn.tokens_BU.shape, dtype=np.bool_),
+            log_probs_BU=self._score(sampled.logits_BUV, record).cpu().numpy(),
+            valid_BU=np.ones(sampled.tokens_BU.shape, dtype=np.bool_),
         )
 
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Log-probabilities (N, U) of the recorded tokens, with gradients to the prior.
 
-        Under which distribution, `QuestSettings.scored_against` says.
+        Under which distribution, `QuestConfig.scored_against` says.
         """
         return self._score(self.policy_prior.logits(record["context"], record["tokens"].long()), record)
 

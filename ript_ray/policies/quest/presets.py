@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 
 Variant = Literal["libero", "metaworld"]
@@ -19,7 +19,7 @@ class Interface:
         state_dims: Length of each low-dimensional sensor, by name.
     """
 
-    settings: QuestSettings
+    settings: QuestConfig
     action_dim: int
     state_dims: dict[str, int]
 
@@ -41,7 +41,7 @@ def published(variant: Variant, instructions: tuple[str, ...] = ()) -> Interface
         ConfigError: Too many or too few instructions, or the same one twice.
     """
     if variant == "libero":
-        settings = QuestSettings(
+        settings = QuestConfig(
             cameras=("agentview_rgb", "eye_in_hand_rgb"),
             sensors=("joint_states", "ee_pos", "gripper_states"),
             standardize=False,
@@ -49,7 +49,7 @@ def published(variant: Variant, instructions: tuple[str, ...] = ()) -> Interface
             instructions=instructions,
         )
         return Interface(settings, action_dim=7, state_dims={"joint_states": 7, "ee_pos": 3, "gripper_states": 2})
-    settings = QuestSettings(
+    settings = QuestConfig(
         cameras=("corner_rgb",),
         sensors=("robot_states",),
         standardize=False,

@@ -15,7 +15,7 @@ from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, Keys
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledTokens:
     """Tokens, and what they were drawn from.
 
     Attributes:
@@ -40,7 +40,7 @@ class SkillPrior(nn.Module):
         self.start_token = vocabulary
         self.tok_emb = Embedding(vocabulary + 1, width)
         self.add_positional_emb = AddPositions(width)
-        self.drop = nn.Dropout(dropout)
+        self.discard = nn.Dropout(dropout)
         self.decoder = CausalTransformer(
             width=width, num_heads=num_heads, num_layers=num_layers, feedforward=4 * width, dropout=dropout
         )
@@ -51,7 +51,7 @@ class SkillPrior(nn.Module):
         """Logits (B, U, V) of each token given the context and the tokens before it."""
         start = torch.full_like(tokens_BU[:, :1], self.start_token)
         inputs = self.add_positional_emb(self.tok_emb(torch.cat([start, tokens_BU[:, :-1]], dim=1)))
-        hidden = self.decoder(self.drop(torch.cat([context_BLD, inputs], dim=1)))
+        hidden = self.decoder(self.discard(torch.cat([context_BLD, inputs], dim=1)))
         return self.head(self.lnf(hidden[:, context_BLD.shape[1] :]))
 
     def log_probs(self, context_BLD: torch.Tensor, tokens_BU: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class SkillPrior(nn.Module):
         *,
         top_k: int,
         temperature: float,
-    ) -> Drawn:
+    ) -> SampledTokens:
         """Draw tokens, one position per step over cached keys and values.
 
         Args:
@@ -92,7 +92,7 @@ class SkillPrior(nn.Module):
             logits.append(logits_BV)
             if best_BK is not None:
                 candidates.append(best_BK)
-        return Drawn(
+        return SampledTokens(
             tokens_BU=torch.cat(tokens, dim=1),
             logits_BUV=torch.stack(logits, dim=1),
             candidates_BUK=torch.stack(candidates, dim=1) if candidates else None,

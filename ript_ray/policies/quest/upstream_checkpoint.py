@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from ript_ray.errors import CheckpointError
-from ript_ray.storage.atomic import write_whole
+from ript_ray.storage.atomic import atomic_write
 
-Layout = Literal["sft", "ript"]
+UpstreamFormat = Literal["sft", "ript"]
 
-PREFIX: dict[Layout, str] = {"sft": "", "ript": "module."}
+PREFIX: dict[UpstreamFormat, str] = {"sft": "", "ript": "module."}
 """What the names of a layout begin with."""
 
 ALLOWED = frozenset(
@@ -40,7 +40,7 @@ MAX_PROGRAM_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
-class AuthorsCheckpoint:
+class UpstreamCheckpoint:
     """What such a file holds.
 
     Attributes:
@@ -48,11 +48,11 @@ class AuthorsCheckpoint:
         tensors: The entries, named without the layout's prefix. They may share memory.
     """
 
-    layout: Layout
+    layout: UpstreamFormat
     tensors: dict[str, torch.Tensor]
 
 
-def read_authors_checkpoint(path: Path) -> AuthorsCheckpoint:
+def read_upstream_checkpoint(path: Path) -> UpstreamCheckpoint:
     """Read a file without running anything that is in it.
 
     Raises:
@@ -71,25 +71,25 @@ def read_authors_checkpoint(path: Path) -> AuthorsCheckpoint:
         raise CheckpointError(f"{path} holds {', '.join(strange) or 'no entry'} where named tensors are expected")
     prefixed = [name for name in entries if name.startswith(PREFIX["ript"])]
     if not prefixed:
-        return AuthorsCheckpoint("sft", dict(entries))
+        return UpstreamCheckpoint("sft", dict(entries))
     if len(prefixed) < len(entries):
         odd = [name for name in entries if name not in prefixed]
         raise CheckpointError(f"{path} mixes two layouts; without 'module.' are only {', '.join(odd)}")
-    return AuthorsCheckpoint("ript", {name.removeprefix(PREFIX["ript"]): value for name, value in entries.items()})
+    return UpstreamCheckpoint("ript", {name.removeprefix(PREFIX["ript"]): value for name, value in entries.items()})
 
 
-def write_authors_checkpoint(path: Path, arrays: Mapping[str, NDArray[np.generic]], layout: Layout) -> None:
+def write_upstream_checkpoint(path: Path, arrays: Mapping[str, NDArray[np.generic]], layout: UpstreamFormat) -> None:
     """Write the entries of a state dict to a file that must not exist.
 
     Raises:
         CheckpointError: The file exists.
-        UnwritableError: The disk does not take it; nothing is left of the attempt.
+        StorageError: The disk does not take it; nothing is left of the attempt.
     """
     if path.exists():
         raise CheckpointError(f"{path} exists already; nothing is overwritten")
     file = io.BytesIO()
     torch.save({"model": {PREFIX[layout] + name: torch.from_numpy(array) for name, array in arrays.items()}}, file)
-    write_whole(path, file.getvalue())
+    atomic_write(path, file.getvalue())
 
 
 def _refuse_code(path: Path) -> None:

@@ -11,24 +11,24 @@ from ript_ray.cli.main import SyncTracking
 from ript_ray.cli.sync_tracking import sync_tracking
 from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError, RunInUseError, TrackingError
-from ript_ray.runs.run_dir import RunFolder
-from ript_ray.runs.run_logger import identity_of
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_logger import tracking_identity
 from ript_ray.tracking.mlflow_run import MlflowRun
 from ript_ray.tracking.tracker import RunStatus
 from tests.tracked import history, list_experiments, only_run, point, points, rates
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path: Path) -> RunDir:
     """A run of five updates, killed in the sixth."""
-    folder = RunFolder.create(tmp_path, Experiment("line", ("reach-v3",)))
+    folder = RunDir.create(tmp_path, Experiment("line", ("reach-v3",)))
     lines = "".join(json.dumps(vars(each)) + "\n" for each in points(1, 2, 3, 4, 5))
-    folder.journal.write_text(lines + '{"update": 6, "env')
+    folder.metrics_log.write_text(lines + '{"update": 6, "env')
     return folder
 
 
 def test_what_did_not_arrive_is_sent_later_once(
-    store: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: str, folder: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.results.write_text("{}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -43,9 +43,9 @@ def test_what_did_not_arrive_is_sent_later_once(
 
 
 def test_a_run_that_was_tracked_in_part_is_completed_in_the_same_run_and_keeps_its_end(
-    store: str, folder: RunFolder
+    store: str, folder: RunDir
 ) -> None:
-    run = MlflowRun(identity_of(folder, Experiment("line", ("reach-v3",))))
+    run = MlflowRun(tracking_identity(folder, Experiment("line", ("reach-v3",))))
     run.log(points(1, 2))
     run.end(RunStatus.FAILED)
     folder.status.write_text('{"status": "KILLED"}')
@@ -58,14 +58,14 @@ def test_a_run_that_was_tracked_in_part_is_completed_in_the_same_run_and_keeps_i
     ("content", "status"), [('{"status": "FAILED"}', "FAILED"), ("", "KILLED"), ('{"status": "?"}', "KILLED")]
 )
 def test_a_run_that_the_store_never_saw_ends_there_as_it_ended(
-    store: str, folder: RunFolder, content: str, status: str
+    store: str, folder: RunDir, content: str, status: str
 ) -> None:
     folder.status.write_text(content)
     sync_tracking(folder)
     assert only_run(store).info.status == status
 
 
-def test_a_run_sent_later_carries_the_versions_it_ran_with(store: str, folder: RunFolder) -> None:
+def test_a_run_sent_later_carries_the_versions_it_ran_with(store: str, folder: RunDir) -> None:
     (folder.path / "versions.json").write_text('{"torch": "1.0", "commit": "abc"}')
     sync_tracking(folder)
     tags = only_run(store).data.tags
@@ -73,7 +73,7 @@ def test_a_run_sent_later_carries_the_versions_it_ran_with(store: str, folder: R
     assert "ray" not in tags
 
 
-def test_a_run_in_another_store_is_another_run(store: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_another_store_is_another_run(store: str, folder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     sync_tracking(folder)
     other = store.replace("store.db", "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
@@ -81,17 +81,17 @@ def test_a_run_in_another_store_is_another_run(store: str, folder: RunFolder, mo
     assert history(other) == rates(1, 2, 3, 4, 5)
 
 
-def test_a_long_journal_is_sent_in_parts_that_the_store_takes(store: str, folder: RunFolder) -> None:
+def test_a_long_journal_is_sent_in_parts_that_the_store_takes(store: str, folder: RunDir) -> None:
     many = {f"metric/{number}": 1.0 for number in range(30)}
     lines = [json.dumps(vars(replace(point(update), metrics=point(update).metrics | many))) for update in range(200)]
-    folder.journal.write_text("\n".join(lines) + "\n")
+    folder.metrics_log.write_text("\n".join(lines) + "\n")
     assert sync_tracking(folder) == 200
     assert history(store) == rates(*range(200))
 
 
-def test_a_run_that_is_going_on_or_is_none_is_not_sent(store: str, folder: RunFolder, tmp_path: Path) -> None:
+def test_a_run_that_is_going_on_or_is_none_is_not_sent(store: str, folder: RunDir, tmp_path: Path) -> None:
     with folder.lock(), pytest.raises(RunInUseError, match=f"is in use by process {os.getpid()}"):
-        sync_tracking(RunFolder(folder.path))
+        sync_tracking(RunDir(folder.path))
     with pytest.raises(CheckpointError, match="is not the folder of a run"):
-        sync_tracking(RunFolder(tmp_path / "foreign"))
+        sync_tracking(RunDir(tmp_path / "foreign"))
     assert list_experiments(store) == ["Default"]

@@ -6,7 +6,7 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
 from ript_ray.config.sft import Demonstrations, SupervisedStage
 from ript_ray.errors import ConfigError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.runtime.cluster import Cluster
 
 EXPERIMENT = Experiment("name", ("reach-v3",))
@@ -46,8 +46,8 @@ def test_defaults_are_the_papers() -> None:
         (lambda: replace(EXPERIMENT, tasks=()), "at least one task"),
         (lambda: replace(EXPERIMENT, tasks=("reach-v3", "reach-v3")), "must differ"),
         (lambda: replace(EXPERIMENT, tasks=("drawr-open-v3",)), "no task 'drawr-open-v3': did you mean drawer-open-v3"),
-        (lambda: replace(EXPERIMENT, policy=QuestSettings(sensors=("depth",))), "no sensor 'depth'; it has state"),
-        (lambda: replace(EXPERIMENT, policy=QuestSettings(cameras=("wrist",))), "no camera 'wrist'; it has corner_rgb"),
+        (lambda: replace(EXPERIMENT, policy=QuestConfig(sensors=("depth",))), "no sensor 'depth'; it has state"),
+        (lambda: replace(EXPERIMENT, policy=QuestConfig(cameras=("wrist",))), "no camera 'wrist'; it has corner_rgb"),
         (lambda: replace(EXPERIMENT, sampling=Sampling(max_policy_lag=-1)), "max-policy-lag must be at least 0"),
         (lambda: Cluster(straggler_factor=1.0), "straggler-factor must be above 1"),
         (lambda: replace(EXPERIMENT, name="../up"), "name must be a word"),

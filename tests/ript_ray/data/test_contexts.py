@@ -35,11 +35,11 @@ def test_another_seed_gives_another_order() -> None:
 
 def test_training_and_held_out_contexts_never_overlap() -> None:
     benchmark = LineBenchmark()
-    drawn = [
+    sampled = [
         draw_contexts(benchmark, benchmark.tasks, num_per_task=200, seed=0, purpose=purpose)
         for purpose in (Purpose.TRAINING_CONTEXTS, Purpose.HELD_OUT_CONTEXTS, Purpose.DEMONSTRATION_CONTEXTS)
     ]
-    assert len(set().union(*drawn)) == sum(map(len, drawn)) == 1200
+    assert len(set().union(*sampled)) == sum(map(len, sampled)) == 1200
 
 
 def test_more_contexts_extend_a_set_and_keep_its_beginning() -> None:

@@ -12,16 +12,16 @@ from ript_ray.config.rl import Sampling
 from ript_ray.config.sft import Demonstrations
 from ript_ray.data import dataset as data_module
 from ript_ray.data.contexts import held_out_contexts, training_contexts, write_contexts
-from ript_ray.data.dataset import Data, choose, collect_data
+from ript_ray.data.dataset import SupervisedDataset, choose, load_dataset
 from ript_ray.data.hdf5 import find_file, read_initial_states
 from ript_ray.data.recording import Plan, files_of, record_files
 from ript_ray.errors import ConfigError, RiptError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.runtime.cluster import Cluster
 from tests.conftest import TINY_QUEST
 
 TASKS = ("reach-v3", "faucet-open-v3")
-SEEING = QuestSettings(cameras=("corner_rgb",), sensors=("robot_states",), chunk_length=8, num_executed=8)
+SEEING = QuestConfig(cameras=("corner_rgb",), sensors=("robot_states",), chunk_length=8, num_executed=8)
 FAST = MetaWorld(rendering="fast", image_size=32)
 HERE = Cluster(in_process=True)
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four demonstrations of each task, with pictures."""
     out = tmp_path_factory.mktemp("data")
     plan = Plan(
-        FAST.showing(("corner_rgb",)),
+        FAST.with_cameras(("corner_rgb",)),
         num_episodes=4,
         action_noise=0.1,
         max_steps=120,
@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def collect(settings: Demonstrations) -> Data:
-    return collect_data(FAST, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
+def collect(settings: Demonstrations) -> SupervisedDataset:
+    return load_dataset(FAST, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
 
 
 @pytest.mark.sim
@@ -65,7 +65,7 @@ def test_pictures_that_look_otherwise_than_the_benchmarks_are_refused(folder: Pa
         (replace(FAST, image_size=64), "image-size 32, but benchmark.image-size is 64"),
     ):
         with pytest.raises(ConfigError, match=message):
-            collect_data(other, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
+            load_dataset(other, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
 
 
 @pytest.mark.sim
@@ -100,12 +100,14 @@ def experiment(**sampling: object) -> Experiment:
 def test_contexts_come_from_demonstrations_from_a_file_or_from_the_seed_and_may_be_moved(
     folder: Path, tmp_path: Path
 ) -> None:
-    drawn = training_contexts(experiment())
+    sampled = training_contexts(experiment())
     shown = training_contexts(experiment(context_source=folder))
-    assert [context.task for context in drawn] == [context.task for context in shown] == [TASKS[0]] * 3 + [TASKS[1]] * 3
+    assert (
+        [context.task for context in sampled] == [context.task for context in shown] == [TASKS[0]] * 3 + [TASKS[1]] * 3
+    )
     states = read_initial_states(find_file(folder, TASKS[0]), 3)
     assert [context.initial_state for context in shown[:3]] == [tuple(state) for state in states]
-    assert set(drawn).isdisjoint(shown)
+    assert set(sampled).isdisjoint(shown)
     write_contexts(tmp_path / "contexts.json", shown)
     assert training_contexts(experiment(context_source=tmp_path / "contexts.json")) == shown
     moved = training_contexts(experiment(context_source=folder, context_noise_m=0.01))

@@ -18,7 +18,7 @@ from ript_ray.data.contexts import collect_contexts
 from ript_ray.data.demonstrations import record_demonstrations
 from ript_ray.data.hdf5 import find_file, read_demonstrations, read_initial_states, read_recipe
 from ript_ray.data.recording import Plan, files_of, record_files
-from ript_ray.errors import ConfigError, RiptError, UnwritableError
+from ript_ray.errors import ConfigError, RiptError, StorageError
 from ript_ray.runtime.cluster import Cluster
 from tests.commands import RIPT_RAY, environment, run
 
@@ -311,5 +311,5 @@ def test_what_a_folder_or_a_file_lacks_is_named_with_what_there_is(recorded: Pat
 @pytest.mark.sim
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "metaworld").write_text("a file where a folder should be")
-    with pytest.raises(UnwritableError, match=r"reach-v3.hdf5 cannot be written"):
+    with pytest.raises(StorageError, match=r"reach-v3.hdf5 cannot be written"):
         record_files(PLAN, files_of(tmp_path, ["reach-v3"]), HERE)

@@ -13,7 +13,7 @@ from ript_envs.metaworld import MetaWorld
 from ript_ray.data.recording import Plan, files_of, record_files
 from ript_ray.errors import ConfigError, WorkerError
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.task_pool import open_tasks
+from ript_ray.runtime.task_pool import open_task_pool
 
 pytestmark = pytest.mark.ray
 
@@ -46,7 +46,7 @@ def square(item: tuple[Path, int]) -> int:
 
 def test_pieces_whose_process_dies_hangs_or_raises_are_done_again_and_each_is_done_once(tmp_path: Path) -> None:
     done = []
-    with open_tasks(square, replace(TWO, group_timeout_s=8)) as tasks:
+    with open_task_pool(square, replace(TWO, group_timeout_s=8)) as tasks:
         assert tasks.num_free == 2
         waiting = [(tmp_path, number) for number in range(8)]
         while waiting or len(done) < 8:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ript_ray.errors import CheckpointError, ConfigError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.fsq import FiniteScalarQuantizer
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.skill_vae import SkillVAE
@@ -34,16 +34,16 @@ def sample_without_cache(prior, context, rngs, top_k: int, temperature: float) -
 @pytest.mark.parametrize(("top_k", "temperature"), [(0, 1.0), (3, 1.0), (0, 0.5)])
 def test_cached_sampling_equals_running_the_whole_sequence_again(top_k: int, temperature: float) -> None:
     policy = QuestPolicy(
-        QuestSettings(chunk_length=32, skill_width=16, prior_width=32, prior_layers=3, prior_heads=4),
+        QuestConfig(chunk_length=32, skill_width=16, prior_width=32, prior_layers=3, prior_heads=4),
         action_dim=4,
         state_dims={"state": 5},
     )
     context = torch.randn(6, 2, 32)
     with torch.no_grad():
-        drawn = policy.policy_prior.sample(context, generators(6), top_k=top_k, temperature=temperature)
+        sampled = policy.policy_prior.sample(context, generators(6), top_k=top_k, temperature=temperature)
         expected = sample_without_cache(policy.policy_prior, context, generators(6), top_k, temperature)
-        assert torch.equal(drawn.tokens_BU, expected)
-        torch.testing.assert_close(drawn.logits_BUV, policy.policy_prior.logits(context, drawn.tokens_BU))
+        assert torch.equal(sampled.tokens_BU, expected)
+        torch.testing.assert_close(sampled.logits_BUV, policy.policy_prior.logits(context, sampled.tokens_BU))
 
 
 def test_samples_follow_the_priors_distribution() -> None:
@@ -132,7 +132,7 @@ def test_the_prior_sees_no_later_token() -> None:
 
 
 def test_the_default_sizes_are_the_published_models() -> None:
-    policy = QuestPolicy(QuestSettings(), action_dim=7, state_dims={"state": 3})
+    policy = QuestPolicy(QuestConfig(), action_dim=7, state_dims={"state": 3})
     assert sum(value.numel() for value in policy.trainable().values()) == 11_416_936
     assert sum(value.numel() for value in policy.autoencoder.parameters()) == 6_522_635
     assert policy.autoencoder.num_tokens == 8
@@ -166,7 +166,7 @@ def test_foreign_weights_are_refused_with_every_name_and_nothing_is_loaded() -> 
 )
 def test_impossible_sizes_are_refused_by_name(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        QuestSettings(**changes)
+        QuestConfig(**changes)
 
 
 def test_text_vectors_are_fixed_and_tell_instructions_apart() -> None:

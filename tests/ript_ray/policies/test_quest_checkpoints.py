@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from ript_ray.cli.convert import Labels, export_checkpoint, import_checkpoint
+from ript_ray.cli.convert import ImportMetadata, export_checkpoint, import_checkpoint
 from ript_ray.config.experiment import Experiment
-from ript_ray.errors import CheckpointError, ConfigError, UnwritableError
+from ript_ray.errors import CheckpointError, ConfigError, StorageError
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.quest.upstream_checkpoint import read_authors_checkpoint
+from ript_ray.policies.quest.upstream_checkpoint import read_upstream_checkpoint
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import from_pretrained
-from ript_ray.runs.saved_policy import PolicySource, new_policy
+from ript_ray.runs.saved_policy import SavedPolicy, new_policy
 from tests.commands import RIPT_RAY, run
 from tests.conftest import TINY_QUEST
 from tests.disk import full_disk
@@ -45,8 +45,8 @@ def text_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text_features: Path) -> Path:
     """The model folder of a published file."""
     out = tmp_path_factory.mktemp(request.param) / "model"
-    labels = Labels(tasks=("bowl", "drawer"), text_features=text_features)
-    import_checkpoint(published_file(request.param), out, variant="libero", labels=labels)
+    metadata = ImportMetadata(tasks=("bowl", "drawer"), text_features=text_features)
+    import_checkpoint(published_file(request.param), out, variant="libero", metadata=metadata)
     return out
 
 
@@ -149,10 +149,10 @@ def metaworld() -> QuestPolicy:
 
 def test_what_torch_saves_of_a_living_policy_is_imported_and_exported(metaworld: QuestPolicy, tmp_path: Path) -> None:
     torch.save({"model": metaworld.state_dict()}, tmp_path / "stage.pth")  # with the metadata of a state dict
-    labels = Labels(instructions=TASKS)
-    import_checkpoint(tmp_path / "stage.pth", tmp_path / "model", variant="metaworld", labels=labels)
+    metadata = ImportMetadata(instructions=TASKS)
+    import_checkpoint(tmp_path / "stage.pth", tmp_path / "model", variant="metaworld", metadata=metadata)
     assert export_checkpoint(tmp_path / "model", tmp_path / "out.pth", layout="ript") == "ript"
-    exported = read_authors_checkpoint(tmp_path / "out.pth")
+    exported = read_upstream_checkpoint(tmp_path / "out.pth")
     assert exported.layout == "ript"
     for name, tensor in metaworld.state_dict().items():
         assert torch.equal(exported.tensors[name], tensor), name
@@ -162,7 +162,7 @@ def test_without_instructions_a_metaworld_policy_knows_all_tasks_in_the_publishe
     metaworld: QuestPolicy, tmp_path: Path
 ) -> None:
     torch.save({"model": metaworld.state_dict()}, tmp_path / "stage.pth")
-    import_checkpoint(tmp_path / "stage.pth", tmp_path / "model", variant="metaworld", labels=Labels())
+    import_checkpoint(tmp_path / "stage.pth", tmp_path / "model", variant="metaworld", metadata=ImportMetadata())
     policy = from_pretrained(tmp_path / "model")
     instructions = policy.settings.instructions
     assert len(instructions) == 50
@@ -190,7 +190,7 @@ def test_every_missing_surplus_and_misshapen_entry_is_listed_and_nothing_is_writ
     torch.save({"model": {prefix + name: value for name, value in spoiled(metaworld).items()}}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError) as caught:
         import_checkpoint(
-            tmp_path / "bad.pth", tmp_path / "out", variant="metaworld", labels=Labels(instructions=TASKS)
+            tmp_path / "bad.pth", tmp_path / "out", variant="metaworld", metadata=ImportMetadata(instructions=TASKS)
         )
     assert str(caught.value).splitlines()[1:] == [
         "  missing image_encoders.corner_rgb.block_1.bn1.running_var",
@@ -208,7 +208,7 @@ def test_weights_that_are_not_finite_are_not_imported(metaworld: QuestPolicy, tm
     torch.save({"model": entries}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match=r"not finite: obs_proj\.bias"):
         import_checkpoint(
-            tmp_path / "bad.pth", tmp_path / "out", variant="metaworld", labels=Labels(instructions=TASKS)
+            tmp_path / "bad.pth", tmp_path / "out", variant="metaworld", metadata=ImportMetadata(instructions=TASKS)
         )
     assert not (tmp_path / "out").exists()
 
@@ -229,18 +229,18 @@ def test_a_file_of_another_kind_is_refused_with_the_reason(case: str, tmp_path: 
     content, message = STRANGE_CONTENTS[case]
     torch.save(content, tmp_path / "strange.pth")
     with pytest.raises(CheckpointError, match=message):
-        read_authors_checkpoint(tmp_path / "strange.pth")
+        read_upstream_checkpoint(tmp_path / "strange.pth")
 
 
 def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is nothing at .*nowhere\.pth"):
-        read_authors_checkpoint(tmp_path / "nowhere.pth")
+        read_upstream_checkpoint(tmp_path / "nowhere.pth")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "text.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
     (tmp_path / "half.pth").write_bytes(published_file("sft").read_bytes()[:100_000])
     for name in ("old.pth", "text.pth", "half.pth"):
         with pytest.raises(CheckpointError, match=f"{name} is not a file that torch.save wrote"):
-            read_authors_checkpoint(tmp_path / name)
+            read_upstream_checkpoint(tmp_path / name)
 
 
 def test_a_file_whose_tensors_are_damaged_is_named(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_file_whose_tensors_are_damaged_is_named(tmp_path: Path) -> None:
             if not entry.filename.endswith("data/0"):
                 hole.writestr(entry, whole.read(entry))
     with pytest.raises(CheckpointError, match=r"hole\.pth cannot be read"):
-        read_authors_checkpoint(tmp_path / "hole.pth")
+        read_upstream_checkpoint(tmp_path / "hole.pth")
 
 
 class Payload:
@@ -295,7 +295,7 @@ def test_a_malicious_file_is_refused_and_never_run(
     marker, path = tmp_path / "marker", tmp_path / "evil.pth"
     write(path, kind(marker))
     with pytest.raises(CheckpointError, match=r"evil\.pth is (refused, nothing of it was run|not a file)"):
-        import_checkpoint(path, tmp_path / "out", variant="libero", labels=Labels())
+        import_checkpoint(path, tmp_path / "out", variant="libero", metadata=ImportMetadata())
     assert not marker.exists(), "the file was run"
     assert not (tmp_path / "out").exists()
     with contextlib.suppress(RuntimeError):  # torch runs a bare pickle before it finds that it is no checkpoint
@@ -309,19 +309,19 @@ def test_a_file_that_the_first_wall_lets_through_still_meets_torchs_own(tmp_path
         archive.writestr("odd/data.pkl", allowed)
         archive.writestr("odd/version", "3\n")
     with pytest.raises(CheckpointError, match=r"odd\.pth cannot be read"):
-        read_authors_checkpoint(tmp_path / "odd.pth")
+        read_upstream_checkpoint(tmp_path / "odd.pth")
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> PolicySource:
+def trained(tmp_path: Path) -> SavedPolicy:
     experiment = Experiment("small", ("reach-v3",), policy=TINY_QUEST)
-    source = PolicySource(experiment, new_policy(experiment).state_arrays())
+    source = SavedPolicy(experiment, new_policy(experiment).state_arrays())
     checkpoint.save(tmp_path / "run" / "checkpoints" / "update-00003", source)
     return source
 
 
 def test_a_run_is_loaded_as_a_policy_and_not_exported_where_the_authors_could_not_read_it(
-    trained: PolicySource, tmp_path: Path
+    trained: SavedPolicy, tmp_path: Path
 ) -> None:
     for path in (tmp_path / "run", str(tmp_path / "run" / "checkpoints" / "update-00003")):
         loaded = from_pretrained(path).state_arrays()
@@ -336,16 +336,16 @@ def test_a_run_is_loaded_as_a_policy_and_not_exported_where_the_authors_could_no
 
 def test_text_features_of_another_size_are_listed(tmp_path: Path) -> None:
     save_file({"a": np.zeros(512, np.float32), "b": np.zeros(3, np.float32)}, tmp_path / "bad.safetensors")
-    labels = Labels(text_features=tmp_path / "bad.safetensors")
+    metadata = ImportMetadata(text_features=tmp_path / "bad.safetensors")
     with pytest.raises(CheckpointError, match=r"vector of 'b' is float32 \(3,\), not float32 \(512,\)"):
-        import_checkpoint(published_file("sft"), tmp_path / "out", variant="libero", labels=labels)
+        import_checkpoint(published_file("sft"), tmp_path / "out", variant="libero", metadata=metadata)
 
 
 def test_a_full_disk_leaves_nothing_of_an_import_or_export(imported: Path, tmp_path: Path) -> None:
     with full_disk(1_000_000):
-        with pytest.raises(UnwritableError):
-            import_checkpoint(published_file("sft"), tmp_path / "out", variant="libero", labels=Labels())
-        with pytest.raises(UnwritableError):
+        with pytest.raises(StorageError):
+            import_checkpoint(published_file("sft"), tmp_path / "out", variant="libero", metadata=ImportMetadata())
+        with pytest.raises(StorageError):
             export_checkpoint(imported, tmp_path / "out.pth")
     assert list(tmp_path.iterdir()) == []
 
@@ -357,4 +357,4 @@ def test_the_commands_import_and_export(tmp_path: Path) -> None:
     assert "model: QueST for libero, from the authors' layout ript" in result.stdout
     result = run(*RIPT_RAY, "export", "model", "back.pth", "--layout", "sft", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert read_authors_checkpoint(tmp_path / "back.pth").layout == "sft"
+    assert read_upstream_checkpoint(tmp_path / "back.pth").layout == "sft"

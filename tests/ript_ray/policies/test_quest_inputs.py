@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ript_ray.config.sft import SFT, Augmentation, SupervisedStage
 from ript_ray.data.windows import Windows
 from ript_ray.errors import CheckpointError, ConfigError
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.encoders import ImageEncoder, SpatialSoftmax
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.sft.quest import begin_stage
@@ -23,7 +23,7 @@ READING = replace(TINY_QUEST, task_input="features", text_features=4)
 COUNTING = replace(TINY_QUEST, task_input="index", instructions=("go left", "go right"), num_tasks=3)
 
 
-def policy_of(settings: QuestSettings) -> QuestPolicy:
+def policy_of(settings: QuestConfig) -> QuestPolicy:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return QuestPolicy(settings, action_dim=1, state_dims={"state": 2, "other": 3})
@@ -162,4 +162,4 @@ def test_weights_of_another_type_are_refused() -> None:
 )
 def test_impossible_inputs_are_refused_by_name(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        QuestSettings(**changes)
+        QuestConfig(**changes)

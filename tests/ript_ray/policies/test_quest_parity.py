@@ -78,8 +78,8 @@ def test_the_prior_scores_tokens_as_published(variant: str) -> None:
 def test_sampling_from_the_best_token_alone_is_the_published_greedy_decoding(variant: str) -> None:
     theirs = expected(variant)
     context, rngs = torch.tensor(theirs["context"]), [np.random.default_rng(0)] * 2
-    drawn = formula_policy(variant).policy_prior.sample(context, rngs, top_k=1, temperature=1.0)
-    np.testing.assert_array_equal(drawn.tokens_BU, theirs["greedy_tokens"])
+    sampled = formula_policy(variant).policy_prior.sample(context, rngs, top_k=1, temperature=1.0)
+    np.testing.assert_array_equal(sampled.tokens_BU, theirs["greedy_tokens"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -9,7 +9,7 @@ import torch
 
 from ript_ray.config.rl import PPO
 from ript_ray.policies.base import Decisions
-from ript_ray.policies.quest.config import QuestSettings
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.rl.learner import Learner
 from ript_ray.rl.weights import apply
@@ -27,11 +27,11 @@ VARIANTS = [
 ]
 
 
-def identify(settings: QuestSettings) -> str:
+def identify(settings: QuestConfig) -> str:
     return f"{settings.scored_against}, top {settings.top_k}, temperature {settings.temperature}"
 
 
-def policy_of(settings: QuestSettings) -> QuestPolicy:
+def policy_of(settings: QuestConfig) -> QuestPolicy:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return QuestPolicy(settings, action_dim=1, state_dims={"state": 2})
@@ -48,7 +48,7 @@ def tensors(decisions: Decisions) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=identify)
-def test_ratios_are_one_at_the_weights_that_acted(settings: QuestSettings) -> None:
+def test_ratios_are_one_at_the_weights_that_acted(settings: QuestConfig) -> None:
     policy = policy_of(settings)
     decisions = decide(policy, 50)
     ratios = (policy.log_probs(tensors(decisions)) - torch.from_numpy(decisions.log_probs_BU)).exp()
@@ -56,7 +56,7 @@ def test_ratios_are_one_at_the_weights_that_acted(settings: QuestSettings) -> No
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=identify)
-def test_probabilities_and_gradients_are_those_of_the_formula(settings: QuestSettings) -> None:
+def test_probabilities_and_gradients_are_those_of_the_formula(settings: QuestConfig) -> None:
     policy = policy_of(settings)
     decisions = decide(policy, 10)
     record = tensors(decisions)
@@ -132,7 +132,7 @@ def test_a_learner_solves_more_with_either_distribution(scored_against: str) -> 
         rates.append(np.mean([rollout.success for group in groups for rollout in group.rollouts]))
         for group in groups:
             learner.receive(group)
-        assert learner.update([group.index for group in groups]).problem is None
+        assert learner.update([group.index for group in groups]).error is None
         apply(learner.weights(), actor)
     assert rates[0] < 0.8
     assert rates[-1] > 0.95

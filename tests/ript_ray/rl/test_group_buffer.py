@@ -7,7 +7,7 @@ import pytest
 
 from ript_ray.errors import SearchExhaustedError
 from ript_ray.rl.dynamic_sampling import Verdict
-from ript_ray.rl.group_buffer import Admission
+from ript_ray.rl.group_buffer import GroupBuffer
 from ript_ray.types import GroupSummary, Version
 
 MIXED, FAILED, SOLVED = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
@@ -19,18 +19,18 @@ def summary(index: int, successes: tuple[float, ...], version: int = 0) -> Group
 
 def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int) -> list[list[int]]:
     """Fill batches while groups arrive in random order; returns the batches."""
-    admission = Admission(groups_per_update=groups_per_update, max_uniform_groups=1000, num_updates=3)
+    buffer = GroupBuffer(groups_per_update=groups_per_update, max_uniform_groups=1000, num_updates=3)
     batches: list[list[int]] = []
     flying: list[int] = []
     while len(batches) < 3:
-        while admission.num_wanted > 0:
-            flying.append(admission.launch())
+        while buffer.num_wanted > 0:
+            flying.append(buffer.launch())
         index = flying.pop(arrival.integers(len(flying)))
-        admission.offer(summary(index, outcomes[index], admission.update))
-        if admission.ready:
+        buffer.offer(summary(index, outcomes[index], buffer.update))
+        if buffer.ready:
             assert not flying, "a launched group was neither rejected nor trained"
-            batches.append(admission.take_batch())
-            assert admission.finish_update() == batches[-1][-1] + 1
+            batches.append(buffer.take_batch())
+            assert buffer.finish_update() == batches[-1][-1] + 1
     return batches
 
 
@@ -45,13 +45,13 @@ def test_a_batch_is_the_first_mixed_groups_by_index_in_whatever_order_they_arriv
 
 
 def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
-    admission = Admission(groups_per_update=1, max_uniform_groups=len(outcomes), num_updates=1)
+    buffer = GroupBuffer(groups_per_update=1, max_uniform_groups=len(outcomes), num_updates=1)
     for outcome in outcomes:
-        assert admission.num_wanted == 1
-        admission.offer(summary(admission.launch(), outcome))
-    assert admission.exhausted
-    assert admission.num_wanted == 0
-    return admission.explain_exhaustion()
+        assert buffer.num_wanted == 1
+        buffer.offer(summary(buffer.launch(), outcome))
+    assert buffer.exhausted
+    assert buffer.num_wanted == 0
+    return buffer.explain_exhaustion()
 
 
 @pytest.mark.parametrize(
@@ -71,46 +71,46 @@ def test_an_exhausted_search_says_which_case_it_is(
 
 
 def test_a_mixed_group_starts_the_count_anew() -> None:
-    admission = Admission(groups_per_update=2, max_uniform_groups=3, num_updates=1)
+    buffer = GroupBuffer(groups_per_update=2, max_uniform_groups=3, num_updates=1)
     for outcome in (FAILED, FAILED, MIXED, FAILED, FAILED):
-        admission.offer(summary(admission.launch(), outcome))
-    assert admission.offer(summary(admission.launch(), MIXED)) is Verdict.ACCEPTED
-    assert not admission.exhausted
-    assert admission.take_batch() == [2, 5]
+        buffer.offer(summary(buffer.launch(), outcome))
+    assert buffer.offer(summary(buffer.launch(), MIXED)) is Verdict.ACCEPTED
+    assert not buffer.exhausted
+    assert buffer.take_batch() == [2, 5]
 
 
 def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> None:
     outcomes = [MIXED, FAILED, FAILED, FAILED]
     for arrival in itertools.permutations(range(4)):
-        admission = Admission(groups_per_update=4, max_uniform_groups=3, num_updates=1)
+        buffer = GroupBuffer(groups_per_update=4, max_uniform_groups=3, num_updates=1)
         for _ in outcomes:
-            admission.launch()
+            buffer.launch()
         for index in arrival:
-            assert not admission.exhausted
-            admission.offer(summary(index, outcomes[index]))
-        assert admission.exhausted
-        assert not admission.ready
-        assert admission.at_end
+            assert not buffer.exhausted
+            buffer.offer(summary(index, outcomes[index]))
+        assert buffer.exhausted
+        assert not buffer.ready
+        assert buffer.at_end
 
 
 def test_a_malformed_an_old_and_an_odd_group_are_rejected_and_counted() -> None:
-    admission = Admission(groups_per_update=1, max_uniform_groups=10, num_updates=9, max_policy_lag=0)
-    sound = replace(summary(admission.launch(), MIXED), layout=(("log_probs", (4,), "float32"),))
-    assert admission.offer(sound) is Verdict.ACCEPTED
-    admission.take_batch()
-    admission.finish_update()
+    buffer = GroupBuffer(groups_per_update=1, max_uniform_groups=10, num_updates=9, max_policy_lag=0)
+    sound = replace(summary(buffer.launch(), MIXED), layout=(("log_probs", (4,), "float32"),))
+    assert buffer.offer(sound) is Verdict.ACCEPTED
+    buffer.take_batch()
+    buffer.finish_update()
     offered = [
         summary(1, MIXED),
-        replace(summary(2, (math.nan, 0.0), 1), problem="the environment answered nan"),
+        replace(summary(2, (math.nan, 0.0), 1), error="the environment answered nan"),
         replace(summary(3, MIXED, 1), layout=(("log_probs", (5,), "float32"),)),
     ]
     for each in offered:
-        assert admission.launch() == each.index
-    assert [admission.offer(each) for each in offered] == [Verdict.STALE, Verdict.INVALID, Verdict.INVALID]
-    assert admission.num_rejected == {Verdict.STALE: 1, Verdict.INVALID: 2}
-    assert not admission.ready
+        assert buffer.launch() == each.index
+    assert [buffer.offer(each) for each in offered] == [Verdict.STALE, Verdict.INVALID, Verdict.INVALID]
+    assert buffer.num_rejected == {Verdict.STALE: 1, Verdict.INVALID: 2}
+    assert not buffer.ready
 
 
 def test_nothing_is_launched_that_no_update_will_train() -> None:
-    admission = Admission(groups_per_update=4, max_uniform_groups=10, num_updates=2, max_policy_lag=5)
-    assert admission.num_wanted == 8
+    buffer = GroupBuffer(groups_per_update=4, max_uniform_groups=10, num_updates=2, max_policy_lag=5)
+    assert buffer.num_wanted == 8

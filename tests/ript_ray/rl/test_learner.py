@@ -134,7 +134,7 @@ def poisoned(groups: list[Group]) -> list[Group]:
     return [replace(groups[0], rollouts=tuple(rollouts)), *groups[1:]]
 
 
-def everything(learner: Learner) -> dict[str, np.ndarray]:
+def saved(learner: Learner) -> dict[str, np.ndarray]:
     return {**learner.state(), "weights": learner.weights().buffer}
 
 
@@ -145,20 +145,20 @@ def test_an_update_that_is_not_finite_changes_nothing_and_the_next_one_works() -
     for each in (learner, untouched):
         for group in made:
             each.receive(group)
-        assert each.update([0, 1, 2, 3]).problem is None
-    before = everything(learner)
+        assert each.update([0, 1, 2, 3]).error is None
+    before = saved(learner)
     for group in poisoned(made):
         learner.receive(group)
     report = learner.update([0, 1, 2, 3])
-    assert "not finite" in report.problem
-    after = everything(learner)
+    assert "not finite" in report.error
+    after = saved(learner)
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     assert learner.weights().version == 2
     for group in made:
         learner.receive(group)
-    assert learner.update([0, 1, 2, 3]).problem is None
+    assert learner.update([0, 1, 2, 3]).error is None
 
 
 def test_moments_that_are_not_all_there_are_refused() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ript_ray.rl.validation import find_problem, layout_of
+from ript_ray.rl.validation import layout_of, validate_group
 from ript_ray.types import Group, Rollout, RolloutRequest, Version
 from tests.conftest import line_stream
 
@@ -24,7 +24,7 @@ REQUEST = RolloutRequest(7, (line_stream().at(0),) * 2, ((1,), (2,)))
 
 
 def problem_of(*rollouts: Rollout, index: int = 7) -> str | None:
-    return find_problem(Group(index, Version(0), rollouts), REQUEST)
+    return validate_group(Group(index, Version(0), rollouts), REQUEST)
 
 
 def test_a_sound_group_has_no_problem() -> None:

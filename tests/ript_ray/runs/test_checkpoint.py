@@ -10,10 +10,10 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as torch_save_file
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.errors import CheckpointError, UnwritableError
+from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import Training
-from ript_ray.runs.saved_policy import PolicySource, new_policy
+from ript_ray.runs.checkpoint import TrainingState
+from ript_ray.runs.saved_policy import SavedPolicy, new_policy
 from ript_ray.storage import hashed_dir as sealed_folder
 from ript_ray.types import Progress
 from tests.commands import ROOT
@@ -22,18 +22,18 @@ from tests.disk import full_disk
 
 
 @pytest.fixture(scope="module")
-def source() -> PolicySource:
+def source() -> SavedPolicy:
     experiment = Experiment("small", ("drawer-open-v3", "reach-v3"), policy=TINY_QUEST, seed=4)
-    return PolicySource(experiment, new_policy(experiment).state_arrays())
+    return SavedPolicy(experiment, new_policy(experiment).state_arrays())
 
 
 @pytest.fixture
-def saved(source: PolicySource, tmp_path: Path) -> Path:
+def saved(source: SavedPolicy, tmp_path: Path) -> Path:
     checkpoint.save(tmp_path / "run" / "checkpoints" / "update-00003", source)
     return tmp_path / "run" / "checkpoints" / "update-00003"
 
 
-def test_a_checkpoint_gives_back_experiment_and_weights_bit_for_bit(source: PolicySource, saved: Path) -> None:
+def test_a_checkpoint_gives_back_experiment_and_weights_bit_for_bit(source: SavedPolicy, saved: Path) -> None:
     loaded = checkpoint.load(saved)
     assert loaded.experiment == source.experiment
     assert loaded.arrays.keys() == source.arrays.keys()
@@ -42,22 +42,22 @@ def test_a_checkpoint_gives_back_experiment_and_weights_bit_for_bit(source: Poli
         np.testing.assert_array_equal(loaded().state_arrays()[name], array)
 
 
-def test_a_run_folder_means_its_newest_checkpoint(source: PolicySource, saved: Path) -> None:
+def test_a_run_folder_means_its_newest_checkpoint(source: SavedPolicy, saved: Path) -> None:
     checkpoint.save(saved.with_name("update-00010"), source)
     assert checkpoint.find(saved.parent.parent) == saved.with_name("update-00010")
     assert checkpoint.find(saved) == saved
 
 
-def test_nothing_is_overwritten(source: PolicySource, saved: Path) -> None:
+def test_nothing_is_overwritten(source: SavedPolicy, saved: Path) -> None:
     with pytest.raises(CheckpointError, match="exists already"):
         checkpoint.save(saved, source)
 
 
-def test_weights_that_are_not_finite_are_never_written(source: PolicySource, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_never_written(source: SavedPolicy, tmp_path: Path) -> None:
     arrays = {name: array.copy() for name, array in source.arrays.items()}
     arrays["obs_proj.bias"][0] = np.nan
     with pytest.raises(CheckpointError, match=r"not finite: obs_proj\.bias"):
-        checkpoint.save(tmp_path / "bad", PolicySource(source.experiment, arrays))
+        checkpoint.save(tmp_path / "bad", SavedPolicy(source.experiment, arrays))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,18 +151,18 @@ def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Pat
         checkpoint.load(saved)()
 
 
-def test_a_save_that_fails_leaves_nothing_and_what_was_saved_before_stays(source: PolicySource, saved: Path) -> None:
+def test_a_save_that_fails_leaves_nothing_and_what_was_saved_before_stays(source: SavedPolicy, saved: Path) -> None:
     later = saved.with_name("update-00004")
-    unwritable = PolicySource(source.experiment, {**source.arrays, "odd": np.zeros(2, np.longdouble)})
-    with pytest.raises(UnwritableError, match=r"update-00004 cannot be written: policy\.safetensors"):
+    unwritable = SavedPolicy(source.experiment, {**source.arrays, "odd": np.zeros(2, np.longdouble)})
+    with pytest.raises(StorageError, match=r"update-00004 cannot be written: policy\.safetensors"):
         checkpoint.save(later, unwritable)
-    with full_disk(3000), pytest.raises(UnwritableError, match=r"update-00004 cannot be written: .*File too large"):
+    with full_disk(3000), pytest.raises(StorageError, match=r"update-00004 cannot be written: .*File too large"):
         checkpoint.save(later, source)
     assert list(saved.parent.iterdir()) == [saved], "something is left that fills the disk"
     assert checkpoint.load(saved).arrays.keys() == source.arrays.keys()
 
 
-def test_what_a_kill_left_of_a_save_is_no_checkpoint_and_not_in_the_way(source: PolicySource, saved: Path) -> None:
+def test_what_a_kill_left_of_a_save_is_no_checkpoint_and_not_in_the_way(source: SavedPolicy, saved: Path) -> None:
     unfinished = saved.with_name(".update-00004.unfinished")
     unfinished.mkdir()
     (unfinished / "policy.safetensors").write_bytes(b"half")
@@ -198,11 +198,11 @@ def write_torch_file(path: Path, marker: Path) -> None:
 @pytest.mark.parametrize("write", [write_pickle, write_text_pickle, write_torch_file])
 @pytest.mark.parametrize("name", ["policy.safetensors", "experiment.json", "learner.safetensors", "training.json"])
 def test_a_malicious_file_is_refused_by_name_and_never_run(
-    source: PolicySource, tmp_path: Path, name: str, write, is_rehashed: bool
+    source: SavedPolicy, tmp_path: Path, name: str, write, is_rehashed: bool
 ) -> None:
     marker, run = tmp_path / "marker", tmp_path / "run"
     folder = run / "checkpoints" / "update-00001"
-    training = Training(Progress(1, 2), {"env_steps": 7.0}, {"exp_avg/x": np.zeros(3, np.float32)})
+    training = TrainingState(Progress(1, 2), {"env_steps": 7.0}, {"exp_avg/x": np.zeros(3, np.float32)})
     checkpoint.save(folder, source, training)
     write(folder / name, marker)
     if is_rehashed:
@@ -211,7 +211,7 @@ def test_a_malicious_file_is_refused_by_name_and_never_run(
     with pytest.raises(CheckpointError, match=name):
         (checkpoint.load_training if is_of_training else checkpoint.load)(folder)
     with pytest.raises(CheckpointError, match=name):
-        checkpoint.newest_resumable(run)
+        checkpoint.latest_valid(run)
     assert not marker.exists(), "the file was run"
     pickle.loads(pickle.dumps(Payload(marker)))
     assert marker.exists(), "the test's own payload does nothing"
@@ -222,7 +222,7 @@ def test_foreign_weights_with_a_matching_hash_are_refused_by_name(saved: Path) -
     rehash(saved)
     run = saved.parent.parent
     with pytest.raises(CheckpointError, match=r"update-00003/policy\.safetensors is foreign(.|\n)*foreign\.weight"):
-        checkpoint.newest_resumable(run)
+        checkpoint.latest_valid(run)
 
 
 def test_weights_of_a_type_that_numpy_lacks_are_refused_by_name(saved: Path) -> None:

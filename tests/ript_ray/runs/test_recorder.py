@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.errors import CheckpointError, DivergenceError, UnwritableError
+from ript_ray.errors import CheckpointError, DivergenceError, StorageError
 from ript_ray.evaluation.evaluate import EvaluationResult
-from ript_ray.rl.callbacks import Collection, Outcome, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
 from ript_ray.rl.weights import snapshot
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.checkpoint import TrainingState
 from ript_ray.runs.recorder import Recorder
-from ript_ray.runs.run_dir import RunFolder
-from ript_ray.runs.run_logger import Books
-from ript_ray.runs.saved_policy import PolicySource, new_policy
-from ript_ray.tracking.metrics_log import Point, read_journal
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_logger import RunLogger
+from ript_ray.runs.saved_policy import SavedPolicy, new_policy
+from ript_ray.tracking.metrics_log import MetricPoint, read_metrics
 from ript_ray.types import Progress, Version
 from tests.conftest import TINY_QUEST
 from tests.disk import full_disk
 
 EXPERIMENT = Experiment("small", ("reach-v3",), policy=TINY_QUEST, checkpoint_every=2)
-SOURCE = PolicySource(EXPERIMENT, new_policy(EXPERIMENT).state_arrays())
+SOURCE = SavedPolicy(EXPERIMENT, new_policy(EXPERIMENT).state_arrays())
 ROOM = 4000
 """Bytes: more than the journal needs here, less than the weights."""
 
@@ -48,8 +48,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path, EXPERIMENT)
+def folder(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path, EXPERIMENT)
 
 
 def record(update: int, **broken: float) -> UpdateRecord:
@@ -58,7 +58,7 @@ def record(update: int, **broken: float) -> UpdateRecord:
         parameter.data.fill_(broken.get("weight", float(update)))
     figures = {"loss": 0.1, "grad_norm": 1.0, "clip_fraction": 0.0, "approx_kl": 0.0, "mean_ratio": 1.0}
     return UpdateRecord(
-        collection=Collection(update, 2, Counter({Verdict.ACCEPTED: 2}), 16, 8, 100, rollout_s=1.0),
+        stats=RolloutStats(update, 2, Counter({Verdict.ACCEPTED: 2}), 16, 8, 100, rollout_s=1.0),
         report=UpdateReport(**figures, num_optimizer_steps=1, num_decisions=8, learn_s=1.0),
         weights=snapshot(policy, Version(update)),
         progress=Progress(update, 2 * update),
@@ -75,20 +75,20 @@ def measured() -> EvaluationResult:
 
 @contextlib.contextmanager
 def recording(
-    folder: RunFolder,
-    source: PolicySource,
-    training: Training | None = None,
+    folder: RunDir,
+    source: SavedPolicy,
+    training: TrainingState | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Recorder]:
     """As a run does it."""
     with (
-        Books(folder, source.experiment, training, announce) as books,
-        Recorder(books, source, training) as recorder,
+        RunLogger(folder, source.experiment, training, announce) as run_logger,
+        Recorder(run_logger, source, training) as recorder,
     ):
         yield recorder
 
 
-def end_with(folder: RunFolder, work: Callable[[Recorder], None], error: type[BaseException] | None = None) -> None:
+def end_with(folder: RunDir, work: Callable[[Recorder], None], error: type[BaseException] | None = None) -> None:
     """A run that does `work` and ends, with `error` if there is one."""
     with recording(folder, SOURCE) as recorder:
         work(recorder)
@@ -96,12 +96,12 @@ def end_with(folder: RunFolder, work: Callable[[Recorder], None], error: type[Ba
             raise error
 
 
-def saved(folder: RunFolder) -> list[str]:
+def saved(folder: RunDir) -> list[str]:
     """Everything among the checkpoints, unfinished ones included."""
     return sorted(path.name for path in (folder.path / "checkpoints").iterdir())
 
 
-def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(folder: RunFolder) -> None:
+def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(folder: RunDir) -> None:
     told: list[str] = []
     with recording(folder, SOURCE, announce=told.append) as recorder:
         recorder.on_evaluation(measured())
@@ -111,33 +111,33 @@ def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(
         assert saved(folder) == ["update-00000"]
         recorder.on_update(record(3))  # no save would be due before update 4
         recorder.on_update(record(4))
-        recorder.on_end(Outcome())
+        recorder.on_end(TrainResult())
     assert saved(folder) == ["update-00000", "update-00003", "update-00004"]
     assert len(told) == 1
     assert f"{folder.checkpoint(2)} cannot be written: " in told[0]
     assert "trying again after the next update" in told[0]
-    newest, problems = checkpoint.newest_resumable(folder.path)
+    newest, problems = checkpoint.latest_valid(folder.path)
     assert (newest.name, problems) == ("update-00004", [])
     assert checkpoint.load_training(newest).totals["env_steps"] == 400
-    failed = [point.metrics["faults/failed_saves"] for point in read_journal(folder.journal) if point.is_update]
+    failed = [point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.is_update]
     assert failed == [0, 0, 1, 1]
 
 
-def test_a_last_save_that_fails_ends_the_run_with_exit_code_1_and_names_the_checkpoint(folder: RunFolder) -> None:
+def test_a_last_save_that_fails_ends_the_run_with_exit_code_1_and_names_the_checkpoint(folder: RunDir) -> None:
     def work(recorder: Recorder) -> None:
         for update in (1, 2, 3):
             recorder.on_update(record(update))
         (folder.path / "checkpoints" / ".update-00003.unfinished").touch()  # in the way
-        recorder.on_end(Outcome())
+        recorder.on_end(TrainResult())
 
-    with pytest.raises(UnwritableError, match="update-00003 cannot be written") as caught:
+    with pytest.raises(StorageError, match="update-00003 cannot be written") as caught:
         end_with(folder, work)
     assert caught.value.exit_code == 1
-    assert checkpoint.newest_resumable(folder.path)[0].name == "update-00002"
+    assert checkpoint.latest_valid(folder.path)[0].name == "update-00002"
     assert json.loads(folder.status.read_text()) == {"status": "FAILED"}
 
 
-def test_weights_that_are_not_finite_end_the_run_at_once(folder: RunFolder) -> None:
+def test_weights_that_are_not_finite_end_the_run_at_once(folder: RunDir) -> None:
     def work(recorder: Recorder) -> None:
         recorder.on_update(record(1))
         recorder.on_update(record(2, weight=np.inf))
@@ -148,23 +148,23 @@ def test_weights_that_are_not_finite_end_the_run_at_once(folder: RunFolder) -> N
 
 
 @pytest.mark.parametrize("name", ["curve.png", "results.json", "metrics.jsonl"])
-def test_books_that_cannot_be_written_at_the_end_are_an_error_that_names_the_file(folder: RunFolder, name: str) -> None:
+def test_books_that_cannot_be_written_at_the_end_are_an_error_that_names_the_file(folder: RunDir, name: str) -> None:
     in_the_way = {"results.json": ".results.json.unfinished"}.get(name, name)
 
     def work(recorder: Recorder) -> None:
         (folder.path / in_the_way).mkdir()
         recorder.on_update(record(1))
-        recorder.on_end(Outcome())
-        recorder.write_results(measured(), measured(), Outcome())
+        recorder.on_end(TrainResult())
+        recorder.write_results(measured(), measured(), TrainResult())
 
-    with pytest.raises(UnwritableError, match=name):
+    with pytest.raises(StorageError, match=name):
         end_with(folder, work)
     assert not folder.results.exists(), "the run would count as finished"
     assert saved(folder) == ["update-00000", "update-00001"]
 
 
 def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_next_checkpoint(
-    folder: RunFolder,
+    folder: RunDir,
 ) -> None:
     told: list[str] = []
     in_the_way = folder.path / ".before.json.unfinished"
@@ -181,14 +181,14 @@ def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_nex
     assert EvaluationResult.from_json(json.loads(folder.before.read_text())) == measured()
 
 
-def test_a_point_that_the_disk_does_not_take_is_told_and_comes_later(folder: RunFolder) -> None:
+def test_a_point_that_the_disk_does_not_take_is_told_and_comes_later(folder: RunDir) -> None:
     told: list[str] = []
     with recording(folder, SOURCE, announce=told.append) as recorder:
         with full_disk(100):
             recorder.on_update(record(1))
         assert "metrics.jsonl cannot be written" in told[0]
         recorder.on_update(record(2))
-    assert [point.update for point in read_journal(folder.journal)] == [1, 2]
+    assert [point.update for point in read_metrics(folder.metrics_log)] == [1, 2]
     assert len(told) == 1
 
 
@@ -196,41 +196,41 @@ def test_a_point_that_the_disk_does_not_take_is_told_and_comes_later(folder: Run
     ("error", "status"),
     [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (DivergenceError, "FAILED")],
 )
-def test_how_a_run_ends_is_written_down(folder: RunFolder, error: type[BaseException] | None, status: str) -> None:
+def test_how_a_run_ends_is_written_down(folder: RunDir, error: type[BaseException] | None, status: str) -> None:
     with contextlib.nullcontext() if error is None else pytest.raises(error):
         end_with(folder, lambda recorder: recorder.on_update(record(1)), error)
     assert json.loads(folder.status.read_text()) == {"status": status}
     assert saved(folder) == ["update-00000", "update-00001"]
 
 
-def test_a_run_resumed_from_its_beginning_keeps_its_clock_and_its_first_measurement(folder: RunFolder) -> None:
+def test_a_run_resumed_from_its_beginning_keeps_its_clock_and_its_first_measurement(folder: RunDir) -> None:
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, lambda recorder: recorder.on_evaluation(measured()), KeyboardInterrupt)
-    (before,) = read_journal(folder.journal)
-    before = Point(**{**vars(before), "wall_s": 1234.5})
-    folder.journal.write_text(json.dumps(vars(before)) + "\n")
+    (before,) = read_metrics(folder.metrics_log)
+    before = MetricPoint(**{**vars(before), "wall_s": 1234.5})
+    folder.metrics_log.write_text(json.dumps(vars(before)) + "\n")
 
     training = checkpoint.load_training(folder.checkpoint(0))
-    with recording(RunFolder(folder.path), SOURCE, training) as recorder:
+    with recording(RunDir(folder.path), SOURCE, training) as recorder:
         assert not folder.status.exists(), "the run goes on"
         recorder.on_update(record(1))
-    first, second = read_journal(folder.journal)
+    first, second = read_metrics(folder.metrics_log)
     assert first == before
     assert second.wall_s > 1234.5
 
 
-def test_a_run_killed_before_its_first_measurement_knows_how_long_it_took_so_far(folder: RunFolder) -> None:
+def test_a_run_killed_before_its_first_measurement_knows_how_long_it_took_so_far(folder: RunDir) -> None:
     folder._opened -= 500  # as after supervised training
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, lambda _: None, KeyboardInterrupt)
     training = checkpoint.load_training(folder.checkpoint(0))
-    with recording(RunFolder(folder.path), SOURCE, training) as recorder:
+    with recording(RunDir(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
-    (point,) = read_journal(folder.journal)
+    (point,) = read_metrics(folder.metrics_log)
     assert point.wall_s > 500
 
 
-def test_an_evaluation_that_is_done_again_stands_once_in_the_journal(folder: RunFolder) -> None:
+def test_an_evaluation_that_is_done_again_stands_once_in_the_journal(folder: RunDir) -> None:
     def work(recorder: Recorder) -> None:
         recorder.on_evaluation(measured())
         for update in (1, 2):
@@ -239,10 +239,10 @@ def test_an_evaluation_that_is_done_again_stands_once_in_the_journal(folder: Run
 
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, work, KeyboardInterrupt)
-    training = checkpoint.load_training(checkpoint.newest_resumable(folder.path)[0])
-    with recording(RunFolder(folder.path), SOURCE, training) as recorder:
+    training = checkpoint.load_training(checkpoint.latest_valid(folder.path)[0])
+    with recording(RunDir(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
-    assert [(point.update, point.is_update) for point in read_journal(folder.journal)] == [
+    assert [(point.update, point.is_update) for point in read_metrics(folder.metrics_log)] == [
         (0, False),
         (1, True),
         (2, True),

@@ -16,9 +16,9 @@ from ript_ray.cli.main import Compare, Evaluate, Replay
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
 from ript_ray.data.contexts import training_contexts
-from ript_ray.errors import CheckpointError, ConfigError, ReplayError, UnwritableError
+from ript_ray.errors import CheckpointError, ConfigError, ReplayError, StorageError
 from ript_ray.evaluation.evaluate import EvaluationResult
-from ript_ray.evaluation.video import Filming, act_again, draw
+from ript_ray.evaluation.video import VideoSettings, draw, rerun_request
 from ript_ray.pipeline import resume_experiment
 from ript_ray.policies.quest.presets import Interface
 from ript_ray.rl.context_stream import ContextStream
@@ -26,12 +26,12 @@ from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.rl.train import group_request
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import Training
+from ript_ray.runs.checkpoint import TrainingState
 from ript_ray.runs.model_dir import Card, Model, Provenance, save_model
 from ript_ray.runs.replay import RecordedRun
 from ript_ray.runs.rollout_log import read_groups
-from ript_ray.runs.run_dir import RunFolder
-from ript_ray.runs.saved_policy import PolicySource, new_policy, runtime_parts
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.saved_policy import SavedPolicy, components_of, new_policy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View, ViewMode
 from ript_ray.types import Progress
@@ -53,17 +53,17 @@ EXPERIMENT = Experiment(
 HERE = Cluster(in_process=True)
 
 
-def able_source(experiment: Experiment) -> PolicySource:
+def able_source(experiment: Experiment) -> SavedPolicy:
     """A policy that pushes forwards and down, more or less: it closes a drawer now and then, without any training."""
     arrays = new_policy(experiment).state_arrays()
     arrays["autoencoder.action_head.bias"] = np.array([0, 0.5, -0.25, 0], np.float32)
-    return PolicySource(experiment, arrays)
+    return SavedPolicy(experiment, arrays)
 
 
 def begin(root: Path, experiment: Experiment) -> Path:
     """A run whose supervised stages have been."""
-    folder = RunFolder.create(root, experiment)
-    checkpoint.save(folder.checkpoint(0), able_source(experiment), Training(Progress(), {}, {}))
+    folder = RunDir.create(root, experiment)
+    checkpoint.save(folder.checkpoint(0), able_source(experiment), TrainingState(Progress(), {}, {}))
     return folder.path
 
 
@@ -118,7 +118,7 @@ def test_replay_writes_a_video_that_moves_and_says_what_it_shows(
     assert frames[0].shape == (96, 96, 3)
     assert len(frames) == 1 + -(-num_steps // 4)
     assert all((a != b).any() for a, b in itertools.pairwise(frames))
-    with pytest.raises(UnwritableError, match=r"success\.gif exists already"):
+    with pytest.raises(StorageError, match=r"success\.gif exists already"):
         Replay(run, group=record.group, member=member, out=out).run()
 
 
@@ -174,7 +174,7 @@ def test_an_evaluation_is_filmed_from_its_own_rollouts(run: Path, tmp_path: Path
     }
     assert {path.name for path in videos.iterdir()} == expected
     assert all(path.stat().st_size < 500_000 for path in videos.iterdir())
-    with pytest.raises(UnwritableError, match="videos exists already"):
+    with pytest.raises(StorageError, match="videos exists already"):
         Evaluate(run, videos=videos, cluster=HERE).run()
 
 
@@ -230,15 +230,15 @@ def test_filming_changes_nothing_for_a_policy_that_sees() -> None:
     experiment = replace(EXPERIMENT, benchmark=benchmark, policy=policy, max_steps=24)
     source = able_source(experiment)
     request = group_request(ContextStream(training_contexts(experiment), 0), 0, group_size=2, seed=0)
-    parts = runtime_parts(source)
+    parts = components_of(source)
     worker = RolloutWorker(source, parts.make_environment, parts.max_steps)
     summary, _ = worker.roll(request)
-    again, episodes = act_again(parts, request)
+    again, episodes = rerun_request(parts, request)
     assert again == summary
     for size, rendering in ((32, "fast"), (48, "full")):
-        video = draw(episodes[0], benchmark, Filming(size, rendering))
+        video = draw(episodes[0], benchmark, VideoSettings(size, rendering))
         assert video.frames[0].shape == (size, size, 3)
-    after, repeated = act_again(parts, request)
+    after, repeated = rerun_request(parts, request)
     assert after == summary
     for episode, other in zip(episodes, repeated, strict=True):
         np.testing.assert_array_equal(episode.actions, other.actions)

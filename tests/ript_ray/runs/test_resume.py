@@ -11,8 +11,8 @@ from ript_ray.policies.state_dict import load_module_arrays, module_arrays
 from ript_ray.rl.train import train
 from ript_ray.rl.weights import apply
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import Training
-from ript_ray.runs.saved_policy import PolicySource, new_policy
+from ript_ray.runs.checkpoint import TrainingState
+from ript_ray.runs.saved_policy import SavedPolicy, new_policy
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Progress, Version
 from tests.conftest import TINY_QUEST, line_parts, line_stream
@@ -22,7 +22,7 @@ from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checks
 
 def train_from(runtime: SerialRuntime, num_updates: int, start: Progress | None = None) -> Log:
     log = Log()
-    train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, observers=[log], start=start)
+    train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, callbacks=[log], start=start)
     return log
 
 
@@ -60,18 +60,18 @@ def test_moments_of_another_policy_are_refused_by_name() -> None:
 def run(tmp_path: Path) -> Path:
     """A run folder with resumable checkpoints of updates 0 to 3, and weights alone of update 4."""
     experiment = Experiment("small", ("reach-v3",), policy=TINY_QUEST)
-    source = PolicySource(experiment, new_policy(experiment).state_arrays())
+    source = SavedPolicy(experiment, new_policy(experiment).state_arrays())
     checkpoint.save(tmp_path / "checkpoints" / "update-00000", source)
     for update in (1, 2, 3):
         moments = {"exp_avg/x": np.full(3, update, np.float32)}
-        training = Training(Progress(update, 10 * update), {"env_steps": 7.0}, moments)
+        training = TrainingState(Progress(update, 10 * update), {"env_steps": 7.0}, moments)
         checkpoint.save(tmp_path / "checkpoints" / f"update-{update:05d}", source, training)
     checkpoint.save(tmp_path / "checkpoints" / "update-00004", source)
     return tmp_path
 
 
 def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(run: Path) -> None:
-    newest, problems = checkpoint.newest_resumable(run)
+    newest, problems = checkpoint.latest_valid(run)
     assert newest.name == "update-00003"
     assert problems == [f"{run}/checkpoints/update-00004 holds weights alone"]
     training = checkpoint.load_training(newest)
@@ -84,7 +84,7 @@ def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(
 def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(run: Path, name: str) -> None:
     path = run / "checkpoints" / "update-00003" / name
     path.write_bytes(path.read_bytes()[:-3])
-    newest, problems = checkpoint.newest_resumable(run)
+    newest, problems = checkpoint.latest_valid(run)
     assert newest.name == "update-00002"
     assert any(f"{path} is damaged" in problem for problem in problems)
 
@@ -107,10 +107,10 @@ def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: P
     for folder in (run / "checkpoints").iterdir():
         (folder / "policy.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint to go on from(.|\n)*update-00003(.|\n)*update-00000"):
-        checkpoint.newest_resumable(run)
+        checkpoint.latest_valid(run)
 
 
 def test_later_checkpoints_are_set_aside_and_not_deleted(run: Path) -> None:
-    checkpoint.set_aside_later(run / "checkpoints" / "update-00002")
+    checkpoint.quarantine_newer(run / "checkpoints" / "update-00002")
     assert checkpoint.find(run).name == "update-00002"
     assert len(list((run / "checkpoints").iterdir())) == 5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ript_ray.errors import CheckpointError
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.train import train
 from ript_ray.rl.weights import snapshot
@@ -32,7 +32,7 @@ def train_with(log: RolloutLog, num_updates: int, runtime: SerialRuntime, start:
             sampling=SAMPLING,
             num_updates=num_updates,
             seed=5,
-            observers=[log, seen],
+            callbacks=[log, seen],
             start=start,
         )
     return seen
@@ -114,11 +114,11 @@ def test_a_run_may_keep_no_weights(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_neither_success_nor_failure_is_written_as_none(tmp_path: Path) -> None:
-    summary = GroupSummary(3, Version(0), (1.0, float("nan")), (4, 5), 0, problem="an answer of another kind")
+    summary = GroupSummary(3, Version(0), (1.0, float("nan")), (4, 5), 0, error="an answer of another kind")
     with log_in(tmp_path) as log:
-        log.on_group(Collection(1, 2), summary, Verdict.INVALID)
+        log.on_group(RolloutStats(1, 2), summary, Verdict.INVALID)
     stream = line_stream()
-    expected = GroupRecord(3, 1, 0, stream.at(3).task, stream.place(3), (1, None), (4, 5), Verdict.INVALID)
+    expected = GroupRecord(3, 1, 0, stream.at(3).task, stream.dataset_index(3), (1, None), (4, 5), Verdict.INVALID)
     assert read_groups(tmp_path / "groups.jsonl") == [expected]
 
 
@@ -139,4 +139,4 @@ def test_weights_that_are_damaged_or_foreign_are_refused_by_name(tmp_path: Path)
 
 def test_numbers_of_a_stream_name_the_contexts_it_was_given() -> None:
     stream = line_stream()
-    assert np.unique([stream.place(index) for index in range(12)]).tolist() == list(range(12))
+    assert np.unique([stream.dataset_index(index) for index in range(12)]).tolist() == list(range(12))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.errors import CheckpointError, RunInUseError, UnwritableError
-from ript_ray.runs.run_dir import RunFolder
+from ript_ray.errors import CheckpointError, RunInUseError, StorageError
+from ript_ray.runs.run_dir import RunDir
 from tests.commands import environment
 from tests.disk import full_disk
 
@@ -18,44 +18,44 @@ EXPERIMENT = Experiment("small", ("reach-v3",))
 HOLD = """
 import sys, time
 from pathlib import Path
-from ript_ray.runs.run_dir import RunFolder
-with RunFolder(Path(sys.argv[1])).lock():
+from ript_ray.runs.run_dir import RunDir
+with RunDir(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(120)
 """
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path, EXPERIMENT)
+def folder(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path, EXPERIMENT)
 
 
-def test_every_run_has_an_id_of_its_own_that_stays(folder: RunFolder, tmp_path: Path) -> None:
+def test_every_run_has_an_id_of_its_own_that_stays(folder: RunDir, tmp_path: Path) -> None:
     assert len(folder.run_id) == 32
-    assert RunFolder(folder.path).run_id == folder.run_id
-    assert RunFolder.create(tmp_path, EXPERIMENT).run_id != folder.run_id
+    assert RunDir(folder.path).run_id == folder.run_id
+    assert RunDir.create(tmp_path, EXPERIMENT).run_id != folder.run_id
 
 
-def test_a_folder_older_than_ids_gets_one_when_it_is_needed(folder: RunFolder) -> None:
+def test_a_folder_older_than_ids_gets_one_when_it_is_needed(folder: RunDir) -> None:
     (folder.path / "run-id").unlink()
     assert len(folder.run_id) == 32
-    assert RunFolder(folder.path).run_id == folder.run_id
+    assert RunDir(folder.path).run_id == folder.run_id
 
 
-def test_versions_are_those_the_run_began_with(folder: RunFolder) -> None:
+def test_versions_are_those_the_run_began_with(folder: RunDir) -> None:
     recorded = {"python": "2.7", "commit": "abc"}
     (folder.path / "versions.json").write_text(json.dumps(recorded))
-    assert RunFolder(folder.path).versions == recorded
+    assert RunDir(folder.path).versions == recorded
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
-def test_versions_that_cannot_be_read_are_named(folder: RunFolder, content: str) -> None:
+def test_versions_that_cannot_be_read_are_named(folder: RunDir, content: str) -> None:
     (folder.path / "versions.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"versions\.json cannot be read"):
         _ = folder.versions
 
 
-def test_a_run_is_held_by_one_process_and_freed_by_its_death(folder: RunFolder) -> None:
+def test_a_run_is_held_by_one_process_and_freed_by_its_death(folder: RunDir) -> None:
     command = [sys.executable, "-c", HOLD, str(folder.path)]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as holder:
         try:
@@ -68,20 +68,20 @@ def test_a_run_is_held_by_one_process_and_freed_by_its_death(folder: RunFolder) 
         pass
 
 
-def test_a_run_is_freed_by_an_error_and_taken_again(folder: RunFolder) -> None:
+def test_a_run_is_freed_by_an_error_and_taken_again(folder: RunDir) -> None:
     with pytest.raises(ZeroDivisionError), folder.lock():
         raise ZeroDivisionError
-    with folder.lock(), pytest.raises(RunInUseError), RunFolder(folder.path).lock():
+    with folder.lock(), pytest.raises(RunInUseError), RunDir(folder.path).lock():
         pass
 
 
 def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(CheckpointError, match=f"{path} is not the folder of a run: it has no config"):
-            RunFolder(path).lock().__enter__()
+            RunDir(path).lock().__enter__()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_the_disk_has_no_room_for_is_refused_by_name(tmp_path: Path) -> None:
-    with full_disk(10), pytest.raises(UnwritableError, match=r"-seed0/run-id cannot be written"):
-        RunFolder.create(tmp_path, EXPERIMENT)
+    with full_disk(10), pytest.raises(StorageError, match=r"-seed0/run-id cannot be written"):
+        RunDir.create(tmp_path, EXPERIMENT)

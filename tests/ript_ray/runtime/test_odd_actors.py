@@ -36,12 +36,12 @@ def groups_per_s(make_environment) -> tuple[float, list[str]]:
     log = Log()
     sampling = Sampling(group_size=4, batch_rollouts=160)
     try:
-        train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5, observers=[log])
+        train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5, callbacks=[log])
     finally:
         runtime.close()
-    collections = [record.collection for record in log.records]
-    num_groups = sum(collection.verdicts.total() for collection in collections)
-    return num_groups / sum(collection.rollout_s for collection in collections), checksums(log)
+    collections = [record.stats for record in log.records]
+    num_groups = sum(stats.verdicts.total() for stats in collections)
+    return num_groups / sum(stats.rollout_s for stats in collections), checksums(log)
 
 
 def test_one_of_four_actors_ten_times_slower_costs_less_than_a_third_and_biases_nothing(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_an_actor_that_keeps_making_malformed_groups_is_replaced_and_they_are_co
     runtime = runtime_with(lambda task: NonsenseEnvironment(tmp_path / "mark"))
     try:
         log = train_on(runtime)
-        assert runtime.dispatches.num_replaced == 1
+        assert runtime.dispatch_counts.num_replaced == 1
         assert log.records[-1].ledger.invalid == 3
         assert log.records[-1].ledger.trained == 12
     finally:

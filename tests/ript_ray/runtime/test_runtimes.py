@@ -9,9 +9,9 @@ import ray
 from ript_ray.config.rl import Sampling
 from ript_ray.errors import ConfigError, DivergenceError, WorkerError
 from ript_ray.evaluation.evaluate import evaluate
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
-from ript_ray.rl.protocols import Parts, Runtime
+from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
@@ -29,7 +29,7 @@ class Log:
         self.records: list[UpdateRecord] = []
         self.num_groups = 0
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         self.num_groups += 1
 
     def on_update(self, record: UpdateRecord) -> None:
@@ -38,7 +38,7 @@ class Log:
 
 def train_on(runtime: Runtime, num_updates: int = NUM_UPDATES) -> Log:
     log = Log()
-    outcome = train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, observers=[log])
+    outcome = train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, callbacks=[log])
     assert outcome.exhausted is None
     return log
 
@@ -66,23 +66,23 @@ def test_a_continuous_policy_learns_the_line(kind: str) -> None:
     parts = line_parts(POLICIES[kind], num_iterations=4, learning_rate=3e-3)
     sampling = Sampling(group_size=8, batch_rollouts=64)
     log = Log()
-    train(SerialRuntime(parts), line_stream(), sampling=sampling, num_updates=6, seed=5, observers=[log])
-    rates = [record.collection.success_rate for record in log.records]
+    train(SerialRuntime(parts), line_stream(), sampling=sampling, num_updates=6, seed=5, callbacks=[log])
+    rates = [record.stats.success_rate for record in log.records]
     assert rates[-1] > rates[0] + 0.3, rates
 
 
 def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
     log = train_on(SerialRuntime(line_parts(POLICIES["laplace"])))
     for update, record in enumerate(log.records, start=1):
-        assert record.collection.update == update
+        assert record.stats.update == update
         assert record.weights.version == update
-        assert record.collection.verdicts[Verdict.ACCEPTED] == 4
-        assert record.collection.num_rollouts == 4 * record.collection.verdicts.total()
-        assert record.collection.record_bytes > 0
-    assert log.num_groups == sum(record.collection.verdicts.total() for record in log.records)
+        assert record.stats.verdicts[Verdict.ACCEPTED] == 4
+        assert record.stats.num_rollouts == 4 * record.stats.verdicts.total()
+        assert record.stats.record_bytes > 0
+    assert log.num_groups == sum(record.stats.verdicts.total() for record in log.records)
 
 
-def on_ray(parts: Parts, num_actors: int, **changes: float) -> RayRuntime:
+def on_ray(parts: Components, num_actors: int, **changes: float) -> RayRuntime:
     return RayRuntime(parts, replace(Cluster(num_actors=num_actors, cpus_per_actor=0.5), **changes))
 
 
@@ -214,11 +214,11 @@ class EasyEnvironment(LineEnvironment):
 def exhaust(runtime: Runtime) -> None:
     log = Log()
     sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=40)
-    outcome = train(runtime, line_stream(), sampling=sampling, num_updates=50, seed=5, observers=[log])
+    outcome = train(runtime, line_stream(), sampling=sampling, num_updates=50, seed=5, callbacks=[log])
     assert outcome.exhausted is not None
     assert len(log.records) >= 1, "the example must end after an update"
     assert outcome.last is not None
-    totals = [record.collection.verdicts.total() for record in log.records]
+    totals = [record.stats.verdicts.total() for record in log.records]
     assert log.num_groups == sum(totals) + outcome.last.verdicts.total(), "a finished group was not counted"
     assert outcome.last.num_rollouts == 4 * outcome.last.verdicts.total()
     contexts = [line_stream().at(index) for index in range(8)]
@@ -252,7 +252,7 @@ def test_updates_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the
     before = runtime.broadcast().checksum
     log = Log()
     with pytest.raises(DivergenceError, match=r"3 updates in a row were skipped: update 3: .* not finite; lower ppo"):
-        train(runtime, line_stream(), sampling=SAMPLING, num_updates=5, seed=5, observers=[log])
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=5, seed=5, callbacks=[log])
     assert checksums(log) == [before] * 3
     assert runtime.learner_state() == {}
     assert [record.progress.skipped_streak for record in log.records] == [1, 2, 3]

@@ -80,7 +80,7 @@ def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path
         assert mark.exists(), "the example must hold a fault"
         assert checksums(log) == undisturbed
         assert log.records[-1].ledger.lost == 1
-        assert runtime.dispatches.num_replaced == (0 if fault == "exception" else 1)
+        assert runtime.dispatch_counts.num_replaced == (0 if fault == "exception" else 1)
         assert time.monotonic() - started < 45
     finally:
         runtime.close()
@@ -96,7 +96,7 @@ def test_a_hung_group_is_finished_by_an_idle_actor_long_before_its_deadline(
         assert time.monotonic() - started < 60, "the deadline is 600 s"
         assert checksums(log) == undisturbed
         assert log.records[-1].ledger.lost == 1, "the copy that hangs is booked"
-        assert runtime.dispatches.num_replaced == 0
+        assert runtime.dispatch_counts.num_replaced == 0
     finally:
         runtime.close()
 
@@ -128,7 +128,7 @@ def test_a_death_in_the_middle_of_a_broadcast_changes_no_weight(tmp_path: Path, 
         log = train_on(runtime)
         assert mark.exists()
         assert checksums(log) == undisturbed
-        assert runtime.dispatches.num_replaced == 1
+        assert runtime.dispatch_counts.num_replaced == 1
     finally:
         runtime.close()
 
@@ -145,11 +145,11 @@ def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_15_s(tmp_path:
         pids = worker_pids(runtime)
         for index in range(200):
             runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
-        while runtime.dispatches.num_running < 2:
+        while runtime.dispatch_counts.num_running < 2:
             runtime.next_event()
         os.kill(pids[0], signal.SIGKILL)
         killed = time.monotonic()
-        while runtime.dispatches.num_replaced == 0:
+        while runtime.dispatch_counts.num_replaced == 0:
             runtime.next_event()
         assert time.monotonic() - killed < 2
         while runtime._pool.num_ready < 2:
@@ -179,7 +179,7 @@ def test_an_actor_killed_from_outside_between_updates_is_replaced_with_the_prese
         for index in indices:
             runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
         assert {runtime.next_event().version for _ in indices} == {1}
-        assert runtime.dispatches.num_replaced == 1
+        assert runtime.dispatch_counts.num_replaced == 1
     finally:
         runtime.close()
 
@@ -228,7 +228,7 @@ def test_a_hung_actor_is_replaced_though_others_keep_answering(tmp_path: Path) -
         sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=30)
         outcome = train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5)
         assert outcome.exhausted is not None
-        assert runtime.dispatches.num_replaced == 1
+        assert runtime.dispatch_counts.num_replaced == 1
         assert time.monotonic() - started < 40
     finally:
         runtime.close()
@@ -245,7 +245,9 @@ def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
             WorkerError, match=r"group \d+ \((left|right)\) failed 5 times.*RuntimeError: the simulator"
         ):
             train_on(runtime)
-        assert runtime.dispatches.num_replaced <= 2, "an exception must not cost a process before the third in a row"
+        assert runtime.dispatch_counts.num_replaced <= 2, (
+            "an exception must not cost a process before the third in a row"
+        )
     finally:
         runtime.close()
 
@@ -271,7 +273,7 @@ def test_a_process_that_keeps_raising_is_replaced_and_does_not_end_the_run(
     try:
         log = train_on(runtime)
         assert checksums(log) == undisturbed
-        assert runtime.dispatches.num_replaced == 1
+        assert runtime.dispatch_counts.num_replaced == 1
         assert log.records[-1].ledger.lost == 3
     finally:
         runtime.close()
@@ -295,10 +297,10 @@ def test_a_skipped_update_leaves_no_actor_behind(lag: int) -> None:
     log = Log()
     try:
         sampling = replace(SAMPLING, max_policy_lag=lag)
-        train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, observers=[log])
+        train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, callbacks=[log])
     finally:
         runtime.close()
-    assert [record.report.problem is not None for record in log.records] == [True, False, False, False]
+    assert [record.report.error is not None for record in log.records] == [True, False, False, False]
     assert log.records[-1].ledger.stale == 0
     assert log.records[-1].ledger.trained == 16
 
@@ -317,7 +319,7 @@ def test_the_children_of_a_killed_or_stuck_actor_are_gone_too(fault: str, tmp_pa
     runtime = runtime_with(lambda task: ParentEnvironment(fault, tmp_path), group_timeout_s=3.0)
     try:
         train_on(runtime)
-        assert runtime.dispatches.num_replaced == 1
+        assert runtime.dispatch_counts.num_replaced == 1
     finally:
         runtime.close()
     pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]

@@ -16,7 +16,7 @@ from ript_ray.pipeline import resume_experiment
 from ript_ray.runs import checkpoint
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View, ViewMode
-from ript_ray.tracking.metrics_log import read_journal
+from ript_ray.tracking.metrics_log import read_metrics
 from tests.commands import RIPT_RAY, environment, quickstart_here, run
 
 pytestmark = [pytest.mark.sim, pytest.mark.cli]
@@ -89,7 +89,7 @@ def assert_it_goes_on_to_the_same_end(folder: Path, undisturbed: Path, home: Pat
     figures, expected = (json.loads((path / "results.json").read_text()) for path in (folder, undisturbed))
     for name in expected.keys() - {"wall_s"}:
         assert figures[name] == expected[name], name
-    updates = [point.update for point in read_journal(folder / "metrics.jsonl") if point.stage == "ript"]
+    updates = [point.update for point in read_metrics(folder / "metrics.jsonl") if point.stage == "ript"]
     assert updates == [0, 1, 2, 3, 4, 4], "each update once, and both measurements"
 
 
@@ -99,7 +99,7 @@ def test_a_driver_killed_anywhere_goes_on_to_the_same_weights(point: str, undist
     command = (sys.executable, "-c", DIE_AT, POINTS[point], "resume", str(folder), "--cluster.in-process")
     result = run(*command, cwd=tmp_path)
     assert result.returncode == -signal.SIGKILL, result.stdout + result.stderr
-    newest, problems = checkpoint.newest_resumable(folder)
+    newest, problems = checkpoint.latest_valid(folder)
     assert newest.name in ("update-00002", "update-00003")
     assert problems == []
     assert_it_goes_on_to_the_same_end(folder, undisturbed, tmp_path)

@@ -14,7 +14,7 @@ import ray
 from ript_ray.config.rl import Sampling
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Parts
+from ript_ray.rl.protocols import Components
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
@@ -56,7 +56,7 @@ ADVERSARIES = {
 class AdversarialRuntime(SerialRuntime):
     """Rolls every request out at once, with the policy of that moment, and delivers as an adversary chooses."""
 
-    def __init__(self, parts: Parts, choose: Choose):
+    def __init__(self, parts: Components, choose: Choose):
         super().__init__(parts)
         self._choose = choose
         self._made: dict[int, tuple[GroupSummary, Group]] = {}
@@ -70,8 +70,8 @@ class AdversarialRuntime(SerialRuntime):
         self._versions[request.index] = made[0].version
 
     @property
-    def dispatches(self):
-        return replace(super().dispatches, num_running=len(self._made))
+    def dispatch_counts(self):
+        return replace(super().dispatch_counts, num_running=len(self._made))
 
     def start_update(self, indices: Sequence[int]) -> None:
         super().start_update(indices)
@@ -92,7 +92,7 @@ def test_no_group_is_older_than_the_bound_and_none_is_trained_twice(adversary: s
     runtime = AdversarialRuntime(line_parts(POLICIES["laplace"]), ADVERSARIES[adversary])
     log = Log()
     sampling = replace(SAMPLING, max_policy_lag=lag)
-    train(runtime, line_stream(), sampling=sampling, num_updates=8, seed=5, observers=[log])
+    train(runtime, line_stream(), sampling=sampling, num_updates=8, seed=5, callbacks=[log])
     assert max(runtime.ages) <= lag
     assert runtime.trained == sorted(set(runtime.trained)), "a group was trained twice, or overtook another"
     for update, record in enumerate(log.records, start=1):
@@ -125,7 +125,7 @@ def test_at_lag_0_no_adversary_changes_a_bit() -> None:
     def weights(adversary: Choose) -> list[str]:
         log = Log()
         runtime = AdversarialRuntime(line_parts(POLICIES["laplace"]), adversary)
-        train(runtime, line_stream(), sampling=SAMPLING, num_updates=4, seed=5, observers=[log])
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=4, seed=5, callbacks=[log])
         return checksums(log)
 
     assert len({tuple(weights(adversary)) for adversary in ADVERSARIES.values()}) == 1
@@ -136,8 +136,8 @@ def test_a_policy_learns_from_groups_that_are_too_old_by_the_bound(lag: int) -> 
     parts = line_parts(POLICIES["laplace"], num_iterations=4, learning_rate=3e-3)
     sampling = Sampling(group_size=8, batch_rollouts=64, max_policy_lag=lag)
     log = Log()
-    train(AdversarialRuntime(parts, in_order), line_stream(), sampling=sampling, num_updates=8, seed=5, observers=[log])
-    rates = [record.collection.success_rate for record in log.records]
+    train(AdversarialRuntime(parts, in_order), line_stream(), sampling=sampling, num_updates=8, seed=5, callbacks=[log])
+    rates = [record.stats.success_rate for record in log.records]
     assert rates[-1] > rates[0] + 0.3, rates
 
 
@@ -146,12 +146,12 @@ def test_a_search_that_is_exhausted_trains_the_full_batches_it_has() -> None:
     runtime = ScriptedRuntime(line_parts(POLICIES["laplace"]), newest_first)
     runtime.num_mixed = 6
     sampling = replace(SAMPLING, max_policy_lag=1, max_uniform_groups=5)
-    outcome = train(runtime, line_stream(), sampling=sampling, num_updates=5, seed=5, observers=[log])
+    outcome = train(runtime, line_stream(), sampling=sampling, num_updates=5, seed=5, callbacks=[log])
     assert outcome.exhausted is not None
     assert "every context drawn is solved (5 groups" in str(outcome.exhausted)
     assert runtime.trained == [0, 1, 2, 3]
     assert not runtime._made
-    assert outcome.last.verdicts[Verdict.ACCEPTED] + log.records[0].collection.verdicts[Verdict.ACCEPTED] == 6
+    assert outcome.last.verdicts[Verdict.ACCEPTED] + log.records[0].stats.verdicts[Verdict.ACCEPTED] == 6
 
 
 class SlowToLearn(TinyChunkPolicy):
@@ -193,9 +193,9 @@ def test_on_ray_rollouts_overlap_with_learning_within_the_bound_though_actors_di
         runtime = WatchedRayRuntime(parts, Cluster(num_actors=2, cpus_per_actor=0.5))
         log = KillsAnActorAfterEachUpdate(runtime)
         sampling = replace(SAMPLING, max_policy_lag=1)
-        train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, observers=[log])
+        train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, callbacks=[log])
         assert max(runtime.ages) == 1
-        assert runtime.dispatches.num_replaced >= 1
+        assert runtime.dispatch_counts.num_replaced >= 1
         for update, record in enumerate(log.records, start=1):
             assert record.ledger.trained == 4 * update
         assert log.records[-1].ledger.in_flight == 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray.cluster_utils import Cluster as Nodes
 
 from ript_ray.errors import WorkerError
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
@@ -63,9 +63,9 @@ class Interruption(Log):
         super().__init__()
         self._do = do
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
-        super().on_group(collection, summary, verdict)
-        if collection.update == 2 and self._do:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
+        super().on_group(stats, summary, verdict)
+        if stats.update == 2 and self._do:
             self._do()
             self._do = None
 
@@ -81,7 +81,7 @@ def test_actors_spread_over_nodes_and_outlive_one_of_them(nodes: Nodes) -> None:
         assert said == []
         victim = next(iter(nodes.worker_nodes))
         log = Interruption(lambda: nodes.remove_node(victim, allow_graceful=False))
-        train(runtime, line_stream(), sampling=SAMPLING, num_updates=3, seed=5, observers=[log])
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=3, seed=5, callbacks=[log])
         assert checksums(log) == expected, "a lost node must not change what is learned"
         go_on_until(runtime, lambda: len(said) > 0)
         assert said[-1].startswith("rollout actors: asked for 4, got 2, waiting for 2; the nodes that are alive hold 2")
@@ -103,7 +103,7 @@ def go_on_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
         for index in range(start, start + 4):
             runtime.launch(RolloutRequest(index, (line_stream().at(0),) * 9, tuple((index, k) for k in range(9))))
         for _ in range(4):
-            runtime.drop(runtime.next_event().index)
+            runtime.discard(runtime.next_event().index)
 
 
 class HeavyPolicy(TinyChunkPolicy):
@@ -122,12 +122,12 @@ def test_a_group_that_is_gone_before_the_learner_had_it_is_made_again(nodes: Nod
     class LosesItsNode(RayRuntime):
         """The node of the first accepted group goes before the learner has asked for it."""
 
-        def keep(self, index: int) -> None:
+        def send_to_learner(self, index: int) -> None:
             if len(nodes.worker_nodes) == 2:
                 for node in list(nodes.worker_nodes):
                     nodes.remove_node(node, allow_graceful=False)
                 nodes.add_node(num_cpus=1, **STORE)
-            super().keep(index)
+            super().send_to_learner(index)
 
     runtime = LosesItsNode(line_parts(build), Cluster(num_actors=2, cpus_per_actor=0.5, learner_cpus=1.0))
     try:

@@ -21,7 +21,7 @@ import pytest
 import ray
 
 from ript_ray.config.rl import Sampling
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
@@ -185,7 +185,7 @@ class Watch:
     records: list[UpdateRecord] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
 
-    def on_group(self, collection: Collection, summary: GroupSummary, verdict: Verdict) -> None:
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         pass
 
     def on_update(self, record: UpdateRecord) -> None:
@@ -216,7 +216,7 @@ def soak(folder: Path, duration_s: float, *, faults: bool) -> tuple[Watch, Fault
     try:
         thread.start()
         with pytest.raises(TimeIsUpError):
-            train(runtime, line_stream(), sampling=SAMPLING, num_updates=10**9, seed=5, observers=[watch])
+            train(runtime, line_stream(), sampling=SAMPLING, num_updates=10**9, seed=5, callbacks=[watch])
     finally:
         thread.stop()
         runtime.close()

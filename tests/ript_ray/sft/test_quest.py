@@ -7,7 +7,7 @@ from ript_ray.data.demonstrations import Demonstration, record_demonstrations
 from ript_ray.data.windows import Windows, make_windows
 from ript_ray.errors import RiptError
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.sft.quest import begin_stage, measure_stage
+from ript_ray.sft.quest import begin_stage, evaluate_stage
 from ript_ray.types import Stage
 from tests.conftest import tiny_quest
 from tests.fakes import LineBenchmark
@@ -75,12 +75,12 @@ def test_each_stage_learns_and_changes_its_own_part_alone() -> None:
         Stage.PRIOR: {"policy_prior", "lowdim_encoders", "obs_proj", "task_encoder"},
     }
     for stage, names in parts.items():
-        before, error = policy.state_arrays(), measure_stage(stage, policy, windows)
+        before, error = policy.state_arrays(), evaluate_stage(stage, policy, windows)
         losses = fit(stage, policy, windows)
         assert len(losses) == STAGE.num_steps
         assert changed(before, policy) == names
         assert np.mean(losses[-30:]) < 0.5 * losses[0]
-        assert measure_stage(stage, policy, windows) < 0.5 * error
+        assert evaluate_stage(stage, policy, windows) < 0.5 * error
 
 
 def test_states_are_standardised_with_a_smallest_scale() -> None:

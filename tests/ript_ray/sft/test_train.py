@@ -21,9 +21,9 @@ from ript_ray.runs.model_dir import from_pretrained
 from ript_ray.runs.saved_policy import new_policy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.sft.quest import begin_stage
-from ript_ray.sft.trainer import Fitting
+from ript_ray.sft.trainer import SupervisedTrainer
 from ript_ray.tracking.console import View, ViewMode
-from ript_ray.tracking.metrics_log import read_journal
+from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.types import Stage
 from tests.conftest import TINY_QUEST
 
@@ -43,7 +43,7 @@ def windows_of(policy_settings, num_windows: int = 20) -> Windows:
     return Windows(("reach",) * num_windows, seen, chunks)
 
 
-def begin(stage: Stage, settings: SupervisedStage, *, noisy: bool) -> tuple[torch.nn.Module, Fitting]:
+def begin(stage: Stage, settings: SupervisedStage, *, noisy: bool) -> tuple[torch.nn.Module, SupervisedTrainer]:
     policy = new_policy(Experiment("small", ("reach-v3",), policy=SEEING))
     policy.train()
     sft = SFT(autoencoder=settings, prior=settings, noisy_tokens=noisy)
@@ -188,7 +188,7 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
     folder = together.folder
     names = [path.name for path in checkpoint.saved_in(folder)]
     assert names == ["autoencoder-0000040", "prior-0000014", "update-00000", "update-00001"]
-    points = read_journal(folder / "metrics.jsonl")
+    points = read_metrics(folder / "metrics.jsonl")
     for stage in (Stage.AUTOENCODER, Stage.PRIOR):
         losses = {point.update: point.metrics for point in points if f"{stage}/loss" in point.metrics}
         assert list(losses) == list(range(1, max(losses) + 1)), "a short stage logs every step"
@@ -221,9 +221,9 @@ def test_a_run_interrupted_in_a_stage_is_resumed_to_the_same_weights(
     resumed, _ = resume_experiment(folder, HERE, view_of=lambda _: quiet())
     assert last_weights(folder) == last_weights(together.folder)
     assert resumed.after == together.after
-    steps = [(point.stage, point.update, set(point.metrics)) for point in read_journal(folder / "metrics.jsonl")]
+    steps = [(point.stage, point.update, set(point.metrics)) for point in read_metrics(folder / "metrics.jsonl")]
     assert steps == [
-        (point.stage, point.update, set(point.metrics)) for point in read_journal(together.folder / "metrics.jsonl")
+        (point.stage, point.update, set(point.metrics)) for point in read_metrics(together.folder / "metrics.jsonl")
     ]
 
 
@@ -295,7 +295,7 @@ def test_demonstrations_that_changed_meanwhile_are_refused(home: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(experiment, home, Interrupting(Stage.AUTOENCODER, 25))
     (folder,) = (home / "runs" / "changed").iterdir()
-    newest, _ = checkpoint.newest_resumable(folder)
+    newest, _ = checkpoint.latest_valid(folder)
     saved, training = checkpoint.load(newest), checkpoint.load_training(newest)
     others = replace(experiment, demos=replace(experiment.demos, action_noise=0.1))
     shutil.rmtree(newest)

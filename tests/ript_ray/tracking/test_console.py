@@ -7,7 +7,7 @@ from rich.console import Console
 from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.evaluation.tables import difference_line, difference_table, results_table
-from ript_ray.rl.callbacks import Collection, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
@@ -17,9 +17,9 @@ from ript_ray.types import GroupSummary, Progress, Version
 from tests.conftest import tiny_quest
 
 
-def collection() -> Collection:
+def stats() -> RolloutStats:
     verdicts = Counter({Verdict.ACCEPTED: 6, Verdict.ALL_FAILED: 2, Verdict.ALL_SOLVED: 3})
-    return Collection(
+    return RolloutStats(
         2, 12, verdicts, num_rollouts=88, num_solved=44, env_steps=9000, started=time.perf_counter() - 3, rollout_s=3.0
     )
 
@@ -27,7 +27,7 @@ def collection() -> Collection:
 def record() -> UpdateRecord:
     report = UpdateReport(-0.1, 0.3, 0.15, 0.012, 1.0, 24, 500, 1.5)
     return UpdateRecord(
-        collection=collection(),
+        stats=stats(),
         report=report,
         weights=snapshot(tiny_quest(), Version(2)),
         progress=Progress(2, 22),
@@ -44,7 +44,7 @@ def shown(mode: ViewMode, *, terminal: bool) -> str:
     with View(mode, num_updates=10, console=console) as view:
         view.stage("stage 3: RIPT")
         view.on_step("prior", 100, 100, 0.5)
-        view.on_group(collection(), GroupSummary(0, Version(1), (1.0,), (9,), 0), Verdict.ALL_SOLVED)
+        view.on_group(stats(), GroupSummary(0, Version(1), (1.0,), (9,), 0), Verdict.ALL_SOLVED)
         view.on_update(record())
     return output.getvalue()
 

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from ript_ray.errors import UnwritableError
-from ript_ray.storage.atomic import write_whole
-from ript_ray.tracking.metrics_log import Journal, Point, read_journal
+from ript_ray.errors import StorageError
+from ript_ray.storage.atomic import atomic_write
+from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, read_metrics
 from ript_ray.types import Stage
 from tests.disk import full_disk
 
 
-def training(update: int, **metrics: float) -> Point:
-    return Point(update, 100 * update, 1.5 * update, 0, {"train/success_rate": 0.5, **metrics})
+def training(update: int, **metrics: float) -> MetricPoint:
+    return MetricPoint(update, 100 * update, 1.5 * update, 0, {"train/success_rate": 0.5, **metrics})
 
 
-def evaluation(update: int) -> Point:
-    return Point(update, 100 * update, 1.5 * update, 0, {"eval/success_rate": 0.5})
+def evaluation(update: int) -> MetricPoint:
+    return MetricPoint(update, 100 * update, 1.5 * update, 0, {"eval/success_rate": 0.5})
 
 
 @pytest.fixture
@@ -25,86 +25,88 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_line_that_a_full_disk_cut_short_is_taken_back_and_written_before_the_next(path: Path) -> None:
-    journal = Journal(path)
-    journal.append(training(1))
+    metrics_log = MetricsLog(path)
+    metrics_log.append(training(1))
     whole = path.stat().st_size
     with full_disk(whole + 30):
-        journal.append(training(2))
-        journal.append(training(3))
-        assert journal.problem == f"{path} cannot be written: [Errno 27] File too large (points it lacks: 2)"
+        metrics_log.append(training(2))
+        metrics_log.append(training(3))
+        assert metrics_log.error == f"{path} cannot be written: [Errno 27] File too large (points it lacks: 2)"
         assert path.stat().st_size == whole, "half a line is left"
-    journal.append(training(4))
-    assert journal.problem is None
-    assert read_journal(path) == [training(update) for update in (1, 2, 3, 4)]
+    metrics_log.append(training(4))
+    assert metrics_log.error is None
+    assert read_metrics(path) == [training(update) for update in (1, 2, 3, 4)]
 
 
 def test_what_a_full_disk_did_not_take_can_be_written_at_the_end_without_another_point(path: Path) -> None:
-    journal = Journal(path)
+    metrics_log = MetricsLog(path)
     with full_disk(10):
-        journal.append(training(1))
-    journal.flush()
-    assert journal.problem is None
-    assert read_journal(path) == [training(1)]
+        metrics_log.append(training(1))
+    metrics_log.flush()
+    assert metrics_log.error is None
+    assert read_metrics(path) == [training(1)]
 
 
 def test_a_journal_whose_folder_is_gone_raises_nothing(path: Path) -> None:
-    journal = Journal(path / "gone" / "metrics.jsonl")
-    journal.append(training(1))
-    assert "No such file or directory" in journal.problem
+    metrics_log = MetricsLog(path / "gone" / "metrics.jsonl")
+    metrics_log.append(training(1))
+    assert "No such file or directory" in metrics_log.error
 
 
 @pytest.mark.parametrize("torn", [b'{"update": 5, "env_st', b"\0" * 64, b"\xff\xfe\n", b'{"update": 5}\n', b"[1]\n"])
 def test_reading_stops_at_a_torn_line(path: Path, torn: bytes) -> None:
-    Journal(path).append(training(1))
+    MetricsLog(path).append(training(1))
     with path.open("ab") as file:
         file.write(torn)
-    assert read_journal(path) == [training(1)]
+    assert read_metrics(path) == [training(1)]
 
 
 def test_the_next_point_replaces_a_torn_last_line(path: Path) -> None:
-    Journal(path).append(training(1))
+    MetricsLog(path).append(training(1))
     with path.open("ab") as file:
         file.write(b'{"update": 2, "env_st')
-    Journal(path).append(training(3))
-    assert read_journal(path) == [training(1), training(3)]
+    MetricsLog(path).append(training(3))
+    assert read_metrics(path) == [training(1), training(3)]
 
 
 def test_a_metric_that_is_not_finite_is_left_out(path: Path) -> None:
-    journal = Journal(path)
-    written = journal.append(training(1, loss=math.nan, norm=math.inf, bound=-math.inf, kl=0.25))
+    metrics_log = MetricsLog(path)
+    written = metrics_log.append(training(1, loss=math.nan, norm=math.inf, bound=-math.inf, kl=0.25))
     assert written == training(1, kl=0.25)
-    assert read_journal(path) == [written]
+    assert read_metrics(path) == [written]
     assert json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
 def test_rewinding_forgets_what_will_be_done_again_and_a_torn_line(path: Path) -> None:
     points = [evaluation(0), *(training(update) for update in (1, 2, 3)), evaluation(3)]
     path.write_bytes(b"".join(json.dumps(vars(point)).encode() + b"\n" for point in points) + b'{"update": 4, "env')
-    journal = Journal(path)
-    assert journal.rewind(Stage.RIPT, 3, keep_evaluation=False) == points[:4], "the evaluation is done again"
-    assert journal.rewind(Stage.RIPT, 2, keep_evaluation=False) == points[:3]
-    journal.append(training(3))
-    assert read_journal(path) == points[:4]
+    metrics_log = MetricsLog(path)
+    assert metrics_log.truncate_after(Stage.RIPT, 3, keep_evaluation=False) == points[:4], (
+        "the evaluation is done again"
+    )
+    assert metrics_log.truncate_after(Stage.RIPT, 2, keep_evaluation=False) == points[:3]
+    metrics_log.append(training(3))
+    assert read_metrics(path) == points[:4]
 
 
 def test_the_first_evaluation_stays_where_it_is_not_done_again(path: Path) -> None:
-    journal = Journal(path)
+    metrics_log = MetricsLog(path)
     for point in (evaluation(0), training(1)):
-        journal.append(point)
-    assert journal.rewind(Stage.RIPT, 0, keep_evaluation=True) == [evaluation(0)]
-    assert journal.rewind(Stage.RIPT, 0, keep_evaluation=False) == []
+        metrics_log.append(point)
+    assert metrics_log.truncate_after(Stage.RIPT, 0, keep_evaluation=True) == [evaluation(0)]
+    assert metrics_log.truncate_after(Stage.RIPT, 0, keep_evaluation=False) == []
     assert path.read_bytes() == b""
 
 
 def test_rewinding_where_there_is_no_journal_makes_none(path: Path) -> None:
-    assert Journal(path).rewind(Stage.RIPT, 2, keep_evaluation=False) == []
+    assert MetricsLog(path).truncate_after(Stage.RIPT, 2, keep_evaluation=False) == []
     assert not path.exists()
 
 
 def test_a_file_that_a_full_disk_does_not_take_whole_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    write_whole(path, "old")
-    with full_disk(100), pytest.raises(UnwritableError, match=r"results\.json cannot be written: .*File too large"):
-        write_whole(path, "x" * 1000)
+    atomic_write(path, "old")
+    with full_disk(100), pytest.raises(StorageError, match=r"results\.json cannot be written: .*File too large"):
+        atomic_write(path, "x" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path], "something is left that fills the disk"

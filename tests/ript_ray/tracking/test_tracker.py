@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ript_ray.tracking.metrics_log import Journal, read_journal
+from ript_ray.tracking.metrics_log import MetricsLog, read_metrics
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
 from ript_ray.tracking.tracker import CLOSE_TIMEOUT_S, RunStatus, Tracker
 from tests.commands import environment
@@ -32,7 +32,7 @@ PATIENCE_S = 60
 def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(store: str, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
     for each in points(1, 2):
         tracker.log(each)
     (tmp_path / "results.json").write_text("{}")
@@ -55,10 +55,10 @@ def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(store: str, tmp
 def test_a_resumed_run_goes_on_in_the_same_run_and_sends_what_the_earlier_process_could_not(
     store: str, tmp_path: Path
 ) -> None:
-    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
     tracker.log(point(1))
     assert tracker.close(RunStatus.KILLED) is None
-    later = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY, points(1, 2))
+    later = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY, points(1, 2))
     later.log(point(3))
     assert later.close(RunStatus.FINISHED) is None
     assert history(store) == rates(1, 2, 3)
@@ -66,7 +66,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_sends_what_the_earlier_proces
 
 
 def test_a_metric_that_is_not_finite_reaches_neither_journal_nor_store(store: str, tmp_path: Path) -> None:
-    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
     tracker.log(replace(point(1), metrics={"train/success_rate": 0.1, "ppo/loss": float("nan")}))
     assert tracker.close(RunStatus.FINISHED) is None
     assert only_run(store).data.metrics.keys() == {
@@ -79,7 +79,7 @@ def test_a_metric_that_is_not_finite_reaches_neither_journal_nor_store(store: st
 def test_a_store_that_takes_no_files_gets_all_points_and_the_end_and_the_files_when_it_takes_them(
     store: str, tmp_path: Path
 ) -> None:
-    tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
     tracker.log(point(1))
     tracker.log_files([tmp_path / "late.json"])
     problems: list[str | None] = []
@@ -98,10 +98,10 @@ TRACK = """
 import json, sys, time
 from pathlib import Path
 from ript_ray.tracking.tracker import RunStatus, Tracker
-from ript_ray.tracking.metrics_log import Journal
+from ript_ray.tracking.metrics_log import MetricsLog
 from tests.ript_ray.tracking.test_tracker import IDENTITY, point
 
-tracker, slowest_s = Tracker(Journal(Path(sys.argv[1])), IDENTITY), 0.0
+tracker, slowest_s = Tracker(MetricsLog(Path(sys.argv[1])), IDENTITY), 0.0
 for update in range(1, 31):
     started = time.perf_counter()
     tracker.log(point(update))
@@ -161,14 +161,14 @@ def test_a_server_that_is_down_hangs_or_fails_disturbs_neither_the_steps_nor_the
             assert close_s < CLOSE_TIMEOUT_S + 3, name
             assert "30 of 30 points did not arrive in the tracking store" in problem, name
             assert "\n" not in problem
-            assert read_journal(tmp_path / f"{name}.jsonl") == points(*range(1, 31)), name
+            assert read_metrics(tmp_path / f"{name}.jsonl") == points(*range(1, 31)), name
 
 
 @contextlib.contextmanager
-def track_in_a_process(journal: Path, uri: str) -> Iterator[subprocess.Popen[str]]:
+def track_in_a_process(metrics_log: Path, uri: str) -> Iterator[subprocess.Popen[str]]:
     own = environment() | {"MLFLOW_TRACKING_URI": uri}
     with subprocess.Popen(
-        [sys.executable, "-c", TRACK, journal], env=own, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TRACK, metrics_log], env=own, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             yield process
@@ -258,7 +258,7 @@ def test_a_server_that_comes_late_loses_an_answer_and_dies_in_mid_run_gets_every
     handler = forgetful(server.port)
     with serving(handler) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        tracker = Tracker(Journal(tmp_path / "metrics.jsonl"), IDENTITY, max_pause_s=1)
+        tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY, max_pause_s=1)
         for each in points(1, 2):
             tracker.log(each)
         server.start()
