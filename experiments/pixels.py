@@ -18,10 +18,12 @@ from dataclasses import replace
 
 from quickstart import EXPERIMENT as FROM_STATES
 
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.cli.launch import launch
+from ript_ray.config.data import Demonstrations
 from ript_ray.config.rl import Evaluation
-from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
+from ript_ray.policies.quest.config import QuestSFT
+from ript_ray.policies.supervised import SupervisedStage
 
 EXPERIMENT = replace(
     FROM_STATES,
@@ -38,7 +40,7 @@ EXPERIMENT = replace(
         state_width=32,
     ),
     demos=Demonstrations(num_per_task=3, num_held_out=2, action_noise=0.3),
-    sft=SFT(
+    sft=QuestSFT(
         autoencoder=SupervisedStage(num_steps=500, batch_size=64, learning_rate=1.5e-3),
         prior=SupervisedStage(num_steps=400, batch_size=32, learning_rate=1e-3),
     ),

@@ -16,10 +16,11 @@ so that the skills cover more than one path.
 """
 
 from ript_ray.cli.launch import launch
+from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
-from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
-from ript_ray.policies.quest.config import QuestConfig
+from ript_ray.policies.quest.config import QuestConfig, QuestSFT
+from ript_ray.policies.supervised import SupervisedStage
 
 EXPERIMENT = Experiment(
     name="quickstart",
@@ -40,7 +41,7 @@ EXPERIMENT = Experiment(
         top_k=0,
     ),
     demos=Demonstrations(num_per_task=1, action_noise=0.3),
-    sft=SFT(
+    sft=QuestSFT(
         autoencoder=SupervisedStage(num_steps=500, batch_size=64, learning_rate=1.5e-3),
         prior=SupervisedStage(num_steps=200, batch_size=32, learning_rate=1.5e-3),
     ),

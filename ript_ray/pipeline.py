@@ -1,31 +1,35 @@
-"""One whole experiment: demonstrations, supervised stages, measure, post-train, measure again."""
+"""One experiment from start to results: supervised stages, evaluation, post-training, evaluation."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ript_ray.config.experiment import Experiment
-from ript_ray.config.serialization import experiment_from_json
+from ript_ray.config.experiment import Experiment, register
 from ript_ray.data.contexts import held_out_contexts, training_contexts
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
 from ript_ray.rl.callbacks import TrainResult
 from ript_ray.rl.context_stream import ContextStream
+from ript_ray.rl.protocols import Runtime
 from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import TrainingState
+from ript_ray.runs.checkpoint import ResumePoint
+from ript_ray.runs.model_dir import initial_policy
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import RunLogger
-from ript_ray.runs.saved_policy import SavedPolicy, components_of
+from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
-from ript_ray.sft.train import require_start, train_supervised
+from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
-from ript_ray.types import Progress, Stage, Version
+from ript_ray.types import RIPT, Context, Progress, Version
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,16 @@ class Results:
     """What an experiment found.
 
     Attributes:
-        folder: The run's folder.
+        folder: The run's directory.
+        experiment: What was learned.
         before: Held-out success before post-training; none where the run does not post-train.
-        after: Held-out success at the end; none after the autoencoder alone, which cannot act.
-        outcome: How post-training ended, if there was any.
+        after: Held-out success at the end; none where the policy cannot act yet.
+        train_result: How post-training ended, if there was any.
         tracking_error: What went wrong with the tracking store, or none.
     """
 
     folder: Path
+    experiment: Experiment
     before: EvaluationResult | None
     after: EvaluationResult | None
     train_result: TrainResult | None
@@ -53,62 +59,51 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     Args:
         experiment: What is learned.
         cluster: Where.
-        runs: Folder that collects the runs of all experiments.
-        view: What is shown meanwhile.
+        runs: Folder of the runs of all experiments.
+        view: Shows the progress.
     """
+    register(type(experiment.policy), type(experiment.benchmark))
     experiment = _with_absolute_paths(experiment)
-    require_start(experiment)
+    initial_policy(experiment)  # before anything is written: is there one?
     _require_fresh_contexts(experiment)
     with session(cluster):
         folder = RunDir.create(runs, experiment)
         with folder.lock():
-            view.stage(f"run folder {folder.path}")
+            logger.info("run folder %s", folder.path)
             return _run_stages(folder, experiment, None, cluster, view)
 
 
-def resume_experiment(
-    run: Path, cluster: Cluster, *, view_of: Callable[[Experiment], View]
-) -> tuple[Results, Experiment]:
-    """Go on with a run that was interrupted, as if it had not been: the same weights, bit for bit.
+def resume_experiment(run: Path, cluster: Cluster, *, view_of: Callable[[Experiment], View]) -> Results:
+    """Resume an interrupted run as if it had not been interrupted: at lag 0 the same weights, bit for bit.
 
     Args:
-        run: The run's folder.
+        run: The run's directory.
         cluster: Where; it may be another one than before.
-        view_of: Makes what is shown meanwhile.
-
-    Returns:
-        What it found, and the experiment, which is as it was when the run began.
+        view_of: Makes the view that shows the progress.
 
     Raises:
         CheckpointError: The run has finished, or no checkpoint of it is valid.
-        RunInUseError: It is going on.
+        RunInUseError: It is still running.
     """
     folder = RunDir(run)
     with folder.lock():
         if folder.results.exists():
             raise CheckpointError(f"{run} has finished: there is nothing to resume")
-        if not (run / "checkpoints").exists():
-            return _restart(folder, cluster, view_of)
-        newest, skipped = checkpoint.latest_valid(run)
-        source, training = checkpoint.load(newest), checkpoint.load_training(newest)
-        with view_of(source.experiment) as view, session(cluster):
-            for reason in skipped:
-                view.stage(f"passed over: {reason}")
-            checkpoint.quarantine_newer(newest)
-            view.stage(f"going on from {newest}")
-            return _run_stages(folder, source.experiment, (source, training), cluster, view), source.experiment
-
-
-def _restart(folder: RunDir, cluster: Cluster, view_of: Callable[[Experiment], View]) -> tuple[Results, Experiment]:
-    """Run an experiment that was interrupted before it had saved anything."""
-    experiment = experiment_from_json(folder.config)
-    with view_of(experiment) as view, session(cluster):
-        view.stage(f"{folder.path} had saved nothing yet: beginning again")
-        return _run_stages(folder, experiment, None, cluster, view), experiment
+        point = checkpoint.latest_valid(run) if (run / "checkpoints").exists() else None
+        experiment = point.policy.experiment if point else folder.experiment
+        with view_of(experiment) as view, session(cluster):
+            if point is None:
+                logger.info("%s has no checkpoint: restarting it", folder.path)
+                return _run_stages(folder, experiment, None, cluster, view)
+            for reason in point.skipped:
+                logger.warning("skipping a checkpoint: %s", reason)
+            checkpoint.quarantine_newer(point.folder)
+            logger.info("resuming from %s", point.folder)
+            return _run_stages(folder, experiment, point, cluster, view)
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The same experiment, wherever it is resumed or replayed from."""
+    """The same experiment, independent of the directory that it is resumed or replayed from."""
 
     def located(path: Path | None) -> Path | None:
         return path and path.absolute()
@@ -122,40 +117,31 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def _run_stages(
-    folder: RunDir,
-    experiment: Experiment,
-    standing: tuple[SavedPolicy, TrainingState] | None,
-    cluster: Cluster,
-    view: View,
+    folder: RunDir, experiment: Experiment, resume: ResumePoint | None, cluster: Cluster, view: View
 ) -> Results:
-    """Run the experiment's stages, from where `standing` says, if anywhere."""
-    source, training = standing or (None, None)
+    """Run the experiment's stages, from the resume point if there is one."""
     before = after = train_result = None
-    with RunLogger(folder, experiment, training, view.stage) as run_logger:
-        if source is None or training is None or training.stage is not Stage.RIPT:
-            source, training = train_supervised(run_logger, experiment, standing, view), None
-        if Stage.RIPT in experiment.stages:
-            before, after, train_result = _post_train(run_logger, source, training, cluster=cluster, view=view)
+    with RunLogger(folder, experiment, resume.state if resume else None) as run_logger:
+        if resume is None or resume.state.stage != RIPT:
+            policy, resume = train_supervised(run_logger, experiment, resume, view), None
         else:
-            after = _evaluate_supervised(run_logger, source, cluster, view)
-    return Results(folder.path, before, after, train_result, run_logger.tracking_error)
+            policy = resume.policy
+        if RIPT in experiment.stages:
+            before, after, train_result = _PostTraining(run_logger, policy, resume, view).run(cluster)
+        else:
+            after = _evaluate_supervised(run_logger, policy, cluster)
+    return Results(folder.path, experiment, before, after, train_result, run_logger.tracking_error)
 
 
-def _evaluate_supervised(
-    run_logger: RunLogger, source: SavedPolicy, cluster: Cluster, view: View
-) -> EvaluationResult | None:
-    """Measure the policy of a run that ends with a supervised stage, unless it cannot act yet."""
-    experiment, last, folder = source.experiment, source.experiment.stages[-1], run_logger.folder
+def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cluster) -> EvaluationResult | None:
+    """Evaluate the policy of a run that ends with a supervised stage, unless it is not the last of them."""
+    experiment, folder = policy.experiment, run_logger.folder
+    last = experiment.stages[-1]
     result = None
-    if last is Stage.PRIOR:
-        view.stage("measuring success on held-out contexts")
-        with open_runtime(components_of(source), cluster, with_learner=False, report=view.stage) as runtime:
-            result = evaluate(
-                runtime,
-                held_out_contexts(experiment),
-                batch_size=experiment.evaluation.batch_size,
-                seed=experiment.seed,
-            )
+    if last == experiment.sft.stages[-1]:
+        logger.info("evaluating on held-out contexts")
+        with open_runtime(policy.components(), cluster, with_learner=False) as runtime:
+            result = _evaluate(runtime, held_out_contexts(experiment), experiment)
         run_logger.log(last, checkpoint.number_of(checkpoint.find(folder.path)), success_metrics(result))
     run_logger.flush()
     atomic_write(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
@@ -163,74 +149,88 @@ def _evaluate_supervised(
     return result
 
 
-def _post_train(
-    run_logger: RunLogger, source: SavedPolicy, training: TrainingState | None, *, cluster: Cluster, view: View
-) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
-    """Measure, post-train, measure again; from where `training` stands, if anywhere."""
-    experiment, folder = source.experiment, run_logger.folder
-    contexts, held_out = training_contexts(experiment), held_out_contexts(experiment)
+def _evaluate(runtime: Runtime, contexts: tuple[Context, ...], experiment: Experiment) -> EvaluationResult:
+    return evaluate(runtime, contexts, batch_size=experiment.evaluation.batch_size, seed=experiment.seed)
 
-    def measure(when: str) -> EvaluationResult:
-        view.stage(f"measuring success on held-out contexts, {when}")
-        result = evaluate(runtime, held_out, batch_size=experiment.evaluation.batch_size, seed=experiment.seed)
+
+class _PostTraining:
+    """The last stage: evaluate, post-train, evaluate again."""
+
+    def __init__(self, run_logger: RunLogger, policy: SavedPolicy, resume: ResumePoint | None, view: View):
+        self._run_logger = run_logger
+        self._folder = run_logger.folder
+        self._policy = policy
+        self._state = resume.state if resume else None
+        self._view = view
+        self._experiment = policy.experiment
+        self._held_out = held_out_contexts(self._experiment)
+
+    def run(self, cluster: Cluster) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
+        """Return success before and after, and how training ended."""
+        experiment, folder, state = self._experiment, self._folder, self._state
+        stream = ContextStream(training_contexts(experiment), experiment.seed)
+        start = state.progress if state else Progress()
+        weights = folder.weights if experiment.keep_weights else None
+        with (
+            Recorder(self._run_logger, self._policy, state) as recorder,
+            RolloutLog(folder.groups, weights, stream, start=start) as rollouts,
+        ):
+            logger.info("starting actors")
+            with open_runtime(self._policy.components(), cluster) as runtime:
+                if state is not None:
+                    runtime.restore(Version(start.update), state.learner)
+                before = self._read_before() or self._evaluate(runtime, recorder, "before RIPT")
+                position = len(experiment.all_stages)
+                size = f"{experiment.num_updates} updates on {runtime.num_actors} rollout actors"
+                logger.info("stage %d: RIPT, %s", position, size)
+                result = train(
+                    runtime,
+                    stream,
+                    sampling=experiment.sampling,
+                    num_updates=experiment.num_updates,
+                    seed=experiment.seed,
+                    callbacks=(rollouts, recorder, self._view),  # log lines first: checkpoints follow from them
+                    start=start,
+                )
+                recorder.on_end(result)
+                after = self._evaluate(runtime, recorder, "after RIPT") if recorder.num_updates else before
+                recorder.write_results(before, after, result)
+        return before, after, result
+
+    def _evaluate(self, runtime: Runtime, recorder: Recorder, when: str) -> EvaluationResult:
+        logger.info("evaluating on held-out contexts, %s", when)
+        result = _evaluate(runtime, self._held_out, self._experiment)
         recorder.on_evaluation(result)
-        view.stage(f"success {result.overall.success_rate:.1%} {when}")
+        logger.info("success %.1f%% %s", 100 * result.overall.success_rate, when)
         return result
 
-    stream = ContextStream(contexts, experiment.seed)
-    start = training.progress if training else Progress()
-    kept_weights = folder.weights if experiment.keep_weights else None
-    with (
-        Recorder(run_logger, source, training) as recorder,
-        RolloutLog(folder.groups, kept_weights, stream, start=start, announce=view.stage) as rollouts,
-    ):
-        view.stage("starting actors")
-        with open_runtime(components_of(source), cluster, report=view.stage) as runtime:
-            if training is not None:
-                runtime.restore(Version(training.progress.update), training.learner)
-            before = _read_before(folder, training) or measure("before RIPT")
-            view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
-            train_result = train(
-                runtime,
-                stream,
-                sampling=experiment.sampling,
-                num_updates=experiment.num_updates,
-                seed=experiment.seed,
-                callbacks=(rollouts, recorder, view),  # what is saved follows from lines on the disk, and is shown last
-                start=start,
-            )
-            recorder.on_end(train_result)
-            after = measure("after RIPT") if recorder.num_updates else before
-            recorder.write_results(before, after, train_result)
-    return before, after, train_result
+    def _read_before(self) -> EvaluationResult | None:
+        """The first evaluation, where an earlier process has made it.
 
-
-def _read_before(folder: RunDir, training: TrainingState | None) -> EvaluationResult | None:
-    """The first measurement, where an earlier process has taken it.
-
-    Raises:
-        CheckpointError: It is damaged, or gone though updates have followed it: it cannot be taken again.
-    """
-    if folder.before.exists():
-        try:
-            return EvaluationResult.from_json(json.loads(folder.before.read_text()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder.before} cannot be read: {error!r}") from error
-    if training is not None and training.progress.update > 0:
-        raise CheckpointError(f"{folder.before} is missing: success before RIPT is not known any more")
-    return None
+        Raises:
+            CheckpointError: It is damaged, or missing though updates have followed it: it cannot be made again.
+        """
+        path = self._folder.before
+        if path.exists():
+            try:
+                return EvaluationResult.from_json(json.loads(path.read_text()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+        if self._state is not None and self._state.progress.update > 0:
+            raise CheckpointError(f"{path} is missing: success before RIPT is not known any more")
+        return None
 
 
 def _require_fresh_contexts(experiment: Experiment) -> None:
     """Check, before anything is written, that contexts from files can be used; those from seeds always can.
 
     Raises:
-        RiptError: They are missing, damaged, too few, or among those that the policy will be measured on.
+        RiptError: They are missing, damaged, too few, or among those that the policy will be evaluated on.
     """
-    if experiment.sampling.context_source is None or Stage.RIPT not in experiment.stages:
+    if experiment.sampling.context_source is None or RIPT not in experiment.stages:
         return
     if shared := set(training_contexts(experiment)) & set(held_out_contexts(experiment)):
         raise ConfigError(
             f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "
-            f"{experiment.seed}: a policy must not be measured on what it was trained on"
+            f"{experiment.seed}: a policy must not be evaluated on contexts that it was trained on"
         )

@@ -37,6 +37,6 @@ def text_code(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def torch_seed_of(seed: int, purpose: Purpose) -> int:
+def torch_seed_of(seed: int, purpose: int) -> int:
     """The same for `torch.manual_seed`, which takes one number."""
     return seed * 1_000 + int(purpose)

@@ -6,12 +6,13 @@ C actions of a chunk, A entries of an action, V vocabulary, D width of a hidden 
 """
 
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch  # most of these are needed where nothing is computed
 
 Arrays = dict[str, NDArray[np.generic]]
 """Named arrays that share their first dimension."""
@@ -23,20 +24,8 @@ Version = NewType("Version", int)
 """Counts the learner's updates, skipped ones included: version 0 is the policy that RIPT starts from."""
 
 
-class Stage(StrEnum):
-    """The stages of training, in their order. Source: RIPT-VLA, section 3.
-
-    autoencoder: actions <-> skill tokens. prior: skill tokens given instruction and observation. ript: post-training.
-    """
-
-    AUTOENCODER = "autoencoder"
-    PRIOR = "prior"
-    RIPT = "ript"
-
-    @property
-    def place(self) -> int:
-        """Its place in the order, from 0."""
-        return list(Stage).index(self)
+RIPT = "ript"
+"""Name of the last stage of training: post-training. The stages before it are the policy's own."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +127,11 @@ class Batch:
         num_rollouts: Rollouts in the batch.
     """
 
-    record: dict[str, torch.Tensor]
-    old_log_probs_NU: torch.Tensor
-    valid_NU: torch.Tensor
-    advantages_N: torch.Tensor
-    rollout_N: torch.Tensor
+    record: "dict[str, torch.Tensor]"
+    old_log_probs_NU: "torch.Tensor"
+    valid_NU: "torch.Tensor"
+    advantages_N: "torch.Tensor"
+    rollout_N: "torch.Tensor"
     num_rollouts: int
 
 

@@ -9,22 +9,27 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ript_envs.contract import Environment, Observation, require_task
+from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Observation, require_task
 from ript_ray.policies.base import Decisions
-from ript_ray.policies.state_dict import load_module_arrays, module_arrays
+from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.types import Arrays
 
 CHUNK = 3
 
 
 @dataclass(frozen=True)
-class LineBenchmark:
+class LineBenchmark(Benchmark):
     """A point on a line must come within 0.1 of its goal; a task names the side on which the goal lies."""
 
-    tasks: tuple[str, ...] = ("left", "right")
-    action_dim: int = 1
-    state_dims: dict[str, int] = field(default_factory=lambda: {"state": 2})
-    max_steps: int = 12
+    kind: Literal["line"] = field(default="line", kw_only=True)
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        return EnvironmentSpec("the line", action_dim=1, state_dims={"state": 2}, max_steps=12)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return ("left", "right")
 
     def instruction(self, task: str) -> str:
         return f"go {task}"
@@ -72,7 +77,7 @@ class LineEnvironment:
         self._solved = True
 
 
-class TinyChunkPolicy(nn.Module):
+class TinyChunkPolicy(ModulePolicy):
     """A continuous policy in the shape of OpenVLA-OFT: mean by regression, one scale, scored per chunk step."""
 
     def __init__(self, head: Literal["gaussian", "laplace"]):
@@ -106,12 +111,6 @@ class TinyChunkPolicy(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self.named_parameters())
-
-    def state_arrays(self) -> Arrays:
-        return module_arrays(self)
-
-    def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        load_module_arrays(self, arrays)
 
     def _at(self, state: torch.Tensor) -> torch.distributions.Distribution:
         return self._distribution(self.mean(state), self.log_scale.exp())

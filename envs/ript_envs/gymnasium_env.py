@@ -1,6 +1,7 @@
 """A benchmark's tasks as Gymnasium environments: reward 1 for success, which ends the episode."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -9,10 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ript_envs.contract import Benchmark, Observation
-from ript_envs.metaworld import MetaWorld
-from ript_envs.metaworld_tasks import QUEST_TASK_ORDER
-
-NAMESPACE = "ript-metaworld"
+from ript_envs.metaworld.benchmark import MetaWorld
 
 
 class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
@@ -31,16 +29,18 @@ class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         Raises:
             ValueError: There is no such task, or no camera to render.
         """
-        if render_mode is not None and not benchmark.image_shapes:
+        if render_mode is not None and not benchmark.spec.image_shapes:
             raise ValueError(f"{task} has no camera to render")
         self.render_mode = render_mode
         self._benchmark = benchmark
         self._task = task
         self._environment = benchmark.make(task)
         self._num_steps = 0
-        self.action_space = spaces.Box(-1.0, 1.0, (benchmark.action_dim,), np.float32)
-        states = {name: spaces.Box(-np.inf, np.inf, (dim,), np.float32) for name, dim in benchmark.state_dims.items()}
-        pictures = {name: spaces.Box(0, 255, benchmark.image_shapes[name], np.uint8) for name in benchmark.cameras}
+        self.action_space = spaces.Box(-1.0, 1.0, (benchmark.spec.action_dim,), np.float32)
+        states = {
+            name: spaces.Box(-np.inf, np.inf, (dim,), np.float32) for name, dim in benchmark.spec.state_dims.items()
+        }
+        pictures = {name: spaces.Box(0, 255, benchmark.spec.image_shapes[name], np.uint8) for name in benchmark.cameras}
         self.observation_space = spaces.Dict({**states, **pictures})
 
     def reset(
@@ -60,33 +60,38 @@ class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Apply an action; the episode ends with success, or is truncated at the benchmark's limit."""
         success = self._environment.step(action)
         self._num_steps += 1
-        is_late = not success and self._num_steps >= self._benchmark.max_steps
+        is_late = not success and self._num_steps >= self._benchmark.spec.max_steps
         return self._environment.observe(), float(success), success, is_late, {"success": success}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """What the benchmark's first camera sees; none without a render mode."""
         if self.render_mode is None:
             return None
-        return self._environment.render(next(iter(self._benchmark.image_shapes)))
+        return self._environment.render(next(iter(self._benchmark.spec.image_shapes)))
 
     def close(self) -> None:
         """Free the simulator."""
         self._environment.close()
 
 
-def make_metaworld(task: str, *, render_mode: str | None = None, **settings: Any) -> TaskEnv:
-    """A MetaWorld task; `settings` are the fields of `MetaWorld`."""
-    return TaskEnv(MetaWorld(**settings), task, render_mode=render_mode)
+def make_task_env(benchmark: Benchmark, task: str, *, render_mode: str | None = None, **settings: Any) -> TaskEnv:
+    """Build one task; `settings` replace fields of the benchmark."""
+    return TaskEnv(replace(benchmark, **settings), task, render_mode=render_mode)  # type: ignore[type-var]
 
 
-def register() -> None:
-    """Make every task known to `gymnasium.make`, as `ript-metaworld/<task>`; doing it twice does no harm."""
-    for task in QUEST_TASK_ORDER:
-        name = f"{NAMESPACE}/{task}"
+def register(benchmark: Benchmark | None = None) -> None:
+    """Make every task of a benchmark known to `gymnasium.make`, as `ript-<kind>/<task>`; repeating it does no harm.
+
+    Args:
+        benchmark: The benchmark; MetaWorld unless given.
+    """
+    benchmark = benchmark or MetaWorld()
+    for task in benchmark.tasks:
+        name = f"ript-{benchmark.kind}/{task}"
         if name not in gymnasium.registry:
             gymnasium.register(
                 name,
-                entry_point="ript_envs.gymnasium_env:make_metaworld",
-                kwargs={"task": task},
+                entry_point="ript_envs.gymnasium_env:make_task_env",
+                kwargs={"benchmark": benchmark, "task": task},
                 order_enforce=True,
             )

@@ -12,17 +12,13 @@ import os
 import threading
 import weakref
 from collections.abc import Hashable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-Rendering = Literal["full", "fast"]
-"""full: the model's own shadows, reflections and smooth edges. fast: none of them, several times as fast without a GPU.
-
-The pictures differ clearly (9 of 255 on average), so a policy must see those that it was trained on.
-"""
+from ript_envs.contract import Rendering
 
 _THREAD = threading.local()
 

@@ -15,9 +15,8 @@ An interrupted run goes on with `ript-ray resume RUN`.
 from presets import of_stage
 
 from ript_ray.cli.launch import launch_preset
-from ript_ray.types import Stage
 
-EXPERIMENTS = of_stage(Stage.AUTOENCODER)
+EXPERIMENTS = of_stage("autoencoder")
 
 if __name__ == "__main__":
     launch_preset(EXPERIMENTS, __doc__)

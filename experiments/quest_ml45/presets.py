@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from ript_envs.metaworld import MetaWorld
-from ript_envs.metaworld_tasks import ML45_TRAIN, QUEST_TASK_ORDER
+from ript_envs.metaworld.benchmark import MetaWorld
+from ript_envs.metaworld.tasks import ML45_TRAIN, QUEST_TASK_ORDER
+from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
-from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
+from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.quest.presets import published
-from ript_ray.types import Stage
+from ript_ray.policies.supervised import SupervisedStage
 
 BENCHMARK = MetaWorld()
 
@@ -43,7 +44,7 @@ PAPER = Experiment(
     benchmark=BENCHMARK,
     policy=published("metaworld", tuple(map(BENCHMARK.instruction, QUEST_TASK_ORDER))).settings,
     demos=Demonstrations(num_per_task=100, num_held_out=2, action_noise=0.2),
-    sft=SFT(
+    sft=QuestSFT(
         autoencoder=SupervisedStage(num_epochs=200, batch_size=256),
         prior=SupervisedStage(num_epochs=100, batch_size=128),
     ),
@@ -56,7 +57,7 @@ PAPER = Experiment(
 
 RELEASED_CODE = replace(
     PAPER,
-    sft=SFT(
+    sft=QuestSFT(
         autoencoder=SupervisedStage(num_epochs=201, batch_size=256),  # epochs 0 to 200, both included
         prior=SupervisedStage(num_epochs=101, batch_size=128),
         noisy_tokens=True,

@@ -15,9 +15,9 @@ An interrupted run goes on with `ript-ray resume RUN`.
 from presets import of_stage
 
 from ript_ray.cli.launch import launch_preset
-from ript_ray.types import Stage
+from ript_ray.types import RIPT
 
-EXPERIMENTS = of_stage(Stage.RIPT)
+EXPERIMENTS = of_stage(RIPT)
 
 if __name__ == "__main__":
     launch_preset(EXPERIMENTS, __doc__)

@@ -1,18 +1,19 @@
-"""The authors' checkpoint files to our model folders and back, strictly and byte for byte."""
+"""QueST's upstream checkpoint files to model folders and back, strictly and byte for byte."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ript_envs.metaworld import MetaWorld
-from ript_envs.metaworld_tasks import QUEST_TASK_ORDER
+from ript_envs.metaworld.benchmark import MetaWorld
+from ript_envs.metaworld.tasks import QUEST_TASK_ORDER
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.quest.policy import TEXT
-from ript_ray.policies.quest.presets import Interface, Variant, published
+from ript_ray.policies.quest.config import TEXT, QuestConfig
+from ript_ray.policies.quest.presets import SPECS, Variant, published
 from ript_ray.policies.quest.upstream_checkpoint import (
     UpstreamFormat,
     read_upstream_checkpoint,
+    upstream_format,
     write_upstream_checkpoint,
 )
 from ript_ray.policies.state_dict import state_dict_mismatches
@@ -39,67 +40,62 @@ class ImportMetadata:
 
 
 def import_checkpoint(path: Path, out: Path, *, variant: Variant, metadata: ImportMetadata) -> Model:
-    """Write the policy of an authors' checkpoint file as a model folder.
+    """Write the policy of an upstream checkpoint file as a model folder.
 
     Raises:
         CheckpointError: The file is missing, foreign or damaged, an entry is missing, unknown or of another shape
             or type (all are listed), a weight is not finite, or `out` exists.
         ConfigError: The instructions do not go with the variant.
-        StorageError: The disk does not take it.
+        StorageError: A file cannot be written.
     """
-    interface = published(variant, metadata.instructions or _known_instructions(variant))
+    config = published(variant, metadata.instructions or _known_instructions(variant))
     file = read_upstream_checkpoint(path)
-    problems = state_dict_mismatches(_entries(interface), file.tensors)
-    if problems:
-        raise CheckpointError("\n  ".join([f"{path} is not the published policy for {variant}:", *problems]))
+    if mismatches := state_dict_mismatches(_entries(config, variant), file.tensors):
+        raise CheckpointError("\n  ".join([f"{path} is not the published policy for {variant}:", *mismatches]))
     arrays: Arrays = {name: tensor.contiguous().numpy().copy() for name, tensor in file.tensors.items()}
     texts = load_arrays(metadata.text_features) if metadata.text_features else {}
     arrays.update({TEXT + text: array for text, array in texts.items()})
     provenance = Provenance(path.name, sha256_of(path), file.layout)
-    model = Model(Card(f"QueST for {variant}", interface, metadata.tasks, provenance), arrays)
+    model = Model(Card(f"QueST for {variant}", config, SPECS[variant], metadata.tasks, provenance), arrays)
     save_model(out, model)
     return model
 
 
 def export_checkpoint(path: Path, out: Path, *, layout: UpstreamFormat | None = None) -> UpstreamFormat:
-    """Write the policy of a model folder, a checkpoint or a run as the authors' code reads it.
+    """Write the policy of a model folder, a checkpoint or a run in the upstream format.
 
     Args:
         path: Where the policy is.
         out: The file to write.
-        layout: Which layout; if none, that of the file which the policy was imported from, `ript` for a run's.
+        layout: Which format; if none, that of the file which the policy was imported from, `ript` for a run's.
 
     Returns:
-        The layout.
+        The format.
 
     Raises:
-        CheckpointError: There is no valid policy at `path`, it is none of the published ones (all that differs from
-            the nearest is listed), or `out` exists.
-        StorageError: The disk does not take it.
+        CheckpointError: There is no valid policy at `path`, it is none of the published ones (all differences from
+            the nearest are listed), or `out` exists.
+        StorageError: The file cannot be written.
     """
     if is_model(path):
         model = load_model(path)
-        arrays, layout = model.arrays, layout or model.card.provenance.layout
+        arrays, layout = model.arrays, layout or upstream_format(model.card.provenance.layout)
     else:
         arrays, layout = checkpoint.load(checkpoint.find(path)).arrays, layout or "ript"
     entries = {name: array for name, array in arrays.items() if not name.startswith(TEXT)}
-    all_published = [_entries(published("libero")), _entries(published("metaworld", ("any",)))]
+    all_published = [_entries(published("libero"), "libero"), _entries(published("metaworld", ("any",)), "metaworld")]
     nearest = min(all_published, key=lambda expected: len(state_dict_mismatches(expected, entries)))
-    problems = state_dict_mismatches(nearest, entries)
-    if problems:
-        raise CheckpointError("\n  ".join([f"{path} is none of the authors' policies:", *problems]))
+    if mismatches := state_dict_mismatches(nearest, entries):
+        raise CheckpointError("\n  ".join([f"{path} is none of the published policies:", *mismatches]))
     write_upstream_checkpoint(out, {name: entries[name] for name in nearest}, layout)
     return layout
 
 
 def _known_instructions(variant: Variant) -> tuple[str, ...]:
-    if variant == "libero":
-        return ()
-    benchmark = MetaWorld()
-    return tuple(benchmark.instruction(task) for task in QUEST_TASK_ORDER)
+    return tuple(map(MetaWorld().instruction, QUEST_TASK_ORDER)) if variant == "metaworld" else ()
 
 
-def _entries(interface: Interface) -> dict[str, torch.Tensor]:
+def _entries(config: QuestConfig, variant: Variant) -> dict[str, torch.Tensor]:
     """Names, shapes and types of a policy's entries, without memory behind them."""
     with torch.device("meta"):
-        return dict(interface.new_policy().state_dict())
+        return dict(config.build(SPECS[variant]).state_dict())

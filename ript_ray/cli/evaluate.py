@@ -22,7 +22,7 @@ from ript_ray.rl.protocols import Components
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import is_model, load_model
 from ript_ray.runs.replay import write_evaluation_videos
-from ript_ray.runs.saved_policy import SavedPolicy, components_of
+from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
 from ript_ray.storage.atomic import atomic_write, require_absent
@@ -84,7 +84,7 @@ def evaluate_checkpoint(
     source()  # weights that do not fit are refused here, not in an actor
     experiment, console = contexts.apply_to(source.experiment), Console()
     with session(cluster):
-        result = _measure(components_of(source), experiment, cluster, console)
+        result = _measure(source.components(), experiment, cluster, console)
     console.print(results_table({"success": result}, f"{path}: held-out contexts"))
     if out is not None:
         atomic_write(out, json.dumps(result.to_json(), indent=2) + "\n")
@@ -121,7 +121,7 @@ def compare_checkpoints(
     if is_model(first):
         raise CheckpointError(f"{first} holds a policy without experiment: name a run or checkpoint first")
     source = checkpoint.load(checkpoint.find(first))
-    own = components_of(source)
+    own = source.components()
     other = replace(own, **_contender(second, source.experiment))
     for parts in (own, other):
         parts.build_policy()  # weights that do not fit are refused here, not in an actor

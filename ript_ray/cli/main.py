@@ -267,7 +267,7 @@ class Demos:
 
     def run(self) -> int:
         """Record, say what was recorded."""
-        from ript_envs.metaworld import MetaWorld
+        from ript_envs.metaworld.benchmark import MetaWorld
         from ript_ray.data.recording import Plan, files_of, record_files
 
         plan = Plan(

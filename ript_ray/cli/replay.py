@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ript_ray.checks import require, require_between
-from ript_ray.evaluation.video import VideoSettings, draw, write_gif
+from ript_ray.evaluation.video import VideoSettings, render_video, write_gif
 from ript_ray.runs.replay import RecordedRun
 from ript_ray.storage.atomic import require_absent
 
@@ -31,7 +31,7 @@ def replay_member(run: Path, *, group: int, member: int, out: Path | None, video
     require(path.suffix == ".gif", f"out must end in .gif, not {path.name}")
     require_absent(path)
     episode = recorded.repeat(record)[member]
-    video = draw(episode, recorded.source.experiment.benchmark, video_settings)
+    video = render_video(episode, recorded.initial.experiment.benchmark, video_settings)
     write_gif(path, video)
     ending = "success" if episode.success else "failure"
     print(f"group {group}, member {member}: {ending} after {len(episode.actions)} steps, as recorded")

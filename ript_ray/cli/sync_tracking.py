@@ -2,7 +2,7 @@
 
 import json
 
-from ript_ray.config.serialization import experiment_from_json
+from ript_ray.config.serialization import read_experiment
 from ript_ray.errors import TrackingError
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import tracking_identity
@@ -22,7 +22,7 @@ def sync_tracking(folder: RunDir) -> int:
         TrackingError: The store does not take it.
     """
     with folder.lock():
-        identity = tracking_identity(folder, experiment_from_json(folder.config))
+        identity = tracking_identity(folder, read_experiment(folder.config))
         points = read_metrics(folder.metrics_log)
         try:
             run = MlflowRun(identity)

@@ -1,20 +1,41 @@
-"""What is learned, as frozen values. Checks only: nothing is mutated, derived sizes are properties.
+"""One experiment as a frozen value: what is learned, and nothing of where it runs.
 
-Defaults are the paper's wherever it gives a figure; "Source: ours" marks the rest. Docstrings are what
-`--help` prints: meaning, unit, range, source.
+Checks only: nothing is mutated, derived values are properties. Defaults are the paper's wherever it gives a figure;
+"Source: ours" marks the rest. Docstrings are what `--help` prints: meaning, unit, range, source.
+
+This is the only module that names all policies and benchmarks.
 """
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-from ript_envs.contract import require_task
-from ript_envs.metaworld import MetaWorld
+from ript_envs.contract import Benchmark, require_task
+from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.checks import require, require_at_least, require_between
+from ript_ray.config.data import Demonstrations
+from ript_ray.config.kinds import Kinds
 from ript_ray.config.rl import PPO, Evaluation, Sampling
-from ript_ray.config.sft import SFT, Demonstrations
 from ript_ray.errors import ConfigError
-from ript_ray.policies.quest.config import QuestConfig
-from ript_ray.types import Stage
+from ript_ray.policies.base import PolicyConfig
+from ript_ray.policies.quest.config import QuestConfig, QuestSFT
+from ript_ray.policies.supervised import NoSFT, SFTConfig, SupervisedTask
+from ript_ray.types import RIPT
+
+BENCHMARKS: Kinds[Benchmark] = Kinds("benchmark", Benchmark, MetaWorld, entry_points="ript_ray.benchmarks")
+POLICIES: Kinds[PolicyConfig] = Kinds("policy", PolicyConfig, QuestConfig, entry_points="ript_ray.policies")
+
+
+class _SFTKinds(Kinds[SFTConfig]):
+    """The supervised settings that belong to the known policies."""
+
+    def find(self, kind: object) -> type[SFTConfig]:
+        """Return the settings of the policy of that kind."""
+        return super().find(kind) if kind == NoSFT.kind else POLICIES.find(kind).sft_type
+
+
+SFT_KINDS = _SFTKinds("sft", SFTConfig, NoSFT, entry_points="ript_ray.policies")
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,8 @@ class Experiment:
     Attributes:
         name: Name of the experiment; its runs lie under runs/<name>/.
         tasks: Tasks of the benchmark that one policy serves, at least one.
-        stages: The stages that the experiment trains, in their order and without a gap.
+        stages: The stages that the experiment trains, in their order and without a gap: those of the policy, then
+            ript.
         start_from: The policy that the first stage starts from, where that is not the autoencoder: a model folder, a
             checkpoint, or a run's folder (its newest checkpoint).
         benchmark: Where the tasks come from.
@@ -50,12 +72,12 @@ class Experiment:
 
     name: str
     tasks: tuple[str, ...]
-    stages: tuple[Stage, ...] = tuple(Stage)
+    stages: tuple[str, ...] = (*QuestSFT.stages, RIPT)
     start_from: Path | None = None
-    benchmark: MetaWorld = field(default_factory=MetaWorld)
-    policy: QuestConfig = field(default_factory=QuestConfig)
+    benchmark: Annotated[Benchmark, BENCHMARKS] = field(default_factory=MetaWorld)
+    policy: Annotated[PolicyConfig, POLICIES] = field(default_factory=QuestConfig)
     demos: Demonstrations = field(default_factory=Demonstrations)
-    sft: SFT = field(default_factory=SFT)
+    sft: Annotated[SFTConfig, SFT_KINDS] = field(default_factory=QuestSFT)
     sampling: Sampling = field(default_factory=Sampling)
     ppo: PPO = field(default_factory=PPO)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -74,29 +96,34 @@ class Experiment:
         )
         require(bool(self.tasks), "tasks must name at least one task")
         require(len(set(self.tasks)) == len(self.tasks), f"tasks must differ from each other, not {self.tasks}")
+        require(
+            isinstance(self.sft, self.policy.sft_type),
+            f"sft must be the {self.policy.sft_type.__name__} of policy {self.policy.kind}, not {self.sft}",
+        )
         self._check_stages()
         for task in self.tasks:
             try:
-                require_task(task, self.benchmark.tasks, "MetaWorld")
+                require_task(task, self.benchmark.tasks, self.benchmark.spec.name)
             except ValueError as error:
                 raise ConfigError(f"tasks: {error}") from None
-        for sensor in self.policy.sensors:
-            require(
-                sensor in self.benchmark.state_dims,
-                f"policy.sensors: MetaWorld has no sensor {sensor!r}; it has {', '.join(self.benchmark.state_dims)}",
-            )
-        for camera in self.policy.cameras:
-            require(
-                camera in self.benchmark.image_shapes,
-                f"policy.cameras: MetaWorld has no camera {camera!r}; it has {', '.join(self.benchmark.image_shapes)}",
-            )
-        require_between("max-steps", self.max_steps, 1, self.benchmark.max_steps)
+        self.policy.require_fit(self.benchmark.spec)
+        require_between("max-steps", self.max_steps, 1, self.benchmark.spec.max_steps)
         for field_name in ("num_updates", "checkpoint_every", "learner_threads", "num_learners"):
             require_at_least(field_name.replace("_", "-"), getattr(self, field_name), 1)
         require_between("seed", self.seed, 0, 2**31 - 1)
 
+    @property
+    def all_stages(self) -> tuple[str, ...]:
+        """The stages that there are for this policy, in their order."""
+        return (*self.sft.stages, RIPT)
+
+    @property
+    def supervised_tasks(self) -> tuple[SupervisedTask, ...]:
+        """The supervised stages that the experiment trains, in their order."""
+        return tuple(task for task in self.sft.tasks() if task.name in self.stages)
+
     def _check_stages(self) -> None:
-        order = tuple(Stage)
+        order = self.all_stages
         runs = [order[first:last] for first in range(len(order)) for last in range(first + 1, len(order) + 1)]
         require(
             self.stages in runs,
@@ -104,6 +131,36 @@ class Experiment:
             f"not {', '.join(self.stages) or 'none'}",
         )
         require(
-            self.start_from is None or self.stages[0] is not Stage.AUTOENCODER,
-            f"start-from: a run that begins with the autoencoder starts from nothing, not from {self.start_from}",
+            self.start_from is None or self.stages[0] != order[0] or len(order) == 1,
+            f"start-from: a run that begins with {order[0]} starts from random weights, not from {self.start_from}",
         )
+
+
+def register(*classes: type) -> None:
+    """Make policies (`PolicyConfig`) and benchmarks of your own known in this process: then files may name their kind.
+
+    Raises:
+        ConfigError: A class is neither, has no kind, or its kind is taken.
+    """
+    for cls in classes:
+        if BENCHMARKS.accepts(cls):
+            BENCHMARKS.add(cls)
+        else:
+            POLICIES.add(cls)
+
+
+def load_plugin(reference: str) -> Any:
+    """Import what a command line names.
+
+    Args:
+        reference: MODULE:NAME.
+
+    Raises:
+        ConfigError: It is not of that form, or cannot be imported.
+    """
+    module, _, name = reference.partition(":")
+    require(bool(module and name), f"a plugin is named MODULE:NAME, not {reference!r}")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"plugin {reference} cannot be imported: {error}") from error

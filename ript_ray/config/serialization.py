@@ -1,65 +1,119 @@
-"""Frozen dataclasses to JSON and back, strictly."""
+"""Frozen dataclasses to JSON files and back, strictly, and across versions of this package.
+
+Every file states the schema that it was written in. A field that is younger than a file takes the value that the code
+had before there was such a field: `field(default=NEW, metadata={"before": OLD})`. Without it, an older file that lacks
+the field is refused, so whoever adds a field must say what its absence means.
+"""
 
 import difflib
 import json
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import pydantic
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.errors import CheckpointError
+from ript_ray.config.kinds import Kinds
+from ript_ray.errors import CheckpointError, ConfigError
+
+SCHEMA = 2
+"""Of the JSON files that this version writes. 1: had no number, and no kinds of policies and benchmarks."""
+
+BEFORE = "before"
+"""Key in a field's metadata: the field's value in files that are older than the field."""
 
 T = TypeVar("T")
+Content = dict[str, Any]
+Upgrades = Mapping[int, Callable[[Content], Content]]
+"""By schema: what turns a file's content into that of the next schema."""
 
 
 def to_json(value: Any) -> str:
-    """Every field of a dataclass, defaults included."""
-    return pydantic.TypeAdapter(type(value)).dump_json(value, indent=2).decode()
+    """Serialize a dataclass with every field, defaults included, under the schema's number."""
+    content = pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+    return json.dumps({"schema": SCHEMA, **content}, indent=2)
 
 
-def from_json(path: Path, kind: type[T], what: str) -> T:
+def from_json(path: Path, cls: type[T], what: str, upgrades: Upgrades | None = None) -> T:
     """Read a dataclass.
 
     Args:
         path: The file.
-        kind: The dataclass.
+        cls: The dataclass.
         what: What it describes, for the message.
+        upgrades: For files of earlier schemas, where fields moved.
 
     Raises:
-        CheckpointError: The file is missing or no JSON, lacks a field, has an unknown one, or a value is
-            out of range or of another type.
+        CheckpointError: The file is missing or not JSON, was written by a newer version, lacks a field, has an unknown
+            one, names an unknown kind, or a value is out of range or of another type.
     """
     try:
-        text = path.read_text()
-        value = pydantic.TypeAdapter(kind).validate_json(text, strict=True)
-        problems = _differing_keys(json.loads(text), value, "")
-    except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
+        content = _upgraded(json.loads(path.read_text()), upgrades or {})
+        problems = _complete(content, cls, "")
+        if problems:
+            raise ConfigError("; ".join(problems))
+        return pydantic.TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError, pydantic.ValidationError) as error:
         raise CheckpointError(f"{path} does not describe {what}: {error}") from error
-    if problems:
-        raise CheckpointError(f"{path} does not describe {what}: {'; '.join(problems)}")
-    return value
 
 
-def experiment_to_json(experiment: Experiment) -> str:
-    """Every field, defaults included."""
-    return to_json(experiment)
-
-
-def experiment_from_json(path: Path) -> Experiment:
+def read_experiment(path: Path) -> Experiment:
     """Read an experiment; see `from_json` for errors."""
-    return from_json(path, Experiment, "an experiment")
+    return from_json(path, Experiment, "an experiment", {1: _name_kinds})
 
 
-def _differing_keys(given: dict[str, Any], known: Any, prefix: str) -> list[str]:
-    names = {field.name for field in fields(known)}
-    problems = [f"missing {prefix}{name}" for name in sorted(names - given.keys())]
-    for name, content in given.items():
-        value = getattr(known, name, None)
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            problems.append(f"unknown {prefix}{name}" + (f" (did you mean {near[0]}?)" if near else ""))
-        elif is_dataclass(value):
-            problems += _differing_keys(content, value, f"{prefix}{name}.")
-    return problems
+def _name_kinds(content: Content) -> Content:
+    """Schema 1 knew one benchmark and one policy."""
+    kinds = {"benchmark": "metaworld", "policy": "quest", "sft": "quest"}
+    tagged = {
+        name: {"kind": kind, **content[name]} for name, kind in kinds.items() if isinstance(content.get(name), dict)
+    }
+    return {**content, **tagged}
+
+
+def _upgraded(content: Any, upgrades: Upgrades) -> Content:
+    if not isinstance(content, dict):
+        raise ConfigError("it is not a JSON object")
+    schema = content.pop("schema", 1)
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        raise ConfigError(f"it has schema {schema!r}, and this version of ript-ray reads schemas 1 to {SCHEMA}")
+    for step in range(schema, SCHEMA):
+        content = upgrades[step](content) if step in upgrades else content
+    return content
+
+
+def _complete(content: Content, cls: Any, prefix: str) -> list[str]:
+    """Fill in fields that are younger than the file; returns what is missing or unknown."""
+    known = {field.name: field for field in fields(cls)}
+    hints = get_type_hints(cls, include_extras=True)
+    problems = []
+    for name in content.keys() - known.keys():
+        near = difflib.get_close_matches(name, known, n=1)
+        problems.append(f"unknown {prefix}{name}" + (f" (did you mean {near[0]}?)" if near else ""))
+    for name, field in known.items():
+        if name not in content and not _fill(content, field):
+            problems.append(f"missing {prefix}{name}")
+        nested = _dataclass_of(hints[name], content.get(name))
+        if nested is not None:
+            problems += _complete(content[name], nested, f"{prefix}{name}.")
+    return sorted(problems)
+
+
+def _fill(content: Content, field: "Field[Any]") -> bool:
+    if BEFORE in field.metadata:
+        content[field.name] = field.metadata[BEFORE]
+    return BEFORE in field.metadata
+
+
+def _dataclass_of(hint: Any, value: Any) -> Any:
+    """The dataclass that a JSON object stands for; none where the value is something else."""
+    if not isinstance(value, dict):
+        return None
+    for candidate in (hint, *get_args(hint)):
+        if isinstance(candidate, Kinds):
+            return candidate.find(value.get("kind"))
+        if isinstance(candidate, type) and is_dataclass(candidate):
+            return candidate
+    return None

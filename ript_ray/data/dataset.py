@@ -1,22 +1,27 @@
-"""What the supervised stages of an experiment train on, and what their error is measured on."""
+"""The demonstrations that the supervised stages train on, and those that their error is measured on."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ript_envs.contract import Benchmark
 from ript_ray.checks import require
-from ript_ray.config.sft import Demonstrations
+from ript_ray.config.data import Demonstrations
 from ript_ray.data.demonstrations import Demonstration, record_demonstrations
 from ript_ray.data.hdf5 import count_demonstrations, find_file, read_demonstrations, recorded_rendering
-from ript_ray.data.windows import Windows, make_windows
+from ript_ray.data.windows import make_windows
 from ript_ray.errors import ConfigError
-from ript_ray.policies.quest.config import QuestConfig
+from ript_ray.policies.base import PolicyConfig
+from ript_ray.policies.supervised import Windows
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-"""Pictures of all demonstrations together stay in their files beyond this."""
+"""Images of all demonstrations together stay in their files beyond this."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,36 +37,49 @@ class SupervisedDataset:
     held_out: Windows | None
 
 
+class DemonstrationSource(Protocol):
+    """Where the demonstrations of a task come from."""
+
+    def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
+        """Return the demonstrations to train on, and those to hold out."""
+        ...
+
+
 def load_dataset(
     benchmark: Benchmark,
     tasks: Sequence[str],
     *,
     settings: Demonstrations,
-    policy: QuestConfig,
+    policy: PolicyConfig,
+    cameras: tuple[str, ...],
     max_steps: int,
     seed: int,
 ) -> SupervisedDataset:
     """Read the demonstrations of all tasks from files, or record them.
 
     Args:
-        benchmark: Where the tasks come from.
+        benchmark: The benchmark of the tasks.
         tasks: The tasks.
         settings: Where demonstrations come from, how many, and which.
-        policy: What is seen of them, and how long their chunks are.
+        policy: The sensors that are read, and the length of the chunks.
+        cameras: The cameras that are read: the policy's, or none for stages that see no images.
         max_steps: When an expert's attempt has failed, in environment steps.
-        seed: The experiment's.
+        seed: The experiment's seed.
 
     Raises:
         RiptError: Files are missing, damaged, or have too few demonstrations, or an expert failed too often.
     """
+    action = f"reading from {settings.folder}" if settings.folder else "recording"
+    logger.info("%s: %d demonstration(s) of each of %d tasks", action, settings.num_per_task, len(tasks))
+    source: DemonstrationSource
     if settings.folder is None:
-        of_task = _expert(benchmark.with_cameras(policy.cameras), settings=settings, max_steps=max_steps, seed=seed)
+        source = _Expert(benchmark.with_cameras(cameras), settings, max_steps, seed)
     else:
-        of_task = _reader(benchmark, tasks, settings.folder, settings=settings, policy=policy)
+        source = _Files(benchmark, tasks, settings, settings.folder, sensors=policy.sensors, cameras=cameras)
     training: list[Demonstration] = []
     held_out: list[Demonstration] = []
     for task in tasks:
-        chosen, rest = of_task(task)
+        chosen, rest = source.read(task)
         training += chosen
         held_out += rest
     return SupervisedDataset(
@@ -70,72 +88,92 @@ def load_dataset(
     )
 
 
-OfTask = Callable[[str], tuple[Sequence[Demonstration], Sequence[Demonstration]]]
-"""The demonstrations of a task: those to train on, and those to hold out."""
+@dataclass(frozen=True)
+class _Expert:
+    """Scripted experts, recorded now."""
 
+    benchmark: Benchmark
+    settings: Demonstrations
+    max_steps: int
+    seed: int
 
-def _expert(benchmark: Benchmark, *, settings: Demonstrations, max_steps: int, seed: int) -> OfTask:
-    def of_task(task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
-        made = record_demonstrations(benchmark, task, settings=settings, max_steps=max_steps, seed=seed)
+    def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
+        """Record the task; see `DemonstrationSource`."""
+        settings = self.settings
+        made = record_demonstrations(self.benchmark, task, settings=settings, max_steps=self.max_steps, seed=self.seed)
         return made[: settings.num_per_task], made[settings.num_per_task :]
 
-    return of_task
 
+class _Files:
+    """HDF5 files, one per task."""
 
-def _reader(
-    benchmark: Benchmark, tasks: Sequence[str], folder: Path, *, settings: Demonstrations, policy: QuestConfig
-) -> OfTask:
-    paths = {task: find_file(folder, task) for task in tasks}
-    if policy.cameras:
-        for path in paths.values():
-            _require_same_rendering(benchmark, path)
-    there = {task: count_demonstrations(path) for task, path in paths.items()}
-    stored = sum(num_bytes for _, num_bytes in there.values()) > MAX_BYTES_IN_MEMORY
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        tasks: Sequence[str],
+        settings: Demonstrations,
+        folder: Path,
+        *,
+        sensors: tuple[str, ...],
+        cameras: tuple[str, ...],
+    ):
+        """Find and count all demonstrations before any is read."""
+        self._benchmark = benchmark
+        self._settings = settings
+        self._names = cameras + sensors
+        self._paths = {task: find_file(folder, task) for task in tasks}
+        if cameras:
+            for path in self._paths.values():
+                _require_same_rendering(benchmark, path)
+        self._counts = {task: count_demonstrations(path) for task, path in self._paths.items()}
+        self._stored = sum(num_bytes for _, num_bytes in self._counts.values()) > MAX_BYTES_IN_MEMORY
 
-    def of_task(task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
-        chosen, held_out = choose(there[task][0], settings, where=paths[task])
-        read = read_demonstrations(
-            paths[task],
-            instruction=benchmark.instruction(task),
-            sensors=policy.cameras + policy.sensors,
+    def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
+        """Read the task's file; see `DemonstrationSource`."""
+        path = self._paths[task]
+        chosen, held_out = choose(self._counts[task][0], self._settings, where=path)
+        demonstrations = read_demonstrations(
+            path,
+            instruction=self._benchmark.instruction(task),
+            sensors=self._names,
             chosen=chosen + held_out,
-            stored=stored,
+            stored=self._stored,
         )
-        return read[: len(chosen)], read[len(chosen) :]
-
-    return of_task
+        return demonstrations[: len(chosen)], demonstrations[len(chosen) :]
 
 
 def _require_same_rendering(benchmark: Benchmark, path: Path) -> None:
-    """Check that a policy will see pictures as those that it learns from.
+    """Check that the policy will see images like those that it learns from.
 
     Raises:
-        ConfigError: The file's pictures look otherwise.
+        ConfigError: The file's images were rendered with other settings.
     """
-    for name, there in recorded_rendering(path).items():
-        here, option = getattr(benchmark, name), name.replace("_", "-")
-        require(there == here, f"{path} was recorded with {option} {there}, but benchmark.{option} is {here}")
+    for name, recorded in recorded_rendering(path).items():
+        option, expected = name.replace("_", "-"), benchmark.render_settings.get(name)
+        require(
+            recorded == expected, f"{path} was recorded with {option} {recorded}, but benchmark.{option} is {expected}"
+        )
 
 
-def choose(num_there: int, settings: Demonstrations, *, where: Path) -> tuple[list[int], list[int]]:
-    """Which demonstrations of a file to train on and which to hold out, counted from 0.
+def choose(num_available: int, settings: Demonstrations, *, where: Path) -> tuple[list[int], list[int]]:
+    """Choose the demonstrations of a file to train on and to hold out, counted from 0.
 
     Args:
-        num_there: Demonstrations in the file.
+        num_available: Demonstrations in the file.
         settings: How many of each, and how they are selected.
         where: The file, for the message.
 
     Raises:
         ConfigError: There are too few.
     """
-    wanted = settings.num_per_task + settings.num_held_out
-    if num_there < wanted:
+    num_needed = settings.num_per_task + settings.num_held_out
+    if num_available < num_needed:
         raise ConfigError(
-            f"{where} holds {num_there} demonstrations, fewer than demos.num-per-task {settings.num_per_task} and "
+            f"{where} holds {num_available} demonstrations, fewer than demos.num-per-task {settings.num_per_task} and "
             f"demos.num-held-out {settings.num_held_out} together"
         )
     chosen = list(range(settings.num_per_task))
     if settings.selection == "spread":
-        chosen = np.linspace(0, num_there - 1, settings.num_per_task, dtype=int).tolist()
-    rest = [index for index in range(num_there) if index not in chosen]
+        chosen = np.linspace(0, num_available - 1, settings.num_per_task, dtype=int).tolist()
+    rest = [index for index in range(num_available) if index not in chosen]
     return chosen, rest[: settings.num_held_out]

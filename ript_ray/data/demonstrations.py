@@ -1,25 +1,18 @@
 """Demonstrations, and the scripted experts that give them."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Benchmark, Environment, Observation
-from ript_ray.config.sft import Demonstrations
+from ript_envs.contract import Benchmark, Environment, Observation, ScriptedExpert
+from ript_ray.config.data import Demonstrations
 from ript_ray.errors import RiptError
+from ript_ray.policies.supervised import Rows
 from ript_ray.seeding import Purpose, seed_of, text_code
 from ript_ray.types import Arrays
-
-
-class Rows(Protocol):
-    """What one sensor saw, row by row: an array, or something that reads rows when they are asked for."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.generic]: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
-class Episode:
+class ExpertEpisode:
     """One attempt of an expert, as it went.
 
     Attributes:
@@ -73,37 +66,54 @@ class Attempt:
     seed: int
 
 
+class FailureLimit:
+    """Gives up on a task whose expert keeps failing."""
+
+    def __init__(self, task: str, *, max_attempts: int, max_steps: int):
+        self._task = task
+        self._max_attempts = max_attempts
+        self._max_steps = max_steps
+        self._streak = 0
+
+    def count(self, success: bool) -> None:
+        """Count an attempt.
+
+        Raises:
+            RiptError: `max_attempts` in a row have failed.
+        """
+        self._streak = 0 if success else self._streak + 1
+        if self._streak == self._max_attempts:
+            raise RiptError(
+                f"the expert of {self._task} failed {self._streak} times in a row within {self._max_steps} steps; "
+                "raise max-steps or lower the action noise"
+            )
+
+
 def record_demonstrations(
     benchmark: Benchmark, task: str, *, settings: Demonstrations, max_steps: int, seed: int
 ) -> list[Demonstration]:
-    """Record so many successes of a task that there are enough to train on and to hold out.
+    """Record as many successes of a task as are needed to train on and to hold out.
 
     Raises:
-        RiptError: An expert failed `settings.max_attempts` times in a row.
+        RiptError: The expert failed `settings.max_attempts` times in a row, or there is none.
     """
     environment = benchmark.make(task)
+    limit = FailureLimit(task, max_attempts=settings.max_attempts, max_steps=max_steps)
     recorded: list[Demonstration] = []
-    index = failures = 0
-    while len(recorded) < settings.num_per_task + settings.num_held_out:
+    for index in itertools.count():
+        if len(recorded) == settings.num_per_task + settings.num_held_out:
+            break
         episode = run_expert(benchmark, environment, Attempt(task, index, settings.action_noise, max_steps, seed))
-        index += 1
+        limit.count(episode.success)
         if episode.success:
-            failures = 0
             recorded.append(demonstration_of(benchmark.instruction(task), episode))
-            continue
-        failures += 1
-        if failures == settings.max_attempts:
-            raise RiptError(
-                f"the expert of {task} failed {failures} times in a row within {max_steps} steps; "
-                "raise max-steps or lower demos.action-noise"
-            )
     environment.close()
     return recorded
 
 
 def run_expert(
     benchmark: Benchmark, environment: Environment, attempt: Attempt, *, include_final: bool = False
-) -> Episode:
+) -> ExpertEpisode:
     """Let the expert try, in an environment of the attempt's task.
 
     Args:
@@ -111,7 +121,14 @@ def run_expert(
         environment: One of this task's.
         attempt: What to do.
         include_final: Whether the observation after the last action is wanted, too.
+
+    Raises:
+        RiptError: The environment has no scripted expert.
     """
+    if not isinstance(environment, ScriptedExpert):
+        raise RiptError(
+            f"{benchmark.spec.name} has no scripted expert for {attempt.task}: name files with demos.folder"
+        )
     context_seed = seed_of(attempt.seed, Purpose.DEMONSTRATION_CONTEXTS, attempt.index)
     initial_state = benchmark.draw_initial_state(attempt.task, context_seed)
     environment.reset(initial_state)
@@ -130,10 +147,10 @@ def run_expert(
     if include_final:
         observations.append(environment.observe())
     stacked = {name: np.stack([seen[name] for seen in observations]) for name in observations[0]}
-    return Episode(initial_state, stacked, np.stack(actions), success)
+    return ExpertEpisode(initial_state, stacked, np.stack(actions), success)
 
 
-def demonstration_of(instruction: str, episode: Episode) -> Demonstration:
+def demonstration_of(instruction: str, episode: ExpertEpisode) -> Demonstration:
     """What the supervised stages train on: an observation per action."""
     num_actions = len(episode.actions_TA)
     observations = {name: rows[:num_actions] for name, rows in episode.observations.items()}

@@ -24,8 +24,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_ray.data.demonstrations import Demonstration, Episode, Rows
+from ript_ray.data.demonstrations import Demonstration, ExpertEpisode
 from ript_ray.errors import RiptError
+from ript_ray.policies.supervised import Rows
 from ript_ray.storage.atomic import flush, os_errors_as_storage_error
 
 SUFFIX = ".hdf5"
@@ -85,7 +86,7 @@ class DemonstrationWriter:
             self._file.close()
         self._unfinished.unlink(missing_ok=True)
 
-    def add(self, episode: Episode, *, attempt: int, is_truncated: bool) -> None:
+    def add(self, episode: ExpertEpisode, *, attempt: int, is_truncated: bool) -> None:
         """Append an episode.
 
         Raises:
@@ -137,6 +138,7 @@ def read_recipe(path: Path) -> Recipe:
         if "recipe" not in data.attrs:
             raise RiptError(f"{path} was not recorded by ript-ray: it says nothing of how it was made")
         recipe: Recipe = json.loads(data.attrs["recipe"])
+        recipe.get("benchmark", {}).setdefault("kind", "metaworld")  # older files know no other
         return recipe
 
 

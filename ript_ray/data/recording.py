@@ -7,17 +7,16 @@ are the ones that would be made one after the other.
 
 import functools
 import importlib.metadata
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ript_envs.contract import Environment, require_task
-from ript_envs.metaworld import MetaWorld
-from ript_envs.metaworld_tasks import ML45_HELD_OUT, ML45_TRAIN
+from ript_envs.contract import Benchmark, Environment, require_task
 from ript_ray.checks import require, require_at_least, require_between
-from ript_ray.data.demonstrations import Attempt, Episode, run_expert
-from ript_ray.data.hdf5 import SUFFIX, DemonstrationWriter, Recipe, read_recipe
+from ript_ray.data.demonstrations import Attempt, ExpertEpisode, FailureLimit, run_expert
+from ript_ray.data.hdf5 import DemonstrationWriter, Recipe, read_recipe
 from ript_ray.errors import ConfigError, RiptError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.task_pool import TaskPool, open_task_pool
@@ -43,7 +42,7 @@ class Plan:
         seed: All of the randomness.
     """
 
-    benchmark: MetaWorld
+    benchmark: Benchmark
     num_episodes: int
     action_noise: float
     max_steps: int
@@ -54,15 +53,14 @@ class Plan:
     def __post_init__(self) -> None:
         require_at_least("episodes", self.num_episodes, 1)
         require_between("action-noise", self.action_noise, 0.0, 1.0)
-        require_between("max-steps", self.max_steps, 1, self.benchmark.max_steps)
+        require_between("max-steps", self.max_steps, 1, self.benchmark.spec.max_steps)
         require_at_least("max-attempts", self.max_attempts, 1)
         require_between("seed", self.seed, 0, 2**31 - 1)
 
     def recipe_of(self, task: str) -> Recipe:
         """What the content of a task's file depends on."""
-        settings = asdict(self)
+        settings = json.loads(json.dumps(asdict(self)))  # as it will be read back: lists for tuples
         del settings["max_attempts"]  # decides whether there is a file, not what is in it
-        settings["benchmark"]["cameras"] = list(self.benchmark.cameras)
         return {"format": FORMAT, "task": task, **settings}
 
 
@@ -103,7 +101,7 @@ def record_files(
                 file.discard()
 
 
-def attempt_expert(benchmark: MetaWorld, attempt: Attempt) -> Episode:
+def attempt_expert(benchmark: Benchmark, attempt: Attempt) -> ExpertEpisode:
     """Make an attempt in this process, which keeps its environments from one to the next."""
     try:
         return run_expert(benchmark, _environment(benchmark, attempt.task), attempt, include_final=True)
@@ -113,7 +111,7 @@ def attempt_expert(benchmark: MetaWorld, attempt: Attempt) -> Episode:
 
 
 @functools.lru_cache(maxsize=MAX_ENVIRONMENTS)
-def _environment(benchmark: MetaWorld, task: str) -> Environment:
+def _environment(benchmark: Benchmark, task: str) -> Environment:
     return benchmark.make(task)
 
 
@@ -140,15 +138,15 @@ class _TaskFile:
         self._plan = plan
         self._task = task
         self._path = path
-        packages = ("metaworld", "mujoco", "numpy", "ript-ray")
+        packages = (*plan.benchmark.packages, "numpy", "ript-ray")
         versions = {name: importlib.metadata.version(name) for name in packages}
         self._writer = DemonstrationWriter(path, task, recipe=plan.recipe_of(task), versions=versions)
         self._num_begun = 0
         self._num_pending = 0
         self._num_good = 0
         self._next_index = 0
-        self._failures_in_a_row = 0
-        self._arrived: dict[int, Episode] = {}
+        self._limit = FailureLimit(task, max_attempts=plan.max_attempts, max_steps=plan.max_steps)
+        self._arrived: dict[int, ExpertEpisode] = {}
 
     @property
     def lacks_attempts(self) -> bool:
@@ -167,7 +165,7 @@ class _TaskFile:
         self._num_pending += 1
         return attempt
 
-    def take(self, attempt: Attempt, episode: Episode) -> None:
+    def take(self, attempt: Attempt, episode: ExpertEpisode) -> None:
         """Note an attempt that was made; write what is next in order."""
         self._num_pending -= 1
         self._num_good += self._is_good(episode)
@@ -184,25 +182,18 @@ class _TaskFile:
     def discard(self) -> None:
         self._writer.discard()
 
-    def _is_good(self, episode: Episode) -> bool:
+    def _is_good(self, episode: ExpertEpisode) -> bool:
         return episode.success or self._plan.keep_failures
 
-    def _write(self, episode: Episode) -> None:
-        plan = self._plan
-        if self._is_good(episode):
-            self._failures_in_a_row = 0
+    def _write(self, episode: ExpertEpisode) -> None:
+        is_good = self._is_good(episode)
+        self._limit.count(is_good)
+        if is_good:
             self._writer.add(episode, attempt=self._next_index, is_truncated=not episode.success)
-            return
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row == plan.max_attempts:
-            raise RiptError(
-                f"the expert of {self._task} failed {plan.max_attempts} times in a row within {plan.max_steps} steps; "
-                "raise max-steps, lower action-noise, or keep failures"
-            )
 
 
 def _keep_busy(
-    workers: TaskPool[Attempt, Episode],
+    workers: TaskPool[Attempt, ExpertEpisode],
     active: dict[str, _TaskFile],
     waiting: deque[str],
     open_file: Callable[[str], _TaskFile],
@@ -218,23 +209,24 @@ def _keep_busy(
         workers.submit(lacking[0].begin())
 
 
-def files_of(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Where QueST's loader looks for the file of each task: below metaworld/ML45_PRISE, in train or in test.
+def files_of(benchmark: Benchmark, folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return where the file of each task belongs: where the benchmark's other loaders look for it.
 
     Args:
-        folder: Holds the data of all benchmarks.
-        names: Tasks, or ml45-train and ml45-test for all of a split.
+        benchmark: The benchmark of the tasks.
+        folder: The folder of the data of all benchmarks.
+        names: Tasks, or the benchmark's names for sets of tasks.
 
     Raises:
         ConfigError: There is no such task, or none is named.
     """
-    splits = {"ml45-train": ML45_TRAIN, "ml45-test": ML45_HELD_OUT}
-    tasks = [task for name in names for task in splits.get(name, (name,))]
+    sets = benchmark.task_sets
+    tasks = [task for name in names for task in sets.get(name, (name,))]
     require(bool(tasks), "task: name at least one")
     for task in tasks:
         try:
-            require_task(task, MetaWorld().tasks, "MetaWorld")
+            require_task(task, benchmark.tasks, benchmark.spec.name)
         except ValueError as error:
-            raise ConfigError(f"task: {error}, or {' or '.join(splits)} for a split") from None
-    suite = folder / "metaworld" / "ML45_PRISE"
-    return {task: suite / ("test" if task in ML45_HELD_OUT else "train") / (task + SUFFIX) for task in tasks}
+            hint = f", or {' or '.join(sets)} for a set of tasks" if sets else ""
+            raise ConfigError(f"task: {error}{hint}") from None
+    return {task: folder / benchmark.demonstration_path(task) for task in tasks}

@@ -1,36 +1,16 @@
-"""The windows that the supervised stages train on: what was seen, and the actions that followed."""
+"""Demonstrations -> training windows."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ript_ray.data.demonstrations import Demonstration, Rows
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Every window of every demonstration: an observation and the chunk of actions that followed it.
-
-    Attributes:
-        instructions: W strings.
-        observations: W rows per sensor.
-        chunks_WCA: float32; a chunk that reaches past the end repeats the last action.
-    """
-
-    instructions: tuple[str, ...]
-    observations: Mapping[str, Rows]
-    chunks_WCA: NDArray[np.float32]
-
-    def seen(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """The observations of some windows."""
-        return {name: torch.from_numpy(np.asarray(seen[rows])) for name, seen in self.observations.items()}
+from ript_ray.data.demonstrations import Demonstration
+from ript_ray.policies.supervised import Rows, Windows
 
 
 class Joined:
-    """Several rows one behind the other, read where they lie."""
+    """Several row sources, concatenated; rows are read on demand, many at a time (unlike torch's ConcatDataset)."""
 
     def __init__(self, parts: Sequence[Rows]):
         self._parts = tuple(parts)
@@ -46,7 +26,7 @@ class Joined:
 
 
 def make_windows(demonstrations: Sequence[Demonstration], chunk_length: int) -> Windows:
-    """All windows of `chunk_length` actions, one starting at every step."""
+    """Cut demonstrations into windows of `chunk_length` actions, one starting at every step."""
     chunks, instructions = [], []
     for demonstration in demonstrations:
         actions_TA = demonstration.actions_TA

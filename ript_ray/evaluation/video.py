@@ -6,7 +6,7 @@ noted, and a second simulator is stepped through them and drawn. Simulators repe
 
 import io
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ript_envs.contract import Environment, Observation
-from ript_envs.metaworld import MetaWorld
-from ript_envs.rendering import Rendering
+from ript_envs.contract import Benchmark, Environment, Observation, Rendering
 from ript_ray.checks import require, require_between
 from ript_ray.errors import ReplayError
 from ript_ray.rl.protocols import Components
@@ -53,7 +51,7 @@ class VideoSettings:
 
 
 @dataclass(frozen=True)
-class Episode:
+class ReplayedRollout:
     """What was done in one rollout.
 
     Attributes:
@@ -99,14 +97,11 @@ class _Noting:
     def render(self, camera: str) -> NDArray[np.uint8]:
         return self.environment.render(camera)
 
-    def expert_action(self) -> NDArray[np.float32]:
-        return self.environment.expert_action()
-
     def close(self) -> None:
         self.environment.close()
 
 
-def rerun_request(parts: Components, request: RolloutRequest) -> tuple[GroupSummary, list[Episode]]:
+def rerun_request(parts: Components, request: RolloutRequest) -> tuple[GroupSummary, list[ReplayedRollout]]:
     """Answer a request as a rollout actor does, all of its rollouts as one batch.
 
     Args:
@@ -127,7 +122,7 @@ def rerun_request(parts: Components, request: RolloutRequest) -> tuple[GroupSumm
         summary, _ = worker.roll(request)
         # A fresh pool builds one environment per rollout, in their order.
         episodes = [
-            Episode(context, tuple(noted.actions), noted.success)
+            ReplayedRollout(context, tuple(noted.actions), noted.success)
             for context, noted in zip(request.contexts, noting, strict=True)
         ]
         return summary, episodes
@@ -135,7 +130,7 @@ def rerun_request(parts: Components, request: RolloutRequest) -> tuple[GroupSumm
         worker.close()
 
 
-def draw(episode: Episode, benchmark: MetaWorld, video_settings: VideoSettings) -> Video:
+def render_video(episode: ReplayedRollout, benchmark: Benchmark, video_settings: VideoSettings) -> Video:
     """Film an episode in the robot's time, from its first state to its last.
 
     Args:
@@ -146,9 +141,11 @@ def draw(episode: Episode, benchmark: MetaWorld, video_settings: VideoSettings) 
     Raises:
         ReplayError: The simulator does not repeat the episode, or this machine cannot draw.
     """
-    interval = max(1, round(benchmark.control_hz / FRAMES_HZ), math.ceil(len(episode.actions) / (MAX_FRAMES - 1)))
-    camera, *_ = benchmark.image_shapes
-    sampled = replace(benchmark, cameras=(), image_size=video_settings.size, rendering=video_settings.rendering)
+    interval = max(1, round(benchmark.spec.control_hz / FRAMES_HZ), math.ceil(len(episode.actions) / (MAX_FRAMES - 1)))
+    camera, *_ = benchmark.spec.image_shapes
+    sampled = benchmark.with_cameras(()).with_rendering(
+        image_size=video_settings.size, rendering=video_settings.rendering
+    )
     environment = sampled.make(episode.context.task)
     try:
         environment.reset(np.array(episode.context.initial_state))
@@ -164,7 +161,7 @@ def draw(episode: Episode, benchmark: MetaWorld, video_settings: VideoSettings) 
         environment.close()
     if success != episode.success:
         raise ReplayError(f"{episode.context.task}: the simulator does not repeat what was done in it before")
-    return Video(tuple(frames), interval / benchmark.control_hz)
+    return Video(tuple(frames), interval / benchmark.spec.control_hz)
 
 
 def write_gif(path: Path, video: Video) -> None:

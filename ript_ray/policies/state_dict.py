@@ -1,4 +1,4 @@
-"""A torch module's parameters and buffers as NumPy arrays, strictly by name, shape and type."""
+"""Named arrays into named tensors, strictly by name, shape and type: the one loader of weights and moments."""
 
 from collections.abc import Mapping
 
@@ -13,28 +13,26 @@ from ript_ray.types import Arrays
 AnyArrays = Mapping[str, torch.Tensor] | Mapping[str, NDArray[np.generic]]
 
 
-def module_arrays(module: nn.Module) -> Arrays:
-    """Copy every persistent parameter and buffer."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
+def copy_into(expected: Mapping[str, torch.Tensor], given: AnyArrays, what: str) -> None:
+    """Copy arrays into the tensors of the same names.
 
-
-def load_module_arrays(module: nn.Module, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Copy arrays into a module.
+    Args:
+        expected: The tensors to be overwritten, parameters included.
+        given: What to copy; never changed or aliased.
+        what: What is given, for the message.
 
     Raises:
-        CheckpointError: Names, shapes or types differ; the message lists every one, and nothing was copied.
+        CheckpointError: Names, shapes or types differ; the message lists all differences, and nothing was copied.
     """
-    state = module.state_dict()
-    problems = state_dict_mismatches(state, arrays)
-    if problems:
-        raise CheckpointError("the weights do not fit the policy:\n  " + "\n  ".join(problems))
+    if mismatches := state_dict_mismatches(expected, given):
+        raise CheckpointError("\n  ".join([f"{what} do not fit the policy:", *mismatches]))
     with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+        for name, tensor in expected.items():
+            tensor.copy_(torch.as_tensor(given[name]))
 
 
 def state_dict_mismatches(expected: AnyArrays, given: AnyArrays) -> list[str]:
-    """Every entry that is missing, unknown, or of another shape or type than expected, in words."""
+    """List every entry that is missing, unknown, or of another shape or type than expected."""
     problems = [f"missing {name}" for name in expected if name not in given]
     problems += [f"unknown {name}" for name in given if name not in expected]
     for name in expected:
@@ -50,3 +48,15 @@ def state_dict_mismatches(expected: AnyArrays, given: AnyArrays) -> list[str]:
 
 def _type_of(array: torch.Tensor | NDArray[np.generic]) -> str:
     return str(array.dtype).removeprefix("torch.")
+
+
+class ModulePolicy(nn.Module):
+    """A policy whose checkpoint is its whole state dict: the two methods of the contract that follow from that."""
+
+    def state_arrays(self) -> Arrays:
+        """Return copies of every persistent parameter and buffer."""
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Copy arrays into every parameter and buffer; see `Policy.load_state_arrays`."""
+        copy_into(self.state_dict(), arrays, "the weights")

@@ -1,149 +1,231 @@
-"""A checkpoint is a folder: weights (safetensors), the experiment (JSON) and a manifest of their hashes.
+"""A checkpoint is a directory: weights (safetensors), the experiment (JSON) and a manifest of their hashes.
 
-One taken during training also holds the optimiser's moments and where training stood, so that it can go on
-as if it had never stopped. A checkpoint appears whole or not at all: written under a temporary name, flushed
-to disk, then renamed. No file is ever read by unpickling.
+One taken during training also holds the optimizer's moments and the progress, so that training resumes exactly. A
+checkpoint appears whole or not at all: written under a temporary name, flushed to disk, then renamed. No file is ever
+read by unpickling.
 """
 
+import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ript_ray.config.serialization import experiment_from_json, experiment_to_json, from_json, to_json
+from ript_ray.config.serialization import Content, from_json, read_experiment, to_json
 from ript_ray.errors import CheckpointError
-from ript_ray.runs.run_dir import CHECKPOINT_PREFIXES, checkpoint_name
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.ledger import Ledger
+from ript_ray.runs.run_dir import POST_TRAINING_PREFIX, checkpoint_name
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.hashed_dir import MANIFEST, atomic_directory, load_arrays, require_finite, save_arrays, verify
-from ript_ray.types import Arrays, Progress, Stage
+from ript_ray.types import RIPT, Arrays, Progress
 
 WEIGHTS = "policy.safetensors"
 EXPERIMENT = "experiment.json"
 FILES = (WEIGHTS, EXPERIMENT)
+BASE = "base.json"
 LEARNER = "learner.safetensors"
 TRAINING = "training.json"
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """What training needs besides weights and experiment to go on.
+class RunTotals:
+    """Running sums of a run, over all processes that worked on it.
 
     Attributes:
-        progress: Where post-training stood.
-        totals: Running sums of the run's figures.
-        learner: The optimiser's moments; in a supervised stage also the state of torch's generator.
-        stage: The stage that goes on.
-        step: Optimiser steps of a supervised stage so far.
+        wall_s: Seconds of wall time.
+        env_steps: Environment steps of post-training.
+        num_rollouts: Rollouts of post-training.
+        skipped_updates: Updates skipped because something was not finite.
+        failed_saves: Saves that failed because a file could not be written.
+        groups: Groups by verdict.
+        ledger: Where every dispatched group has gone.
+        dataset: What tells the demonstrations of a supervised stage from others, by name.
+    """
+
+    wall_s: float = 0.0
+    env_steps: int = 0
+    num_rollouts: int = 0
+    skipped_updates: int = 0
+    failed_saves: int = 0
+    groups: dict[str, int] = field(default_factory=dict)
+    ledger: Ledger = Ledger()  # noqa: RUF009 (frozen)
+    dataset: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What training needs besides weights and experiment to resume exactly.
+
+    Attributes:
+        progress: Progress of post-training.
+        totals: Running sums of the run.
+        learner: The optimizer's moments; in a supervised stage also the state of torch's generator.
+        stage: The stage in progress.
+        step: Optimizer steps of a supervised stage so far.
     """
 
     progress: Progress
-    totals: dict[str, float]
-    learner: Arrays = field(repr=False)
-    stage: Stage = Stage.RIPT
+    totals: RunTotals = RunTotals()
+    learner: Arrays = field(default_factory=dict, repr=False)
+    stage: str = RIPT
     step: int = 0
 
     @property
     def number(self) -> int:
-        """Updates of the stage so far; of a supervised one, optimiser steps."""
-        return self.progress.update if self.stage is Stage.RIPT else self.step
+        """Updates so far; of a supervised stage, optimizer steps."""
+        return self.progress.update if self.stage == RIPT else self.step
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """What `training.json` holds."""
+class ResumePoint:
+    """The checkpoint that a run resumes from, read and verified once.
 
-    stage: Stage
+    Attributes:
+        folder: The checkpoint.
+        policy: Its policy.
+        state: Its training state.
+        skipped: Why each newer checkpoint cannot be resumed from.
+    """
+
+    folder: Path
+    policy: SavedPolicy
+    state: TrainingState
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _TrainingFile:
+    """Content of `training.json`."""
+
+    stage: str
     step: int
     progress: Progress
-    totals: dict[str, float]
+    totals: RunTotals
 
 
-def save(folder: Path, source: SavedPolicy, training: TrainingState | None = None) -> None:
-    """Write a checkpoint to `folder`, which must not exist.
+def save(folder: Path, policy: SavedPolicy, state: TrainingState | None = None) -> None:
+    """Write a checkpoint.
 
     Args:
-        folder: Where it goes.
-        source: Experiment and weights.
-        training: Present where training can go on from here.
+        folder: Where it goes; it must not exist.
+        policy: Experiment and weights.
+        state: Where training can resume from here; without, the checkpoint holds weights only.
 
     Raises:
         CheckpointError: The folder exists, or a weight is not finite.
-        StorageError: The disk does not take it; nothing is left of the attempt.
+        StorageError: A file cannot be written; nothing is left behind.
     """
-    require_finite({**source.arrays, **(training.learner if training else {})})
+    require_finite({**policy.arrays, **(state.learner if state else {})})
+    base = policy.experiment.policy.base_sha256()
     with atomic_directory(folder) as unfinished:
-        save_arrays(source.arrays, unfinished / WEIGHTS)
-        (unfinished / EXPERIMENT).write_text(experiment_to_json(source.experiment))
-        if training is not None:
-            save_arrays(training.learner, unfinished / LEARNER)
-            (unfinished / TRAINING).write_text(to_json(_standing_of(training)))
+        save_arrays(policy.arrays, unfinished / WEIGHTS)
+        (unfinished / EXPERIMENT).write_text(to_json(policy.experiment))
+        if base is not None:
+            (unfinished / BASE).write_text(json.dumps({"sha256": base}))
+        if state is not None:
+            save_arrays(state.learner, unfinished / LEARNER)
+            content = _TrainingFile(state.stage, state.step, state.progress, state.totals)
+            (unfinished / TRAINING).write_text(to_json(content))
 
 
 def load(folder: Path) -> SavedPolicy:
     """Read and verify a checkpoint.
 
     Raises:
-        CheckpointError: The folder or a file is missing, damaged or foreign; the message names it.
+        CheckpointError: The folder or a file is missing, damaged or foreign, or the base that the weights belong to has
+            changed; the message names it.
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a checkpoint of ript-ray: it has no {MANIFEST}")
     verify(folder, FILES)
-    return SavedPolicy(experiment_from_json(folder / EXPERIMENT), load_arrays(folder / WEIGHTS))
+    experiment = read_experiment(folder / EXPERIMENT)
+    _require_same_base(folder, experiment.policy.base_sha256())
+    return SavedPolicy(experiment, load_arrays(folder / WEIGHTS))
 
 
-def load_training(folder: Path) -> TrainingState:
-    """Read and verify what training needs to go on from a checkpoint; see `load` for errors."""
+def load_state(folder: Path) -> TrainingState | None:
+    """Read and verify the training state of a checkpoint; none if it holds weights only. See `load` for errors."""
     if not (folder / TRAINING).is_file():
-        return TrainingState(Progress(), {}, {})  # weights alone
+        return None
     verify(folder, (LEARNER, TRAINING))
-    standing = from_json(folder / TRAINING, _Standing, "where training stood")
-    arrays = load_arrays(folder / LEARNER)
-    return TrainingState(standing.progress, standing.totals, arrays, standing.stage, standing.step)
+    content = from_json(folder / TRAINING, _TrainingFile, "a training state", {1: _structure_totals})
+    return TrainingState(content.progress, content.totals, load_arrays(folder / LEARNER), content.stage, content.step)
 
 
-def _standing_of(training: TrainingState) -> _Standing:
-    return _Standing(training.stage, training.step, training.progress, training.totals)
+def _require_same_base(folder: Path, expected: str | None) -> None:
+    found = None
+    if (folder / BASE).is_file():
+        verify(folder, (BASE,))
+        found = json.loads((folder / BASE).read_text())["sha256"]
+    if found != expected:
+        raise CheckpointError(
+            f"{folder} belongs to a base model with SHA-256 {found}, but the one its experiment names has {expected}"
+        )
+
+
+def _structure_totals(content: Content) -> Content:
+    """Schema 1 had one flat table of floats."""
+    flat: dict[str, Any] = content.get("totals", {})
+    whole = {name: int(value) for name, value in flat.items() if name != "wall_s"}
+    totals = {
+        "wall_s": flat.get("wall_s", 0.0),
+        **{name: whole.get(name, 0) for name in ("env_steps", "num_rollouts", "skipped_updates", "failed_saves")},
+        "groups": {verdict: whole[f"groups/{verdict}"] for verdict in Verdict if f"groups/{verdict}" in whole},
+        "ledger": {name: whole.get(f"ledger/{name}", 0) for name in asdict(Ledger())},
+        "dataset": {name: whole[name] for name in ("num_windows", "crc32_of_chunks") if name in whole},
+    }
+    return {**content, "totals": totals}
 
 
 def saved_in(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first: those of each stage by their number."""
-    stages = {prefix: stage.place for stage, prefix in CHECKPOINT_PREFIXES.items()}
-    found = []
-    for folder in (run / "checkpoints").glob("[!.]*-*"):
-        prefix, _, number = folder.name.rpartition("-")
-        if prefix in stages and number.isdecimal():
-            found.append((stages[prefix], number_of(folder), folder))
-    return [folder for *_, folder in sorted(found)]
+    """List the checkpoints of a run, oldest first: stage by stage, each by its number."""
+    folders = [path for path in (run / "checkpoints").glob("[!.]*-*") if path.name.rpartition("-")[2].isdecimal()]
+    prefixes = [*_stages_of(folders), POST_TRAINING_PREFIX]
+    known = [folder for folder in folders if _prefix_of(folder) in prefixes]
+    return sorted(known, key=lambda folder: (prefixes.index(_prefix_of(folder)), number_of(folder)))
+
+
+def _stages_of(folders: list[Path]) -> list[str]:
+    """The stages of the run that these checkpoints belong to, in their order."""
+    for folder in sorted(folders, reverse=True):
+        try:
+            return [str(stage) for stage in json.loads((folder / EXPERIMENT).read_text())["stages"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # this one is damaged; whoever loads it is told
+    return sorted({_prefix_of(folder) for folder in folders} - {POST_TRAINING_PREFIX})
+
+
+def _prefix_of(folder: Path) -> str:
+    return folder.name.rpartition("-")[0]
 
 
 def number_of(folder: Path) -> int:
-    """Updates, or optimiser steps, that a checkpoint's name counts."""
+    """Return the number of updates, or of optimizer steps, in a checkpoint's name."""
     return int(folder.name.rpartition("-")[2])
 
 
-def latest_valid(run: Path) -> tuple[Path, list[str]]:
-    """The newest checkpoint of a run that training can go on from.
-
-    Returns:
-        The checkpoint, and what is wrong with each newer one that had to be passed over.
+def latest_valid(run: Path) -> ResumePoint:
+    """Load the newest checkpoint of a run that training can resume from.
 
     Raises:
-        CheckpointError: There is none; what is wrong with each is listed.
+        CheckpointError: There is none; the message lists what is wrong with each.
     """
     problems: list[str] = []
     for folder in reversed(saved_in(run)):
         try:
-            _require_fit(load(folder), folder)
-            training = load_training(folder)
-            if folder.name == checkpoint_name(training.number, training.stage):
-                return folder, problems
-            problems.append(f"{folder} holds weights alone")
+            policy, state = load(folder), load_state(folder)
+            _check(policy, folder)
+            if state is not None and folder.name == checkpoint_name(state.number, state.stage):
+                return ResumePoint(folder, policy, state, tuple(problems))
+            problems.append(f"{folder} has no optimizer state")
         except (CheckpointError, OSError) as error:
             problems.append(str(error))
-    raise CheckpointError("\n  ".join([f"{run} has no checkpoint to go on from", *problems]))
+    raise CheckpointError("\n  ".join([f"{run} has no checkpoint to resume from", *problems]))
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or the newest one of a run folder.
+    """Return the checkpoint that `path` means: itself, or the newest one of a run.
 
     Raises:
         CheckpointError: There is nothing at `path`, or it is neither a run nor a checkpoint.
@@ -159,14 +241,14 @@ def find(path: Path) -> Path:
 
 
 def quarantine_newer(folder: Path) -> None:
-    """Set aside the checkpoints of a run that are newer than `folder`: what made them will be done again."""
+    """Rename the checkpoints of a run that are newer than `folder`: the resumed run will make them again."""
     saved = saved_in(folder.parent.parent)
-    for later in saved[saved.index(folder) + 1 :]:
-        later.rename(later.with_name(f".{later.name}.passed-over-{time.time_ns()}"))
+    for newer in saved[saved.index(folder) + 1 :]:
+        newer.rename(newer.with_name(f".{newer.name}.skipped-{time.time_ns()}"))
 
 
-def _require_fit(source: SavedPolicy, folder: Path) -> None:
+def _check(policy: SavedPolicy, folder: Path) -> None:
     try:
-        source()
+        policy.check()
     except CheckpointError as error:
         raise CheckpointError(f"{folder / WEIGHTS} is foreign: {error}") from error

@@ -1,25 +1,30 @@
-"""A policy on its own: weights (safetensors), a card that says what it is and where it is from, hashes of both.
+"""A policy without an experiment, to be passed on: weights (safetensors), a card, hashes of both.
 
-The folder holds no experiment, so it can be passed on; `from_pretrained` reads it, and checkpoints of runs too.
+`from_pretrained` reads such a folder, and checkpoints of runs too.
 """
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-from ript_ray.config.serialization import from_json, to_json
+from ript_envs.contract import EnvironmentSpec
+from ript_ray.checks import require
+from ript_ray.config.experiment import POLICIES, Experiment
+from ript_ray.config.serialization import Content, from_json, to_json
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.quest.config import QuestConfig
-from ript_ray.policies.quest.policy import TEXT, QuestPolicy
-from ript_ray.policies.quest.presets import Interface
-from ript_ray.policies.quest.upstream_checkpoint import UpstreamFormat
+from ript_ray.policies.base import Policy, PolicyConfig
 from ript_ray.runs import checkpoint
 from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.hashed_dir import atomic_directory, load_arrays, require_finite, save_arrays, sha256_of, verify
-from ript_ray.types import Arrays, Stage
+from ript_ray.types import Arrays
 
 WEIGHTS = "policy.safetensors"
 CARD = "model.json"
 README = "README.md"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,12 @@ class Provenance:
     Attributes:
         file: Name of the file they were read from.
         sha256: Its SHA-256, hexadecimal.
-        layout: Which of the authors' layouts it has.
+        layout: Which of the upstream formats it has.
     """
 
     file: str
     sha256: str
-    layout: UpstreamFormat
+    layout: str
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,15 @@ class Card:
 
     Attributes:
         name: A word or two for the reader.
-        interface: Its settings, and the sizes that its benchmark fixes.
-        tasks: Tasks that it was trained on, as far as that is known.
+        policy: Its configuration.
+        environment: What it reads and how it acts: the environments that it was trained in.
+        tasks: Tasks that it was trained on; empty if unknown.
         provenance: Where its weights are from.
     """
 
     name: str
-    interface: Interface
+    policy: Annotated[PolicyConfig, POLICIES]
+    environment: EnvironmentSpec
     tasks: tuple[str, ...]
     provenance: Provenance
 
@@ -61,54 +68,89 @@ class Model:
     card: Card
     arrays: Arrays = field(repr=False)
 
-    def __call__(self) -> QuestPolicy:
+    def build(self) -> Policy:
         """Build the policy.
 
         Raises:
             CheckpointError: The weights do not fit the card.
         """
-        policy = self.card.interface.new_policy()
+        policy = self.card.policy.build(self.card.environment)
         policy.load_state_arrays(self.arrays)
         return policy
 
 
-def from_pretrained(path: str | Path) -> QuestPolicy:
-    """The policy of a model folder, a checkpoint, or a run folder (its newest checkpoint), ready to act.
+def from_pretrained(path: str | Path) -> Policy:
+    """Return the policy of a model folder, a checkpoint, or a run (its newest checkpoint), ready to act.
 
     Raises:
-        CheckpointError: There is none, or something of it is missing, damaged or foreign; the message names it.
+        CheckpointError: There is none, or part of it is missing, damaged or foreign; the message names it.
     """
     folder = Path(path)
-    return load_model(folder)() if is_model(folder) else checkpoint.load(checkpoint.find(folder))()
+    return load_model(folder).build() if is_model(folder) else checkpoint.load(checkpoint.find(folder)).build()
 
 
-def load_start(path: Path, *, first: Stage) -> tuple[QuestConfig, Arrays]:
-    """Settings and weights of the policy that a stage is to start from.
+def initial_policy(experiment: Experiment) -> SavedPolicy:
+    """Return the policy that an experiment starts from: random weights, or those that `start_from` names.
+
+    Raises:
+        RiptError: The first stage needs a policy and none is named, or it is missing, damaged, or does not fit.
+    """
+    first = experiment.stages[0]
+    if experiment.start_from is None:
+        require(
+            first == experiment.all_stages[0],
+            f"start-from must name what the stage {first} starts from: a model folder, a checkpoint, or a run's folder",
+        )
+        return SavedPolicy.initial(experiment)
+    policy = SavedPolicy(experiment, load_start(experiment.start_from, experiment))
+    policy.check()
+    logger.info("starting from %s", experiment.start_from)
+    return policy
+
+
+def load_start(path: Path, experiment: Experiment) -> Arrays:
+    """Return the weights that an experiment is to start from.
 
     Args:
         path: A model folder, a checkpoint, or the folder of a run that has finished.
-        first: The stage.
+        experiment: The experiment; its first stage needs a policy that the stage before has trained.
 
     Raises:
-        CheckpointError: There is none, something of it is missing, damaged or foreign, the run is still to be
-            finished, or it did not train the stage before.
+        CheckpointError: There is none, part of it is missing, damaged or foreign, the run has not finished, it did not
+            train the stage before, or its weights mean something else.
     """
     if is_model(path):
         model = load_model(path)
-        return model.card.interface.settings, model.arrays
+        _require_same_meaning(path, model.card.policy, experiment.policy)
+        return model.arrays
     found = checkpoint.find(path)
     if found != path and not RunDir(path).results.exists():
         raise CheckpointError(f"{path} has not finished; resume it, or name one of its checkpoints, such as {found}")
-    source = checkpoint.load(found)
-    last = source.experiment.stages[-1]
-    if last.place < first.place - 1:
-        before = list(Stage)[first.place - 1]
-        raise CheckpointError(f"{path} ends with the stage {last}, but {first} starts from the end of {before}")
-    return source.experiment.policy, source.arrays
+    saved = checkpoint.load(found)
+    _require_stage_before(path, saved.experiment, experiment)
+    _require_same_meaning(path, saved.experiment.policy, experiment.policy)
+    return saved.arrays
+
+
+def _require_stage_before(path: Path, trained: Experiment, experiment: Experiment) -> None:
+    order, first, last = experiment.all_stages, experiment.stages[0], trained.stages[-1]
+    position = order.index(first)
+    if last in order and order.index(last) < position - 1:
+        raise CheckpointError(
+            f"{path} ends with the stage {last}, but {first} starts from the end of {order[position - 1]}"
+        )
+
+
+def _require_same_meaning(path: Path, trained: PolicyConfig, wanted: PolicyConfig) -> None:
+    """Check what shapes do not show: weights that fit could mean something else."""
+    for name in ("kind", *wanted.semantic_fields):
+        expected, actual = getattr(wanted, name), getattr(trained, name, None)
+        if expected != actual:
+            raise CheckpointError(f"{path} was trained with policy.{name.replace('_', '-')} {actual}, not {expected}")
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder claims to hold a policy on its own."""
+    """Return whether a folder claims to be a model folder."""
     return (folder / CARD).is_file()
 
 
@@ -117,10 +159,10 @@ def save_model(folder: Path, model: Model) -> None:
 
     Raises:
         CheckpointError: The folder exists, a weight is not finite, or the weights do not fit the card.
-        StorageError: The disk does not take it; nothing is left of the attempt.
+        StorageError: A file cannot be written; nothing is left behind.
     """
     require_finite(model.arrays)
-    policy = model()
+    policy = model.build()
     with atomic_directory(folder) as unfinished:
         save_arrays(model.arrays, unfinished / WEIGHTS)
         (unfinished / CARD).write_text(to_json(model.card))
@@ -136,23 +178,33 @@ def load_model(folder: Path) -> Model:
     if not is_model(folder):
         raise CheckpointError(f"{folder} is not a model of ript-ray: it has no {CARD}")
     verify(folder, (WEIGHTS, CARD))
-    return Model(from_json(folder / CARD, Card, "a model"), load_arrays(folder / WEIGHTS))
+    card = from_json(folder / CARD, Card, "a model", {1: _split_interface})
+    return Model(card, load_arrays(folder / WEIGHTS))
 
 
-def _readme(model: Model, policy: QuestPolicy, weights_sha256: str) -> str:
-    card, settings = model.card, model.card.interface.settings
-    texts = [name.removeprefix(TEXT) for name in model.arrays if name.startswith(TEXT)]
-    known = {"features": texts, "index": list(settings.instructions)}.get(settings.task_input)
+def _split_interface(content: Content) -> Content:
+    """Schema 1 had one kind of policy, and kept its settings with the sizes of its benchmark."""
+    interface: dict[str, Any] = content.pop("interface", {})
+    settings: dict[str, Any] = interface.get("settings", {})
+    environment = {
+        "name": "unknown",
+        "action_dim": interface.get("action_dim"),
+        "state_dims": interface.get("state_dims"),
+        "image_shapes": {camera: [settings.get("image_size")] * 2 + [3] for camera in settings.get("cameras", ())},
+        "control_hz": 20.0,
+        "max_steps": 500,
+    }
+    return {**content, "policy": {"kind": "quest", **settings}, "environment": environment}
+
+
+def _readme(model: Model, policy: Policy, weights_sha256: str) -> str:
+    card = model.card
     rows = {
-        "architecture": "QueST: skill autoencoder and autoregressive prior over its tokens (Mete et al. 2024)",
-        "parameters": f"{sum(value.numel() for value in policy.parameters()):,}",
-        "entries": f"{len(policy.state_dict())}",
-        "cameras": ", ".join(settings.cameras) or "none",
-        "sensors": ", ".join(f"{name} ({card.interface.state_dims[name]})" for name in settings.sensors) or "none",
-        "actions": f"{card.interface.action_dim} entries, {settings.num_executed} of {settings.chunk_length} executed",
+        "entries": str(len(model.arrays)),
+        "trained by post-training": f"{sum(value.numel() for value in policy.trainable().values()):,} parameters",
+        **card.policy.card(card.environment, model.arrays),
         "tasks": ", ".join(card.tasks) or "not stated",
-        "instructions": "any" if known is None else "; ".join(known) or "none: it came without text features",
-        "weights from": f"`{card.provenance.file}`, the authors' layout `{card.provenance.layout}`",
+        "weights from": f"`{card.provenance.file}`, upstream format `{card.provenance.layout}`",
         "SHA-256 of that file": f"`{card.provenance.sha256}`",
         f"SHA-256 of `{WEIGHTS}`": f"`{weights_sha256}`",
     }
@@ -161,7 +213,7 @@ def _readme(model: Model, policy: QuestPolicy, weights_sha256: str) -> str:
         f"---\nlibrary_name: ript-ray\npipeline_tag: robotics\n---\n\n# {card.name}\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         "Every size and setting is in `model.json`; `manifest.json` holds the hashes that are checked on loading:\n\n"
-        "    from ript_ray.runs.model_dir import from_pretrained\n\n"
-        '    policy = from_pretrained("path/to/this/folder")\n\n'
+        "    from ript_ray import load_policy\n\n"
+        '    policy = load_policy("path/to/this/folder")\n\n'
         "Use and licence of the weights are as with the file they are from.\n"
     )

@@ -10,18 +10,22 @@ from pathlib import Path
 import ript_envs
 import ript_ray
 
-PACKAGES = ("ript-ray", "ray", "torch", "numpy", "metaworld", "mujoco", "gymnasium", "mlflow", "safetensors")
+PACKAGES = ("ript-ray", "ray", "torch", "numpy", "gymnasium", "mlflow", "safetensors")
+"""Recorded in every run, beside those of its benchmark."""
 
 
 @functools.cache
-def versions() -> dict[str, str]:
-    """Python, packages, the commit of the working tree ("+changes" where files differ from it), and a hash of the code.
+def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return versions of Python and packages, the commit ("+changes" if files differ) and a hash of the sources.
 
-    The hash is there where no commit is known: in an installed copy, in what a job ships, in a container.
+    The hash identifies the code where no commit is known: in an installed copy, in what a job ships, in a container.
+
+    Args:
+        packages: What the benchmark depends on; `PACKAGES` are always included.
     """
     found = {"python": platform.python_version(), "platform": platform.platform()}
     found |= {"commit": _commit(), "sources_sha256": _sources_sha256()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

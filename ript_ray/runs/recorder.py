@@ -22,7 +22,7 @@ from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.plot import plot_curve
-from ript_ray.types import GroupSummary, Progress, Stage
+from ript_ray.types import RIPT, GroupSummary, Progress
 
 
 class Recorder:
@@ -170,7 +170,7 @@ class Recorder:
         self._verdicts.update(stats.verdicts)
 
     def _log(self, metrics: dict[str, float]) -> MetricPoint:
-        return self._books.log(Stage.RIPT, self.num_updates, metrics, env_steps=self._env_steps)
+        return self._books.log(RIPT, self.num_updates, metrics, env_steps=self._env_steps)
 
     def _attempt(self, save: Callable[[], None]) -> None:
         """Save what a later attempt can save as well."""

@@ -1,4 +1,4 @@
-"""Rollouts once more: the same context, seeds and weights, in the same batch, so that each comes out as it did.
+"""Rollouts repeated exactly: the same context, seeds and weights, in the same batch.
 
 Actors act on all rollouts of a request as one batch, and the last bits of a floating-point sum differ with the size of
 a batch. So a rollout is never replayed alone, but with those it was batched with.
@@ -11,15 +11,15 @@ from pathlib import Path
 from ript_ray.data.contexts import training_contexts
 from ript_ray.errors import CheckpointError, ReplayError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluation_requests
-from ript_ray.evaluation.video import Episode, VideoSettings, draw, rerun_request, write_gif
-from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.evaluation.video import ReplayedRollout, VideoSettings, render_video, rerun_request, write_gif
+from ript_ray.policies.base import Policy
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.train import group_request
 from ript_ray.runs import checkpoint
 from ript_ray.runs.provenance import versions
 from ript_ray.runs.rollout_log import GroupRecord, load_weights, read_groups, weights_file
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.saved_policy import SavedPolicy, components_of
+from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.types import Context, RolloutRequest
 
 
@@ -28,32 +28,35 @@ class RecordedRun:
     """A run whose rollouts can be replayed.
 
     Attributes:
-        folder: Its folder.
-        source: Experiment, and the policy of version 0.
-        records: What it wrote of each group, by the group's index.
+        folder: Its directory.
+        initial: Experiment, and the policy of version 0.
+        stream: The order of its contexts.
+        records: What it logged of each group, by the group's index.
     """
 
     folder: RunDir
-    source: SavedPolicy
+    initial: SavedPolicy
+    stream: ContextStream
     records: dict[int, GroupRecord]
 
     @classmethod
     def open(cls, run: Path) -> "RecordedRun":
-        """Read a run's folder.
+        """Read a run's directory.
 
         Raises:
-            CheckpointError: It is none, holds no groups, or its first checkpoint is damaged.
+            CheckpointError: It is not one, has no groups, or its first checkpoint is damaged.
         """
         folder = RunDir(run)
-        if not folder.config.is_file():
-            raise CheckpointError(f"{run} is not the folder of a run: it has no {folder.config.name}")
+        folder.require_run()
         records = {record.group: record for record in read_groups(folder.groups)}
         if not records:
             raise CheckpointError(f"{run} has no group to replay: {folder.groups.name} is missing or empty")
-        return cls(folder, checkpoint.load(folder.checkpoint(0)), records)
+        initial = checkpoint.load(folder.checkpoint(0))
+        stream = ContextStream(training_contexts(initial.experiment), initial.experiment.seed)
+        return cls(folder, initial, stream, records)
 
     def record(self, group: int) -> GroupRecord:
-        """What was written of a group.
+        """Return what was logged of a group.
 
         Raises:
             ReplayError: Nothing was.
@@ -63,89 +66,89 @@ class RecordedRun:
             raise ReplayError(f"{self.folder.groups} has no group {group}; it holds {known}")
         return self.records[group]
 
-    def repeat(self, record: GroupRecord) -> list[Episode]:
-        """Run a group again as its actor did; gives what was done in each of its rollouts.
+    def repeat(self, record: GroupRecord) -> list[ReplayedRollout]:
+        """Run a group again as its actor did, and return what was done in each rollout.
 
         Raises:
-            ReplayError: It does not come out as recorded, or the weights that acted are not there any more.
+            ReplayError: It does not come out as recorded, or the weights that acted are missing.
         """
-        experiment = self.source.experiment
-        stream = ContextStream(training_contexts(experiment), experiment.seed)
-        request = group_request(stream, record.group, group_size=experiment.sampling.group_size, seed=experiment.seed)
+        experiment = self.initial.experiment
+        size, seed = experiment.sampling.group_size, experiment.seed
+        request = group_request(self.stream, record.group, group_size=size, seed=seed)
         policy = self.policy(record.version)
-        parts = replace(components_of(self.source), build_policy=lambda: policy)
-        summary, episodes = rerun_request(parts, request)
+        summary, rollouts = rerun_request(replace(self.initial.components(), build_policy=lambda: policy), request)
         successes = tuple({1.0: 1, 0.0: 0}.get(success) for success in summary.successes)
-        found = (request.contexts[0].task, stream.dataset_index(record.group), successes, summary.num_steps)
-        written = (record.task, record.context, record.successes, record.num_steps)
-        if found != written:
-            what = f"task, context, successes and steps are {found}, not {written}"
+        index = self.stream.dataset_index(record.group)
+        repeated = (request.contexts[0].task, index, successes, summary.num_steps)
+        recorded = (record.task, record.context, record.successes, record.num_steps)
+        if repeated != recorded:
+            what = f"task, context, successes and steps are {repeated}, not {recorded}"
             raise ReplayError(f"group {record.group} does not come out as recorded: {what}; {self._differences()}")
-        return episodes
+        return rollouts
 
-    def policy(self, version: int) -> QuestPolicy:
-        """The policy of a version: from the weights kept of it, else from its checkpoint.
+    def policy(self, version: int) -> Policy:
+        """Return the policy of a version: from the weights kept of it, else from its checkpoint.
 
         Raises:
             ReplayError: There is neither.
             CheckpointError: What is there is damaged.
         """
-        kept = weights_file(self.folder.weights, version)
         if version == 0:
-            return self.source()
+            return self.initial.build()
+        kept = weights_file(self.folder.weights, version)
         if kept.exists():
-            policy = self.source()
+            policy = self.initial.build()
             load_weights(kept, policy)
             return policy
         saved = self.folder.checkpoint(version)
         if saved.exists():
-            return checkpoint.load(saved)()
+            return checkpoint.load(saved).build()
         known = sorted({_number(path) for path in (*kept.parent.glob("update-*"), *saved.parent.glob("update-*"))})
         raise ReplayError(
             f"version {version} of the policy, which acted, is not in {self.folder.path} any more (keep-weights is "
-            f"{self.source.experiment.keep_weights}); the versions there are {', '.join(map(str, known))}"
+            f"{self.initial.experiment.keep_weights}); the versions there are {', '.join(map(str, known))}"
         )
 
     def _differences(self) -> str:
-        then, now = self.folder.versions, versions()
+        then, now = self.folder.versions, versions(self.initial.experiment.benchmark.packages)
         names = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
         changed = ", ".join(f"{name} {then.get(name)} (now {now.get(name)})" for name in names)
-        return f"since the run began there changed: {changed}" if changed else "every version is that of the run"
+        return f"changed since the run began: {changed}" if changed else "every version is that of the run"
 
 
 def write_evaluation_videos(
-    source: SavedPolicy,
+    policy: SavedPolicy,
     contexts: Sequence[Context],
     result: EvaluationResult,
     *,
     folder: Path,
     video_settings: VideoSettings,
 ) -> list[Path]:
-    """Film the first success and the first failure of each task, where there is one.
+    """Write a video of the first success and the first failure of each task, if there is one.
 
     Args:
-        source: What was measured.
+        policy: What was evaluated.
         contexts: On what.
         result: What came of it.
         folder: Where the videos go.
-        video_settings: How they look.
+        video_settings: Their size and quality.
 
     Raises:
         ReplayError: A rollout does not come out as it did.
-        StorageError: The disk does not take a video.
+        StorageError: A video cannot be written.
     """
-    experiment = source.experiment
+    experiment = policy.experiment
     batch_size = experiment.evaluation.batch_size
     outcomes = [success for found in result.outcomes.values() for success in found]
-    wanted = _first_of_each(contexts, outcomes)
+    chosen = _first_of_each(contexts, outcomes)
     paths = []
     for request in evaluation_requests(contexts, batch_size=batch_size, seed=experiment.seed):
-        rows = [row for row in range(len(request.contexts)) if request.index + row in wanted]
+        rows = [row for row in range(len(request.contexts)) if request.index + row in chosen]
         if rows:
-            episodes = _act_as_measured(source, request, outcomes)
+            rollouts = _repeat_evaluation(policy, request, outcomes)
             for row in rows:
-                paths.append(folder / f"{wanted[request.index + row]}.gif")
-                write_gif(paths[-1], draw(episodes[row], experiment.benchmark, video_settings))
+                paths.append(folder / f"{chosen[request.index + row]}.gif")
+                write_gif(paths[-1], render_video(rollouts[row], experiment.benchmark, video_settings))
     return paths
 
 
@@ -161,16 +164,16 @@ def _first_of_each(contexts: Sequence[Context], outcomes: Sequence[bool]) -> dic
     }
 
 
-def _act_as_measured(source: SavedPolicy, request: RolloutRequest, outcomes: Sequence[bool]) -> list[Episode]:
-    _, episodes = rerun_request(components_of(source), request)
-    found = [episode.success for episode in episodes]
-    measured = list(outcomes[request.index : request.index + len(found)])
-    if found != measured:
+def _repeat_evaluation(policy: SavedPolicy, request: RolloutRequest, outcomes: Sequence[bool]) -> list[ReplayedRollout]:
+    _, rollouts = rerun_request(policy.components(), request)
+    repeated = [rollout.success for rollout in rollouts]
+    evaluated = list(outcomes[request.index : request.index + len(repeated)])
+    if repeated != evaluated:
         raise ReplayError(
-            f"the rollouts from context {request.index} on do not come out as they were measured: {found}, not "
-            f"{measured}; the machines that measured them differ from this one"
+            f"the rollouts from context {request.index} on do not come out as in the evaluation: {repeated}, not "
+            f"{evaluated}; the machines that evaluated them differ from this one"
         )
-    return episodes
+    return rollouts
 
 
 def _number(path: Path) -> int:

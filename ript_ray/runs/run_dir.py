@@ -1,4 +1,4 @@
-"""The folder a run leaves behind: everything needed to read, compare and repeat it."""
+"""The directory a run leaves behind: everything needed to read, compare and repeat it."""
 
 import contextlib
 import fcntl
@@ -12,50 +12,75 @@ from pathlib import Path
 from typing import Self
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.config.serialization import experiment_to_json
+from ript_ray.config.serialization import read_experiment, to_json
 from ript_ray.errors import CheckpointError, RunInUseError
 from ript_ray.runs.provenance import versions
 from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
-from ript_ray.types import Stage
+from ript_ray.types import RIPT
 
-CHECKPOINT_PREFIXES = {Stage.AUTOENCODER: "autoencoder", Stage.PRIOR: "prior", Stage.RIPT: "update"}
-"""What the names of checkpoints begin with."""
+POST_TRAINING_PREFIX = "update"
+"""What the names of post-training checkpoints begin with; those of a supervised stage begin with its name."""
 
 
 class RunDir:
-    """The folder runs/<experiment>/<time>-seed<seed>/ of one run."""
+    """The directory runs/<experiment>/<time>-seed<seed>/ of one run.
+
+    Attributes:
+        path: The directory.
+        config: The resolved experiment.
+        metrics_log: One JSON object per update, evaluation or point of a supervised stage.
+        groups: One JSON object per group of rollouts.
+        before: Success before post-training, kept for a run that is resumed.
+        results: What the run found; its presence says that the run has finished.
+        status: How the run ended; missing while it runs and where it was killed.
+        curve: The training curve as an image.
+        weights: Folder of the trainable weights of each update.
+        videos: Folder of videos of its rollouts.
+    """
 
     def __init__(self, path: Path):
-        """Use the folder at `path`."""
+        """Use the directory at `path`; nothing is created."""
         self.path = path
-        self._opened = time.perf_counter()
+        self.config = path / "config.json"
+        self.metrics_log = path / "metrics.jsonl"
+        self.groups = path / "groups.jsonl"
+        self.before = path / "before.json"
+        self.results = path / "results.json"
+        self.status = path / "status.json"
+        self.curve = path / "curve.png"
+        self.weights = path / "weights"
+        self.videos = path / "videos"
 
     @classmethod
     def create(cls, root: Path, experiment: Experiment) -> Self:
-        """Create the folder, with the run's id, the resolved configuration and the versions of everything in it.
+        """Create the directory with the run's id, the resolved experiment and the versions of all software.
 
         Raises:
-            StorageError: The disk does not take it.
+            StorageError: Something cannot be written.
         """
         parent = root / experiment.name
         with os_errors_as_storage_error(parent):
             parent.mkdir(parents=True, exist_ok=True)
-            folder = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
-        atomic_write(folder.path / "run-id", uuid.uuid4().hex)
-        atomic_write(folder.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
-        atomic_write(folder.config, experiment_to_json(experiment))
-        return folder
+            run = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
+        atomic_write(run.path / "run-id", uuid.uuid4().hex)
+        atomic_write(run.path / "versions.json", json.dumps(versions(experiment.benchmark.packages), indent=2) + "\n")
+        atomic_write(run.config, to_json(experiment))
+        return run
+
+    @property
+    def experiment(self) -> Experiment:
+        """The resolved experiment; raises CheckpointError where it cannot be read."""
+        return read_experiment(self.config)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process from writing to the run; the system lets go when this process dies.
+        """Keep every other process from writing to the run; the operating system unlocks when this process dies.
 
         Raises:
-            CheckpointError: The folder is not that of a run; nothing is created in it.
-            RunInUseError: Another process holds it; the message names folder and process.
+            CheckpointError: The directory is not that of a run; nothing is created in it.
+            RunInUseError: Another process holds the lock; the message names directory and process.
         """
-        if not self.config.is_file():
-            raise CheckpointError(f"{self.path} is not the folder of a run: it has no {self.config.name}")
+        self.require_run()
         with os_errors_as_storage_error(self.path / ".lock"):
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -64,6 +89,15 @@ class RunDir:
         finally:
             os.close(descriptor)
 
+    def require_run(self) -> None:
+        """Check that this is the directory of a run.
+
+        Raises:
+            CheckpointError: It is not.
+        """
+        if not self.config.is_file():
+            raise CheckpointError(f"{self.path} is not the folder of a run: it has no {self.config.name}")
+
     @property
     def name(self) -> str:
         """Name of the run: time and seed."""
@@ -71,15 +105,15 @@ class RunDir:
 
     @property
     def run_id(self) -> str:
-        """What the run is known by in every tracking store: 32 hexadecimal digits."""
+        """The run's id in every tracking store: 32 hexadecimal digits."""
         path = self.path / "run-id"
-        if not path.exists():  # the folder is older than such ids
+        if not path.exists():  # the directory is older than such ids
             atomic_write(path, uuid.uuid4().hex)
         return path.read_text().strip()
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of everything when the run began.
+        """Versions of all software when the run began.
 
         Raises:
             CheckpointError: They are missing or cannot be read.
@@ -90,64 +124,14 @@ class RunDir:
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error!r}") from error
 
-    @property
-    def open_s(self) -> float:
-        """Seconds since this process opened the folder."""
-        return time.perf_counter() - self._opened
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.json"
-
-    @property
-    def metrics_log(self) -> Path:
-        """One JSON object per update."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def before(self) -> Path:
-        """Success before post-training, kept for a run that is resumed."""
-        return self.path / "before.json"
-
-    @property
-    def results(self) -> Path:
-        """What the run found."""
-        return self.path / "results.json"
-
-    @property
-    def status(self) -> Path:
-        """How the run ended; missing while it goes on and where it was killed."""
-        return self.path / "status.json"
-
-    @property
-    def curve(self) -> Path:
-        """The training curve as a picture."""
-        return self.path / "curve.png"
-
-    @property
-    def groups(self) -> Path:
-        """One JSON object per group of rollouts."""
-        return self.path / "groups.jsonl"
-
-    @property
-    def weights(self) -> Path:
-        """Folder of the trainable weights of each update."""
-        return self.path / "weights"
-
-    @property
-    def videos(self) -> Path:
-        """Folder of videos of its rollouts."""
-        return self.path / "videos"
-
-    def checkpoint(self, number: int, stage: Stage = Stage.RIPT) -> Path:
-        """Where the weights after so many updates belong; in a supervised stage, after so many optimiser steps."""
+    def checkpoint(self, number: int, stage: str = RIPT) -> Path:
+        """Return where the checkpoint of an update belongs; in a supervised stage, of an optimizer step."""
         return self.path / "checkpoints" / checkpoint_name(number, stage)
 
 
-def checkpoint_name(number: int, stage: Stage) -> str:
-    """Name of a checkpoint's folder: update-00012, prior-0000500."""
-    return f"{CHECKPOINT_PREFIXES[stage]}-{number:0{5 if stage is Stage.RIPT else 7}d}"
+def checkpoint_name(number: int, stage: str) -> str:
+    """Return the name of a checkpoint's folder: update-00012, prior-0000500."""
+    return f"{POST_TRAINING_PREFIX}-{number:05d}" if stage == RIPT else f"{stage}-{number:07d}"
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -16,7 +16,7 @@ from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog
 from ript_ray.tracking.mlflow_run import Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
-from ript_ray.types import Stage
+from ript_ray.types import RIPT
 
 
 class RunLogger:
@@ -53,7 +53,7 @@ class RunLogger:
         folder.status.unlink(missing_ok=True)  # it tells of the earlier process
         self._metrics_log = MetricsLog(folder.metrics_log)
         stage, number = (training.stage, training.number) if training else (experiment.stages[0], 0)
-        at_start = stage is Stage.RIPT and number == 0 and folder.before.exists()  # that measurement is not taken again
+        at_start = stage is RIPT and number == 0 and folder.before.exists()  # that measurement is not taken again
         self.restored_points = self._metrics_log.truncate_after(stage, number, keep_evaluation=at_start)
         self._earlier_s = max(
             [training.totals.get("wall_s", 0.0) if training else 0.0, *(p.wall_s for p in self.restored_points)]

@@ -2,15 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
-from ript_ray.config.sft import SupervisedStage
 from ript_ray.errors import CheckpointError, DivergenceError
 from ript_ray.optim import decay_groups, moments_of, put_moments
+from ript_ray.policies.supervised import LossFn, SupervisedStage
 from ript_ray.types import Arrays
 
 RNG_STATE = "torch_generator"
@@ -18,9 +18,6 @@ RNG_STATE = "torch_generator"
 
 FINAL_SHARE = 0.1
 """Of the learning rate, at the end of the schedule. Source: QueST, 1e-5 of 1e-4."""
-
-LossFn = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
-"""The loss of the windows at some rows, and the generator of the step's own randomness."""
 
 
 class SupervisedTrainer:
@@ -31,7 +28,7 @@ class SupervisedTrainer:
         parameters: Mapping[str, nn.Parameter],
         loss_fn: LossFn,
         *,
-        stage: SupervisedStage,
+        settings: SupervisedStage,
         num_windows: int,
         seed: int,
     ):
@@ -40,27 +37,27 @@ class SupervisedTrainer:
         Args:
             parameters: What trains, by name.
             loss_fn: What it minimises.
-            stage: Steps or epochs, and the optimiser's settings.
+            settings: Steps or epochs, and the optimiser's settings.
             num_windows: Windows there are.
             seed: Of the order, of dropout and of augmentation.
         """
         self.step = 0
         self._parameters = dict(parameters)
         self._loss_fn = loss_fn
-        self._stage = stage
+        self._settings = settings
         self._seed = seed
-        self._batch_size = min(stage.batch_size, num_windows)
+        self._batch_size = min(settings.batch_size, num_windows)
         self._num_windows = num_windows
         self._steps_per_epoch = math.ceil(num_windows / self._batch_size)
         self._optimizer = torch.optim.AdamW(
-            decay_groups(self._parameters.items(), stage.weight_decay), lr=stage.learning_rate
+            decay_groups(self._parameters.items(), settings.weight_decay), lr=settings.learning_rate
         )
         torch.manual_seed(seed)  # dropout
 
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the whole stage."""
-        return self._stage.num_steps or (self._stage.num_epochs or 0) * self._steps_per_epoch
+        return self._settings.num_steps or (self._settings.num_epochs or 0) * self._steps_per_epoch
 
     def steps(self) -> Iterator[float]:
         """Take the steps that are left, one per loss that is asked for.
@@ -74,7 +71,7 @@ class SupervisedTrainer:
             loss = self._loss_fn(rows, np.random.default_rng((self._seed, self.step)))
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._stage.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm)
             if not (loss.isfinite() and norm.isfinite()):
                 raise DivergenceError(
                     f"step {self.step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}: not finite; "
@@ -108,16 +105,16 @@ class SupervisedTrainer:
         """Rows of each step: drawn anew where steps are counted, in passes where epochs are."""
         order = np.random.default_rng(self._seed)
         while True:
-            if self._stage.num_steps:
+            if self._settings.num_steps:
                 yield torch.from_numpy(order.integers(self._num_windows, size=self._batch_size))
             else:
                 yield from torch.from_numpy(order.permutation(self._num_windows)).split(self._batch_size)
 
     def _learning_rate(self) -> float:
         """The cosine schedule; it moves with each step where steps are counted, with each epoch where epochs are."""
-        stage = self._stage
+        settings = self._settings
         done = self.step / self.num_steps
-        if stage.num_epochs:
-            done = (self.step // self._steps_per_epoch) / stage.num_epochs
+        if settings.num_epochs:
+            done = (self.step // self._steps_per_epoch) / settings.num_epochs
         share = FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * done))
-        return share * stage.learning_rate
+        return share * settings.learning_rate

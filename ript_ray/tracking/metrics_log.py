@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ript_ray.storage.jsonl import AppendOnlyLog
-from ript_ray.types import Stage
+from ript_ray.types import RIPT
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MetricPoint:
     wall_s: float
     timestamp_ms: int
     metrics: dict[str, float]
-    stage: str = Stage.RIPT
+    stage: str = RIPT
 
     @property
     def is_update(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ript_envs.metaworld_tasks import ML45_HELD_OUT
+from ript_envs.metaworld.tasks import ML45_HELD_OUT
 from ript_ray.runs.saved_policy import new_policy
 from tests.commands import RIPT_RAY, ROOT, run
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ript_envs.metaworld import RELATIVE_DIM, MetaWorld
-from ript_envs.metaworld_tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
+from ript_envs.metaworld.benchmark import STATE_DIMS, MetaWorld
+from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
 from ript_ray.data.contexts import draw_contexts
 from ript_ray.seeding import Purpose
 
@@ -73,7 +73,7 @@ def test_50_training_and_50_held_out_contexts_of_a_task_never_overlap(task: str)
 
 def test_initial_states_are_the_same_in_every_process() -> None:
     code = (
-        "from ript_envs.metaworld import MetaWorld\n"
+        "from ript_envs.metaworld.benchmark import MetaWorld\n"
         "for task in ('push-v3', 'drawer-open-v3'):\n"
         "    for index in range(3):\n"
         "        print(MetaWorld().draw_initial_state(task, (4, index)).tolist())\n"
@@ -112,14 +112,14 @@ def test_observations_have_the_stated_sizes_and_the_goal_can_be_hidden() -> None
         environment = benchmark.make("reach-v3")
         environment.reset(state)
         seen[visible] = environment.observe()
-        for name, dim in benchmark.state_dims.items():
+        for name, dim in benchmark.spec.state_dims.items():
             assert seen[visible][name].shape == (dim,)
             assert seen[visible][name].dtype == np.float32
         environment.close()
     assert seen[True]["state"][-3:].any()
     assert not seen[False]["state"][-3:].any()
     relative, full = seen[True]["relative"], seen[True]["state"]
-    assert relative.shape == (RELATIVE_DIM,)
+    assert relative.shape == (STATE_DIMS["relative"],)
     np.testing.assert_allclose(relative[4:7], full[4:7] - full[:3])
     np.testing.assert_allclose(relative[7:], full[36:] - full[:3])
 

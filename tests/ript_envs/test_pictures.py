@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ript_envs.contract import Environment, Observation
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.policies.base import Decisions
 from ript_ray.rl.rollout import EnvironmentPool, roll_out
 from ript_ray.types import Arrays, Context, RolloutRequest, Version
@@ -101,7 +101,7 @@ def test_a_picture_is_what_the_authors_viewer_draws_in_the_orientation_they_use(
     environment = benchmark.make("drawer-open-v3")
     environment.reset(benchmark.draw_initial_state("drawer-open-v3", (0,)))
     ours = environment.observe()["corner_rgb"]
-    assert ours.shape == benchmark.image_shapes["corner_rgb"] == (128, 128, 3)
+    assert ours.shape == benchmark.spec.image_shapes["corner_rgb"] == (128, 128, 3)
     assert ours.dtype == np.uint8
     monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL") or "egl")
     model, data = environment._sim.model, environment._sim.data
@@ -194,7 +194,7 @@ def test_wrong_settings_are_refused_by_name(settings: dict[str, object], message
 
 
 DRAW = """
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
 benchmark = MetaWorld(rendering="fast")
 environments = [benchmark.make(task) for task in ("push-v3", "reach-v3")]
 for task, environment in zip(("push-v3", "reach-v3"), environments):
@@ -215,7 +215,7 @@ SHARED_PROCESS = """
 import os
 os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL") or "egl"
 import mujoco
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
 benchmark = MetaWorld(rendering="fast")
 ours = benchmark.make("push-v3")
 ours.reset(benchmark.draw_initial_state("push-v3", (0,)))

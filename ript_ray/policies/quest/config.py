@@ -1,21 +1,70 @@
-"""QueST's sizes and sampling. The defaults are the published model's."""
+"""QueST's sizes, sampling and supervised stages. The defaults are the published model's."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ript_ray.checks import require, require_at_least, require_between
-from ript_ray.policies.quest.encoders import REDUCTION
-from ript_ray.policies.quest.skill_vae import ACTIONS_PER_TOKEN
+from ript_envs.contract import EnvironmentSpec
+from ript_ray.checks import require, require_at_least, require_between, require_positive
+from ript_ray.policies.base import PolicyConfig
+from ript_ray.policies.supervised import Augmentation, SFTConfig, SupervisedStage, SupervisedTask
+from ript_ray.types import Arrays
+
+if TYPE_CHECKING:
+    from ript_ray.policies.quest.policy import QuestPolicy
 
 TaskInput = Literal["hashed", "features", "index"]
 ScoredAgainst = Literal["all", "candidates"]
 
+ACTIONS_PER_TOKEN = 4
+"""Actions that one skill token stands for: the product of the autoencoder's strides."""
+
+PIXELS_PER_FEATURE = 8
+"""Pixels of an image per entry of the encoder's last feature map, along either side."""
+
+TEXT = "text/"
+"""Prefix of the arrays that hold the text features of an instruction; the instruction follows."""
+
 
 @dataclass(frozen=True)
-class QuestConfig:
+class QuestSFT(SFTConfig):
+    """QueST's supervised stages.
+
+    Attributes:
+        kind: Always quest.
+        autoencoder: Stage 1, actions <-> skill tokens, by L1 reconstruction.
+        prior: Stage 2, skill tokens given instruction and observation, by cross-entropy.
+        augmentation: Random changes of the pictures that stage 2 sees.
+        noisy_tokens: Whether stage 2 learns skill tokens that were computed anew in each step, with the autoencoder's
+            dropout on, rather than once without. Source: the authors' code does so; the paper says nothing.
+        min_state_scale: Smallest standard deviation used to standardise a state entry, in its own units
+            (metres for positions), above 0. Source: ours.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("autoencoder", "prior")
+
+    kind: Literal["quest"] = field(default="quest", kw_only=True)
+    autoencoder: SupervisedStage = field(default_factory=lambda: SupervisedStage(num_steps=20_000, batch_size=256))
+    prior: SupervisedStage = field(default_factory=lambda: SupervisedStage(num_steps=20_000, batch_size=128))
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    noisy_tokens: bool = False
+    min_state_scale: float = 0.05
+
+    def __post_init__(self) -> None:
+        require_positive("sft.min-state-scale", self.min_state_scale)
+
+    def tasks(self) -> tuple[SupervisedTask, ...]:
+        """Return the autoencoder's stage and the prior's."""
+        from ript_ray.policies.quest.stages import AutoencoderTask, PriorTask
+
+        return AutoencoderTask(self), PriorTask(self)
+
+
+@dataclass(frozen=True)
+class QuestConfig(PolicyConfig):
     """What the QueST policy reads, its sizes, how it samples. Source of every size: the published 20 M model.
 
     Attributes:
+        kind: Always quest.
         cameras: Cameras of the benchmark that the policy reads. With the sensors at least one. Source: ours, none;
             the published policies read one or two.
         sensors: Low-dimensional sensors of the benchmark that the policy reads.
@@ -49,6 +98,18 @@ class QuestConfig:
             docs/decisions/0007-scored-distribution.md.
     """
 
+    sft_type: ClassVar[type[SFTConfig]] = QuestSFT
+    semantic_fields: ClassVar[tuple[str, ...]] = (
+        "cameras",
+        "sensors",
+        "standardize",
+        "task_input",
+        "instructions",
+        "fsq_levels",
+        "chunk_length",
+    )
+
+    kind: Literal["quest"] = field(default="quest", kw_only=True)
     cameras: tuple[str, ...] = ()
     sensors: tuple[str, ...] = ("state",)
     standardize: bool = True
@@ -101,6 +162,25 @@ class QuestConfig:
         require_at_least("policy.top-k", self.top_k, 0)
         require(self.temperature > 0, f"policy.temperature must be above 0, not {self.temperature}")
 
+    def build(self, spec: EnvironmentSpec) -> "QuestPolicy":
+        """Build the policy with random weights; see `PolicyConfig.build`."""
+        from ript_ray.policies.quest.policy import QuestPolicy
+
+        state_dims = {name: spec.state_dims[name] for name in self.sensors}
+        return QuestPolicy(self, action_dim=spec.action_dim, state_dims=state_dims)
+
+    def card(self, spec: EnvironmentSpec, arrays: Arrays) -> dict[str, str]:
+        """Return rows for the model card."""
+        texts = [name.removeprefix(TEXT) for name in arrays if name.startswith(TEXT)]
+        known = {"features": texts, "index": list(self.instructions)}.get(self.task_input)
+        return {
+            "architecture": "QueST: skill autoencoder and autoregressive prior over its tokens (Mete et al. 2024)",
+            "cameras": ", ".join(self.cameras) or "none",
+            "sensors": ", ".join(f"{name} ({spec.state_dims[name]})" for name in self.sensors) or "none",
+            "actions": f"{spec.action_dim} entries, {self.num_executed} of {self.chunk_length} executed",
+            "instructions": "any" if known is None else "; ".join(known) or "none: it came without text features",
+        }
+
     def _check_inputs(self) -> None:
         names = self.cameras + self.sensors
         require(bool(names), "policy.sensors and policy.cameras must together name at least one")
@@ -109,8 +189,8 @@ class QuestConfig:
             not any("." in name for name in names), f"policy.sensors and policy.cameras must hold no dot, not {names}"
         )
         require(
-            self.image_size > 0 and self.image_size % REDUCTION == 0,
-            f"policy.image-size must be a multiple of {REDUCTION}, at least {REDUCTION}, not {self.image_size}",
+            self.image_size > 0 and self.image_size % PIXELS_PER_FEATURE == 0,
+            f"policy.image-size must be a positive multiple of {PIXELS_PER_FEATURE}, not {self.image_size}",
         )
         require_at_least("policy.num-tasks", self.num_tasks, 1)
         require(

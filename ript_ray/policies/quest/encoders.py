@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-REDUCTION = 8
-"""Pixels of a picture per entry of the last feature map, along either side."""
+from ript_ray.policies.quest.config import PIXELS_PER_FEATURE
 
 
 class StateEncoder(nn.Module):
@@ -38,7 +37,7 @@ class ImageEncoder(nn.Module):
         """Build the encoder.
 
         Args:
-            size: Side of the pictures it works on, in pixels; a multiple of `REDUCTION`.
+            size: Side of the pictures it works on, in pixels; a multiple of `PIXELS_PER_FEATURE`.
             channels: Channels of the first stage; the second has twice as many.
             width: Length of the answer.
         """
@@ -54,7 +53,7 @@ class ImageEncoder(nn.Module):
         self.block_2 = ResidualBlock(channels, channels, stride=1)
         self.block_3 = ResidualBlock(channels, 2 * channels, stride=2)
         self.block_4 = ResidualBlock(2 * channels, 2 * channels, stride=1)
-        self.projection_layer = KeypointProjection(2 * channels, size // REDUCTION, width)
+        self.projection_layer = KeypointProjection(2 * channels, size // PIXELS_PER_FEATURE, width)
 
     def forward(self, pictures_BHWC: torch.Tensor) -> torch.Tensor:
         """Encode pictures.

@@ -14,11 +14,11 @@ from torch import nn
 
 from ript_ray.policies.base import Decisions
 from ript_ray.policies.embedding import Embedding
-from ript_ray.policies.quest.config import QuestConfig
+from ript_ray.policies.quest.config import TEXT, QuestConfig
 from ript_ray.policies.quest.encoders import ImageEncoder, StateEncoder
 from ript_ray.policies.quest.skill_prior import SkillPrior, score
 from ript_ray.policies.quest.skill_vae import SkillVAE
-from ript_ray.policies.state_dict import load_module_arrays, module_arrays
+from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.policies.text import TextFeatures, hashed_text, index_of
 from ript_ray.types import Arrays
 
@@ -27,11 +27,8 @@ PRIOR = "policy_prior"
 CANDIDATES = "candidates"
 """What a record calls the tokens that each token was drawn among; it holds them where they count."""
 
-TEXT = "text/"
-"""What the array of an instruction's text features is called: this, then the instruction."""
 
-
-class QuestPolicy(nn.Module):
+class QuestPolicy(ModulePolicy):
     """The whole policy; always in evaluation mode except inside the supervised stages."""
 
     def __init__(self, settings: QuestConfig, *, action_dim: int, state_dims: Mapping[str, int]):
@@ -167,7 +164,7 @@ class QuestPolicy(nn.Module):
     def state_arrays(self) -> Arrays:
         """Every parameter and buffer, and the text features, copied."""
         texts = {TEXT + text: vector.copy() for text, vector in self.text_features.vectors.items()}
-        return {**module_arrays(self), **texts}
+        return {**super().state_arrays(), **texts}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Take over every parameter and buffer, and the text features; see `Policy.load_state_arrays`."""
@@ -175,5 +172,5 @@ class QuestPolicy(nn.Module):
         if self.settings.task_input == "features":
             known.add({name.removeprefix(TEXT): array for name, array in arrays.items() if name.startswith(TEXT)})
             arrays = {name: array for name, array in arrays.items() if not name.startswith(TEXT)}
-        load_module_arrays(self, arrays)
+        super().load_state_arrays(arrays)
         self.text_features = known

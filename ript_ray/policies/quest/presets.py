@@ -1,35 +1,35 @@
-"""The two policies that QueST's authors published, as settings: 338 and 267 entries of a checkpoint."""
+"""The two policies that QueST's authors published: 338 and 267 entries of a checkpoint."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from ript_envs.contract import EnvironmentSpec
 from ript_ray.policies.quest.config import QuestConfig
-from ript_ray.policies.quest.policy import QuestPolicy
 
 Variant = Literal["libero", "metaworld"]
 
+SPECS: dict[Variant, EnvironmentSpec] = {
+    "libero": EnvironmentSpec(
+        name="LIBERO",
+        action_dim=7,
+        state_dims={"joint_states": 7, "ee_pos": 3, "gripper_states": 2},
+        image_shapes={"agentview_rgb": (128, 128, 3), "eye_in_hand_rgb": (128, 128, 3)},
+        control_hz=20.0,
+        max_steps=600,
+    ),
+    "metaworld": EnvironmentSpec(
+        name="MetaWorld",
+        action_dim=4,
+        state_dims={"robot_states": 8},
+        image_shapes={"corner_rgb": (128, 128, 3)},
+        control_hz=80.0,
+        max_steps=500,
+    ),
+}
+"""The environments that the published policies were trained in: what they read of them."""
 
-@dataclass(frozen=True)
-class Interface:
-    """A policy's settings, and the sizes that its benchmark fixes.
 
-    Attributes:
-        settings: What the policy reads, its sizes, how it samples.
-        action_dim: Entries of an action, A.
-        state_dims: Length of each low-dimensional sensor, by name.
-    """
-
-    settings: QuestConfig
-    action_dim: int
-    state_dims: dict[str, int]
-
-    def new_policy(self) -> QuestPolicy:
-        """The policy with random weights."""
-        return QuestPolicy(self.settings, action_dim=self.action_dim, state_dims=self.state_dims)
-
-
-def published(variant: Variant, instructions: tuple[str, ...] = ()) -> Interface:
-    """A published policy.
+def published(variant: Variant, instructions: tuple[str, ...] = ()) -> QuestConfig:
+    """Return the configuration of a published policy.
 
     Args:
         variant: For LIBERO (two cameras, joints, hand and gripper, CLIP's text features) or for MetaWorld (one
@@ -41,19 +41,17 @@ def published(variant: Variant, instructions: tuple[str, ...] = ()) -> Interface
         ConfigError: Too many or too few instructions, or the same one twice.
     """
     if variant == "libero":
-        settings = QuestConfig(
+        return QuestConfig(
             cameras=("agentview_rgb", "eye_in_hand_rgb"),
             sensors=("joint_states", "ee_pos", "gripper_states"),
             standardize=False,
             task_input="features",
             instructions=instructions,
         )
-        return Interface(settings, action_dim=7, state_dims={"joint_states": 7, "ee_pos": 3, "gripper_states": 2})
-    settings = QuestConfig(
+    return QuestConfig(
         cameras=("corner_rgb",),
         sensors=("robot_states",),
         standardize=False,
         task_input="index",
         instructions=instructions,
     )
-    return Interface(settings, action_dim=4, state_dims={"robot_states": 8})

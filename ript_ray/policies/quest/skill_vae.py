@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ript_ray.policies.quest.config import ACTIONS_PER_TOKEN
 from ript_ray.policies.quest.fsq import FiniteScalarQuantizer
 from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, SinusoidalPositions
 
 KERNELS = (5, 3, 3)
 STRIDES = (2, 2, 1)
-ACTIONS_PER_TOKEN = math.prod(STRIDES)
+assert math.prod(STRIDES) == ACTIONS_PER_TOKEN
 
 
 class CausalConv(nn.Module):

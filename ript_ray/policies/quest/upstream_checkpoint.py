@@ -39,6 +39,14 @@ MAX_PROGRAM_BYTES = 16_000_000
 """The pickle without its tensors; that of a published policy has some 40 kB."""
 
 
+def upstream_format(name: str) -> UpstreamFormat:
+    """Return the format of that name; raises CheckpointError where there is none."""
+    for known in PREFIX:
+        if name == known:
+            return known
+    raise CheckpointError(f"there is no upstream format {name!r}, only {', '.join(PREFIX)}")
+
+
 @dataclass(frozen=True)
 class UpstreamCheckpoint:
     """What such a file holds.

@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
-from ript_ray.config.sft import Demonstrations, SupervisedStage
 from ript_ray.errors import ConfigError
 from ript_ray.policies.quest.config import QuestConfig
+from ript_ray.policies.supervised import SupervisedStage
 from ript_ray.runtime.cluster import Cluster
 
 EXPERIMENT = Experiment("name", ("reach-v3",))

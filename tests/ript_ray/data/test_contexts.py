@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.data.contexts import draw_contexts, read_contexts, with_noise, write_contexts
 from ript_ray.errors import ConfigError
 from ript_ray.rl.context_stream import ContextStream

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
+from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import Sampling
-from ript_ray.config.sft import Demonstrations
 from ript_ray.data import dataset as data_module
 from ript_ray.data.contexts import held_out_contexts, training_contexts, write_contexts
 from ript_ray.data.dataset import SupervisedDataset, choose, load_dataset

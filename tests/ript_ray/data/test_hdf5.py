@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ript_envs.metaworld import MetaWorld
-from ript_envs.metaworld_tasks import ML45_HELD_OUT, ML45_TRAIN
-from ript_ray.config.sft import Demonstrations
+from ript_envs.metaworld.benchmark import MetaWorld
+from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN
+from ript_ray.config.data import Demonstrations
 from ript_ray.data.contexts import collect_contexts
 from ript_ray.data.demonstrations import record_demonstrations
 from ript_ray.data.hdf5 import find_file, read_demonstrations, read_initial_states, read_recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.data.recording import Plan, files_of, record_files
 from ript_ray.errors import ConfigError, WorkerError
 from ript_ray.runtime.cluster import Cluster

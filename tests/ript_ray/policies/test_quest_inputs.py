@@ -7,15 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from ript_ray.sft.quest import begin_stage
 
-from ript_ray.config.sft import SFT, Augmentation, SupervisedStage
-from ript_ray.data.windows import Windows
 from ript_ray.errors import CheckpointError, ConfigError
-from ript_ray.policies.quest.config import QuestConfig
+from ript_ray.policies.quest.config import QuestConfig, QuestSFT
 from ript_ray.policies.quest.encoders import ImageEncoder, SpatialSoftmax
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.sft.quest import begin_stage
-from ript_ray.types import Stage
+from ript_ray.policies.supervised import Augmentation, SupervisedStage, Windows
 from tests.conftest import TINY_QUEST
 
 SEEING = replace(TINY_QUEST, cameras=("front",), sensors=(), image_size=16, image_channels=4, image_width=8)
@@ -75,8 +73,8 @@ def test_a_policy_that_sees_pictures_learns_from_them_and_acts_in_evaluation_mod
     stage = SupervisedStage(num_steps=50, batch_size=8, learning_rate=3e-3)
     policy.fit_standardizer(windows.observations, min_scale=0.05)
     policy.train()
-    sft = SFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0))
-    losses = list(begin_stage(Stage.PRIOR, policy, windows, sft=sft, seed=1).steps())
+    sft = QuestSFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0))
+    losses = list(begin_stage("prior", policy, windows, sft=sft, seed=1).steps())
     policy.eval()
     assert np.mean(losses[-5:]) < 0.2 * losses[0]
     before = policy.state_arrays()

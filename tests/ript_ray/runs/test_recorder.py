@@ -118,7 +118,7 @@ def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(
     assert "trying again after the next update" in told[0]
     newest, problems = checkpoint.latest_valid(folder.path)
     assert (newest.name, problems) == ("update-00004", [])
-    assert checkpoint.load_training(newest).totals["env_steps"] == 400
+    assert checkpoint.load_state(newest).totals["env_steps"] == 400
     failed = [point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.is_update]
     assert failed == [0, 0, 1, 1]
 
@@ -210,7 +210,7 @@ def test_a_run_resumed_from_its_beginning_keeps_its_clock_and_its_first_measurem
     before = MetricPoint(**{**vars(before), "wall_s": 1234.5})
     folder.metrics_log.write_text(json.dumps(vars(before)) + "\n")
 
-    training = checkpoint.load_training(folder.checkpoint(0))
+    training = checkpoint.load_state(folder.checkpoint(0))
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
         assert not folder.status.exists(), "the run goes on"
         recorder.on_update(record(1))
@@ -223,7 +223,7 @@ def test_a_run_killed_before_its_first_measurement_knows_how_long_it_took_so_far
     folder._opened -= 500  # as after supervised training
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, lambda _: None, KeyboardInterrupt)
-    training = checkpoint.load_training(folder.checkpoint(0))
+    training = checkpoint.load_state(folder.checkpoint(0))
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
     (point,) = read_metrics(folder.metrics_log)
@@ -239,7 +239,7 @@ def test_an_evaluation_that_is_done_again_stands_once_in_the_journal(folder: Run
 
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, work, KeyboardInterrupt)
-    training = checkpoint.load_training(checkpoint.latest_valid(folder.path)[0])
+    training = checkpoint.load_state(checkpoint.latest_valid(folder.path)[0])
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
     assert [(point.update, point.is_update) for point in read_metrics(folder.metrics_log)] == [

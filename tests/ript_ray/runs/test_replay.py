@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from ript_envs.metaworld import MetaWorld
+from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.cli.main import Compare, Evaluate, Replay
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
 from ript_ray.data.contexts import training_contexts
 from ript_ray.errors import CheckpointError, ConfigError, ReplayError, StorageError
 from ript_ray.evaluation.evaluate import EvaluationResult
-from ript_ray.evaluation.video import VideoSettings, draw, rerun_request
+from ript_ray.evaluation.video import VideoSettings, render_video, rerun_request
 from ript_ray.pipeline import resume_experiment
 from ript_ray.policies.quest.presets import Interface
 from ript_ray.rl.context_stream import ContextStream
@@ -31,7 +31,7 @@ from ript_ray.runs.model_dir import Card, Model, Provenance, save_model
 from ript_ray.runs.replay import RecordedRun
 from ript_ray.runs.rollout_log import read_groups
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.saved_policy import SavedPolicy, components_of, new_policy
+from ript_ray.runs.saved_policy import SavedPolicy, new_policy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View, ViewMode
 from ript_ray.types import Progress
@@ -230,13 +230,13 @@ def test_filming_changes_nothing_for_a_policy_that_sees() -> None:
     experiment = replace(EXPERIMENT, benchmark=benchmark, policy=policy, max_steps=24)
     source = able_source(experiment)
     request = group_request(ContextStream(training_contexts(experiment), 0), 0, group_size=2, seed=0)
-    parts = components_of(source)
+    parts = source.components()
     worker = RolloutWorker(source, parts.make_environment, parts.max_steps)
     summary, _ = worker.roll(request)
     again, episodes = rerun_request(parts, request)
     assert again == summary
     for size, rendering in ((32, "fast"), (48, "full")):
-        video = draw(episodes[0], benchmark, VideoSettings(size, rendering))
+        video = render_video(episodes[0], benchmark, VideoSettings(size, rendering))
         assert video.frames[0].shape == (size, size, 3)
     after, repeated = rerun_request(parts, request)
     assert after == summary

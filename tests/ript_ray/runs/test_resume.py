@@ -74,7 +74,7 @@ def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(
     newest, problems = checkpoint.latest_valid(run)
     assert newest.name == "update-00003"
     assert problems == [f"{run}/checkpoints/update-00004 holds weights alone"]
-    training = checkpoint.load_training(newest)
+    training = checkpoint.load_state(newest)
     assert training.progress == Progress(3, 30)
     assert training.totals == {"env_steps": 7.0}
     np.testing.assert_array_equal(training.learner["exp_avg/x"], np.full(3, 3, np.float32))
@@ -100,7 +100,7 @@ def test_a_standing_that_makes_no_sense_is_named(run: Path, old: str, new: str) 
     (folder / "training.json").write_text(text.replace(old, new))
     rehash(folder)
     with pytest.raises(CheckpointError, match=r"training\.json does not describe where training stood"):
-        checkpoint.load_training(folder)
+        checkpoint.load_state(folder)
 
 
 def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: Path) -> None:

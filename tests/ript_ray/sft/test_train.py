@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ript_ray.sft.quest import begin_stage
 
+from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
-from ript_ray.config.sft import SFT, Augmentation, Demonstrations, SupervisedStage
-from ript_ray.data.windows import Windows
 from ript_ray.errors import CheckpointError, ConfigError, DivergenceError
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
+from ript_ray.policies.quest.config import QuestSFT
+from ript_ray.policies.supervised import Augmentation, SupervisedStage, Windows
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import from_pretrained
 from ript_ray.runs.saved_policy import new_policy
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.sft.quest import begin_stage
 from ript_ray.sft.trainer import SupervisedTrainer
 from ript_ray.tracking.console import View, ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
-from ript_ray.types import Stage
+from ript_ray.types import RIPT
 from tests.conftest import TINY_QUEST
 
 HERE = Cluster(in_process=True)
@@ -46,12 +47,12 @@ def windows_of(policy_settings, num_windows: int = 20) -> Windows:
 def begin(stage: Stage, settings: SupervisedStage, *, noisy: bool) -> tuple[torch.nn.Module, SupervisedTrainer]:
     policy = new_policy(Experiment("small", ("reach-v3",), policy=SEEING))
     policy.train()
-    sft = SFT(autoencoder=settings, prior=settings, noisy_tokens=noisy)
+    sft = QuestSFT(autoencoder=settings, prior=settings, noisy_tokens=noisy)
     return policy, begin_stage(stage, policy, windows_of(SEEING), sft=sft, seed=3)
 
 
 @pytest.mark.parametrize("settings", [BY_STEPS, BY_EPOCHS], ids=["steps", "epochs"])
-@pytest.mark.parametrize(("stage", "noisy"), [(Stage.AUTOENCODER, False), (Stage.PRIOR, False), (Stage.PRIOR, True)])
+@pytest.mark.parametrize(("stage", "noisy"), [("autoencoder", False), ("prior", False), ("prior", True)])
 def test_a_stage_that_stops_after_any_step_goes_on_to_the_same_bits(
     stage: Stage, noisy: bool, settings: SupervisedStage
 ) -> None:
@@ -74,7 +75,7 @@ def test_a_stage_that_stops_after_any_step_goes_on_to_the_same_bits(
 
 def test_the_schedule_falls_to_a_tenth_by_steps_or_by_epochs() -> None:
     def rates(settings: SupervisedStage) -> list[float]:
-        _, fitting = begin(Stage.AUTOENCODER, settings, noisy=False)
+        _, fitting = begin("autoencoder", settings, noisy=False)
         return [fitting._optimizer.param_groups[0]["lr"] for _ in fitting.steps()]
 
     steps, epochs = rates(BY_STEPS), rates(BY_EPOCHS)
@@ -86,7 +87,7 @@ def test_the_schedule_falls_to_a_tenth_by_steps_or_by_epochs() -> None:
 
 
 def test_an_epoch_visits_every_window_once() -> None:
-    _, fitting = begin(Stage.AUTOENCODER, BY_EPOCHS, noisy=False)
+    _, fitting = begin("autoencoder", BY_EPOCHS, noisy=False)
     rows = [part.tolist() for _, part in zip(range(8), fitting._batches(), strict=False)]
     for start in (0, 4):
         assert sorted(row for part in rows[start : start + 4] for row in part) == list(range(20))
@@ -94,15 +95,15 @@ def test_an_epoch_visits_every_window_once() -> None:
 
 
 def test_a_stage_that_diverges_says_so_by_step() -> None:
-    _, fitting = begin(Stage.AUTOENCODER, replace(BY_STEPS, learning_rate=1e30), noisy=False)
+    _, fitting = begin("autoencoder", replace(BY_STEPS, learning_rate=1e30), noisy=False)
     with pytest.raises(DivergenceError, match=r"step \d+: loss .* not finite; lower the stage's learning-rate"):
         list(fitting.steps())
 
 
 def test_a_state_of_another_stage_is_refused() -> None:
-    _, one = begin(Stage.AUTOENCODER, BY_STEPS, noisy=False)
+    _, one = begin("autoencoder", BY_STEPS, noisy=False)
     next(one.steps())
-    _, other = begin(Stage.PRIOR, BY_STEPS, noisy=False)
+    _, other = begin("prior", BY_STEPS, noisy=False)
     with pytest.raises(CheckpointError, match="does not fit the policy"):
         other.restore(1, one.state())
     with pytest.raises(CheckpointError, match="not the state of a stage of 12 steps after step 13"):
@@ -114,7 +115,7 @@ EXPERIMENT = Experiment(
     ("reach-v3", "faucet-open-v3"),
     policy=replace(TINY_QUEST, sensors=("relative",), dropout=0.1, chunk_length=8, num_executed=8),
     demos=Demonstrations(num_per_task=1, num_held_out=1, action_noise=0.3),
-    sft=SFT(
+    sft=QuestSFT(
         autoencoder=SupervisedStage(num_steps=40, batch_size=16, learning_rate=3e-3, checkpoint_every=10),
         prior=SupervisedStage(num_epochs=2, batch_size=16, learning_rate=3e-3, checkpoint_every=7),
         augmentation=Augmentation(),
@@ -176,7 +177,7 @@ def test_three_runs_of_one_stage_each_end_like_one_run_of_three(home: Path, toge
     for stage in Stage:
         apart = run(replace(EXPERIMENT, name=stage, stages=(stage,), start_from=start), home)
         start = apart.folder
-        assert (apart.before is None, apart.after is None) == (stage is not Stage.RIPT, stage is Stage.AUTOENCODER)
+        assert (apart.before is None, apart.after is None) == (stage is not RIPT, stage == "autoencoder")
     assert last_weights(start) == last_weights(together.folder)
     assert apart.before == together.before
     assert apart.after == together.after
@@ -189,7 +190,7 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
     names = [path.name for path in checkpoint.saved_in(folder)]
     assert names == ["autoencoder-0000040", "prior-0000014", "update-00000", "update-00001"]
     points = read_metrics(folder / "metrics.jsonl")
-    for stage in (Stage.AUTOENCODER, Stage.PRIOR):
+    for stage in ("autoencoder", "prior"):
         losses = {point.update: point.metrics for point in points if f"{stage}/loss" in point.metrics}
         assert list(losses) == list(range(1, max(losses) + 1)), "a short stage logs every step"
         errors = json.loads((folder / f"{stage}.json").read_text())
@@ -208,7 +209,7 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
 @pytest.mark.sim
 @pytest.mark.parametrize(
     ("stage", "step"),
-    [(Stage.AUTOENCODER, 0), (Stage.AUTOENCODER, 1), (Stage.AUTOENCODER, 25), (Stage.PRIOR, 1), (Stage.PRIOR, 8)],
+    [("autoencoder", 0), ("autoencoder", 1), ("autoencoder", 25), ("prior", 1), ("prior", 8)],
 )
 def test_a_run_interrupted_in_a_stage_is_resumed_to_the_same_weights(
     stage: Stage, step: int, home: Path, together: Results
@@ -233,9 +234,9 @@ Change = Callable[[Path], Experiment]
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda _: replace(EXPERIMENT, stages=(Stage.RIPT,)), ConfigError, "start-from must name what the stage ript"),
+        (lambda _: replace(EXPERIMENT, stages=(RIPT,)), ConfigError, "start-from must name what the stage ript"),
         (
-            lambda home: replace(EXPERIMENT, stages=(Stage.PRIOR,), start_from=home / "nothing"),
+            lambda home: replace(EXPERIMENT, stages=("prior",), start_from=home / "nothing"),
             CheckpointError,
             "there is nothing at .*nothing",
         ),
@@ -245,7 +246,7 @@ Change = Callable[[Path], Experiment]
             "start-from: a run that begins with the autoencoder starts from nothing",
         ),
         (
-            lambda _: replace(EXPERIMENT, stages=(Stage.AUTOENCODER, Stage.RIPT)),
+            lambda _: replace(EXPERIMENT, stages=("autoencoder", RIPT)),
             ConfigError,
             r"stages must be one or more of autoencoder, prior, ript.*not autoencoder, ript",
         ),
@@ -272,7 +273,7 @@ class InTheWay(View):
         self.told.append(text)
 
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
-        if name == Stage.AUTOENCODER and step in (10, 11):
+        if name == "autoencoder" and step in (10, 11):
             (folder,) = self._runs.iterdir()
             (folder / "checkpoints" / f".autoencoder-00000{step}.unfinished").write_text("")
 
@@ -282,7 +283,7 @@ def test_a_checkpoint_of_a_stage_that_the_disk_does_not_take_is_written_with_the
     home: Path, together: Results
 ) -> None:
     view = InTheWay(home / "runs" / "in-the-way")
-    folder = run(replace(EXPERIMENT, name="in-the-way", stages=(Stage.AUTOENCODER,)), home, view).folder
+    folder = run(replace(EXPERIMENT, name="in-the-way", stages=("autoencoder",)), home, view).folder
     assert len([text for text in view.told if "cannot be written" in text and "trying again" in text]) == 2
     assert checkpoint.find(folder).name == "autoencoder-0000040"
     expected = together.folder / "checkpoints" / "autoencoder-0000040" / "policy.safetensors"
@@ -293,10 +294,10 @@ def test_a_checkpoint_of_a_stage_that_the_disk_does_not_take_is_written_with_the
 def test_demonstrations_that_changed_meanwhile_are_refused(home: Path) -> None:
     experiment = replace(EXPERIMENT, name="changed")
     with pytest.raises(KeyboardInterrupt):
-        run(experiment, home, Interrupting(Stage.AUTOENCODER, 25))
+        run(experiment, home, Interrupting("autoencoder", 25))
     (folder,) = (home / "runs" / "changed").iterdir()
     newest, _ = checkpoint.latest_valid(folder)
-    saved, training = checkpoint.load(newest), checkpoint.load_training(newest)
+    saved, training = checkpoint.load(newest), checkpoint.load_state(newest)
     others = replace(experiment, demos=replace(experiment.demos, action_noise=0.1))
     shutil.rmtree(newest)
     checkpoint.save(newest, replace(saved, experiment=others), training)
@@ -316,18 +317,18 @@ def test_weights_that_would_mean_something_else_are_refused(
     policy: dict[str, object], message: str, tmp_path: Path, together: Results
 ) -> None:
     settings = replace(EXPERIMENT.policy, **policy)
-    other = replace(EXPERIMENT, stages=(Stage.RIPT,), start_from=together.folder, policy=settings)
+    other = replace(EXPERIMENT, stages=(RIPT,), start_from=together.folder, policy=settings)
     with pytest.raises(CheckpointError, match=message):
         run(other, tmp_path)
 
 
 @pytest.mark.sim
 def test_a_run_that_has_not_finished_or_did_not_train_the_stage_before_is_no_start(home: Path) -> None:
-    early = replace(EXPERIMENT, name="early", stages=(Stage.AUTOENCODER,))
+    early = replace(EXPERIMENT, name="early", stages=("autoencoder",))
     with pytest.raises(KeyboardInterrupt):
-        run(early, home, Interrupting(Stage.AUTOENCODER, 25))
+        run(early, home, Interrupting("autoencoder", 25))
     (folder,) = (home / "runs" / "early").iterdir()
-    later = replace(EXPERIMENT, stages=(Stage.RIPT,), start_from=folder)
+    later = replace(EXPERIMENT, stages=(RIPT,), start_from=folder)
     with pytest.raises(CheckpointError, match="has not finished; resume it, or name one of its checkpoints"):
         run(later, home)
     with pytest.raises(CheckpointError, match="ends with the stage autoencoder, but ript starts from the end of prior"):
@@ -338,7 +339,7 @@ def test_a_run_that_has_not_finished_or_did_not_train_the_stage_before_is_no_sta
 def test_a_policy_of_another_size_is_refused_before_anything_is_written(tmp_path: Path, together: Results) -> None:
     other = replace(
         EXPERIMENT,
-        stages=(Stage.RIPT,),
+        stages=(RIPT,),
         start_from=together.folder,
         policy=replace(EXPERIMENT.policy, prior_width=32),
     )

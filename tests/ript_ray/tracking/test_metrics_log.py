@@ -7,7 +7,7 @@ import pytest
 from ript_ray.errors import StorageError
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, read_metrics
-from ript_ray.types import Stage
+from ript_ray.types import RIPT
 from tests.disk import full_disk
 
 
@@ -81,10 +81,8 @@ def test_rewinding_forgets_what_will_be_done_again_and_a_torn_line(path: Path) -
     points = [evaluation(0), *(training(update) for update in (1, 2, 3)), evaluation(3)]
     path.write_bytes(b"".join(json.dumps(vars(point)).encode() + b"\n" for point in points) + b'{"update": 4, "env')
     metrics_log = MetricsLog(path)
-    assert metrics_log.truncate_after(Stage.RIPT, 3, keep_evaluation=False) == points[:4], (
-        "the evaluation is done again"
-    )
-    assert metrics_log.truncate_after(Stage.RIPT, 2, keep_evaluation=False) == points[:3]
+    assert metrics_log.truncate_after(RIPT, 3, keep_evaluation=False) == points[:4], "the evaluation is done again"
+    assert metrics_log.truncate_after(RIPT, 2, keep_evaluation=False) == points[:3]
     metrics_log.append(training(3))
     assert read_metrics(path) == points[:4]
 
@@ -93,13 +91,13 @@ def test_the_first_evaluation_stays_where_it_is_not_done_again(path: Path) -> No
     metrics_log = MetricsLog(path)
     for point in (evaluation(0), training(1)):
         metrics_log.append(point)
-    assert metrics_log.truncate_after(Stage.RIPT, 0, keep_evaluation=True) == [evaluation(0)]
-    assert metrics_log.truncate_after(Stage.RIPT, 0, keep_evaluation=False) == []
+    assert metrics_log.truncate_after(RIPT, 0, keep_evaluation=True) == [evaluation(0)]
+    assert metrics_log.truncate_after(RIPT, 0, keep_evaluation=False) == []
     assert path.read_bytes() == b""
 
 
 def test_rewinding_where_there_is_no_journal_makes_none(path: Path) -> None:
-    assert MetricsLog(path).truncate_after(Stage.RIPT, 2, keep_evaluation=False) == []
+    assert MetricsLog(path).truncate_after(RIPT, 2, keep_evaluation=False) == []
     assert not path.exists()
 
 

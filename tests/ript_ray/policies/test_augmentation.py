@@ -3,7 +3,6 @@ import colorsys
 import numpy as np
 import pytest
 import torch
-
 from ript_ray.data.augmentation import augment, turn_hue
 
 

@@ -1,125 +1,31 @@
-"""MetaWorld v3: 50 tabletop tasks of one Sawyer arm, with low-dimensional observations and pictures.
-
-Source: Yu et al. 2019 (Meta-World); the package `metaworld` 3.x. Camera, robot state and end of an episode are
-QueST's (Mete et al. 2024).
-"""
+"""MetaWorld's simulator behind the environment contract."""
 
 import functools
 import warnings
 import zlib
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Environment, Observation, require_task
-from ript_envs.rendering import OffscreenRenderer, Rendering, shared_renderer
-
-STATE_DIM = 39
-"""Hand, gripper and objects now (18), the same one step before (18), goal position (3); metres and quaternions."""
+from ript_envs.contract import Observation
+from ript_envs.metaworld.benchmark import STATE_DIMS, MetaWorld
+from ript_envs.rendering import OffscreenRenderer, shared_renderer
 
 HAND, GRIPPER, OBJECT, GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(36, 39)
-"""Where the parts of interest lie in the state."""
-
-RELATIVE_DIM = 10
-"""Gripper opening (1), then in metres: hand, first object seen from the hand, goal seen from the hand (3 each)."""
+"""Entries of the sensor `state`: hand, gripper and objects now (18), one step before (18), goal position (3); metres
+and quaternions. `relative` holds the gripper opening, then in metres the hand, the first object and the goal, the
+latter two seen from the hand."""
 
 ROBOT_STATE = [*range(0, 4), *range(18, 22)]
-"""Hand and gripper now and one step before: what the papers' policies read beside the picture."""
+"""Hand and gripper now and one step before: what the papers' policies read beside the image."""
 
-CAMERAS = {"corner_rgb": ("corner2", (0.75, 0.075, 0.7))}
-"""Name of each camera in an observation, its name in the model, and where QueST puts it, in metres."""
+CAMERA_POSES = {"corner_rgb": ("corner2", (0.75, 0.075, 0.7))}
+"""Name of each camera in the simulator's model, and where QueST puts it, in metres."""
 
 MAX_RESAMPLES = 10
 """Times that a reset asks for its vector: twice, unless the task finds it wanting, and then for ever."""
-
-MAX_MOVES = 100
-"""Draws of noise on an initial state until one is right."""
-
-
-@dataclass(frozen=True)
-class MetaWorld:
-    """The benchmark as a value; simulators are built lazily by `make`.
-
-    Attributes:
-        goal_visible: Whether the goal position is part of the observation, or three zeros.
-        cameras: Cameras whose pictures are part of the observation: corner_rgb or none.
-        image_size: Height and width of the pictures, in pixels, at least 1. Source: QueST, 128.
-        rendering: Quality of the pictures: full (the model's own, QueST's) or fast (no shadows, reflections or
-            smooth edges).
-    """
-
-    goal_visible: bool = True
-    cameras: tuple[str, ...] = ()
-    image_size: int = 128
-    rendering: Rendering = "full"
-
-    def __post_init__(self) -> None:
-        for camera in self.cameras:
-            if camera not in CAMERAS:
-                raise ValueError(f"MetaWorld has no camera {camera!r}; it has {', '.join(CAMERAS)}")
-        if self.image_size < 1:
-            raise ValueError(f"image-size must be at least 1 pixel, not {self.image_size}")
-        if self.rendering not in get_args(Rendering):
-            raise ValueError(f"rendering must be one of {', '.join(get_args(Rendering))}, not {self.rendering!r}")
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-
-        return tuple(sorted(ALL_V3_ENVIRONMENTS))
-
-    @property
-    def action_dim(self) -> int:
-        return 4
-
-    @property
-    def state_dims(self) -> dict[str, int]:
-        return {"state": STATE_DIM, "relative": RELATIVE_DIM, "robot_states": len(ROBOT_STATE)}
-
-    @property
-    def image_shapes(self) -> dict[str, tuple[int, int, int]]:
-        return dict.fromkeys(CAMERAS, (self.image_size, self.image_size, 3))
-
-    def with_cameras(self, cameras: tuple[str, ...]) -> "MetaWorld":
-        return replace(self, cameras=cameras)
-
-    @property
-    def control_hz(self) -> float:
-        return 80.0  # five simulator steps of 2.5 ms
-
-    @property
-    def max_steps(self) -> int:
-        return 500
-
-    def instruction(self, task: str) -> str:
-        """The task's name in words: `drawer-open-v3` -> `drawer open` (MetaWorld ships no sentences)."""
-        require_task(task, self.tasks, "MetaWorld")
-        return task.removesuffix("-v3").replace("-", " ")
-
-    def make(self, task: str) -> Environment:
-        require_task(task, self.tasks, "MetaWorld")
-        return MetaWorldEnvironment(task, self)
-
-    def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
-        """The task's random reset vector (object and goal positions in metres), by the environment's own rules."""
-        return _drawing_environment(task).draw_initial_state(seed)
-
-    def move_objects(
-        self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
-    ) -> NDArray[np.float64]:
-        """Move the task's first object; goals and further parts stay, and so do heights."""
-        if std_m < 0:
-            raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
-        environment, generator = _drawing_environment(task), np.random.default_rng(seed)
-        for _ in range(MAX_MOVES):
-            moved = np.array(initial_state, dtype=np.float64)
-            moved[:2] += std_m * generator.standard_normal(2)
-            if environment.allows(moved):
-                return moved
-        raise ValueError(f"{task} allows none of {MAX_MOVES} states {std_m:g} m around {initial_state.tolist()}")
 
 
 class MetaWorldEnvironment:
@@ -133,12 +39,12 @@ class MetaWorldEnvironment:
         self._sim = ALL_V3_ENVIRONMENTS[task]()
         self._sim._partially_observable = not settings.goal_visible
         self._sim.__dict__.pop("sawyer_observation_space", None)  # cached for the other visibility
-        for name, position_m in CAMERAS.values():  # before the first reset, which places them in the scene
+        for name, position_m in CAMERA_POSES.values():  # before the first reset, which places them in the scene
             self._sim.model.camera(name).pos[:] = position_m
         # MetaWorld hands tasks over as pickles (`set_task`); a task is nothing but this vector.
         self._sim._set_task_called = True
         self._sim._freeze_rand_vec = True
-        self._state: NDArray[np.float64] = np.zeros(STATE_DIM)
+        self._state: NDArray[np.float64] = np.zeros(STATE_DIMS["state"])
         self._expert: Any = None  # built when first asked
         self._renderer: OffscreenRenderer | None = None  # likewise
         self._num_resamples = 0
@@ -178,7 +84,7 @@ class MetaWorldEnvironment:
         if self._renderer is None:
             self._renderer = shared_renderer(self._task, model, size=settings.image_size, rendering=settings.rendering)
         # The camera hangs upside down: its bottom row is the scene's top one.
-        return self._renderer.draw(model, self._sim.data, model.camera(CAMERAS[camera][0]).id)
+        return self._renderer.draw(model, self._sim.data, model.camera(CAMERA_POSES[camera][0]).id)
 
     def expert_action(self) -> NDArray[np.float32]:
         from metaworld.policies import ENV_POLICY_MAP
@@ -233,6 +139,6 @@ class MetaWorldEnvironment:
 
 
 @functools.lru_cache(maxsize=64)
-def _drawing_environment(task: str) -> MetaWorldEnvironment:
-    require_task(task, MetaWorld().tasks, "MetaWorld")
+def drawing_environment(task: str) -> MetaWorldEnvironment:
+    """Return this process's environment for drawing initial states of a task."""
     return MetaWorldEnvironment(task, MetaWorld())

@@ -1,38 +1,36 @@
-"""Random changes of the pictures that the supervised prior learns from.
+"""Image augmentation for supervised training: color jitter, then a random shift.
 
-Source: QueST (Mete et al. 2024), the authors' code: colours change in most pictures of a batch by one draw, then every
-picture moves by a few pixels. torchvision has the same, but no build of it fits every build of torch.
+Source: QueST (Mete et al. 2024), the authors' code: one draw of jitter for most images of a batch, then every image
+shifts by a few pixels. torchvision has both, but no build of it fits every build of torch.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ript_ray.policies.supervised import Augmentation
+
 GREY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in a picture's brightness. Source: ITU-R BT.601."""
+"""Weights of red, green and blue in the brightness of an image. Source: ITU-R BT.601."""
 
 
-def augment(
-    pictures_BHWC: torch.Tensor, generator: np.random.Generator, *, color: float, color_share: float, shift: int
-) -> torch.Tensor:
-    """Change the colours of some pictures and move all of them.
+def augment(images_BHWC: torch.Tensor, generator: np.random.Generator, settings: Augmentation) -> torch.Tensor:
+    """Change the colors of some images, then shift all of them.
 
     Args:
-        pictures_BHWC: uint8; not changed.
-        generator: All of the randomness.
-        color: Range of change of brightness, contrast, saturation and hue.
-        color_share: Probability that a picture's colours change.
-        shift: Farthest move, in pixels; edges are repeated.
+        images_BHWC: uint8; not changed.
+        generator: The only source of randomness.
+        settings: Range and probability of the changes.
 
     Returns:
-        uint8 pictures of the same shape.
+        uint8 images of the same shape.
     """
-    chosen = torch.from_numpy(generator.random(len(pictures_BHWC)) < color_share)
-    x = pictures_BHWC.permute(0, 3, 1, 2).float() / 255.0
-    if color and chosen.any():
-        x[chosen] = _recolor(x[chosen], generator, color)
-    if shift:
-        x = _move(x, generator, shift)
+    chosen = torch.from_numpy(generator.random(len(images_BHWC)) < settings.color_share)
+    x = images_BHWC.permute(0, 3, 1, 2).float() / 255.0
+    if settings.color and chosen.any():
+        x[chosen] = _recolor(x[chosen], generator, settings.color)
+    if settings.shift:
+        x = _shift(x, generator, settings.shift)
     return (x * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -80,7 +78,7 @@ def turn_hue(x: torch.Tensor, turn: float) -> torch.Tensor:
     return value.unsqueeze(1) - chroma.unsqueeze(1) * share
 
 
-def _move(x: torch.Tensor, generator: np.random.Generator, shift: int) -> torch.Tensor:
+def _shift(x: torch.Tensor, generator: np.random.Generator, shift: int) -> torch.Tensor:
     height, width = x.shape[-2:]
     padded = F.pad(x, (shift,) * 4, mode="replicate")
     corners = torch.from_numpy(generator.integers(0, 2 * shift + 1, size=(len(x), 2)))

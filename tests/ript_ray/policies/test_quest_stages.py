@@ -1,20 +1,21 @@
 import numpy as np
 import pytest
 import torch
-
-from ript_ray.config.sft import SFT, Demonstrations, SupervisedStage
-from ript_ray.data.demonstrations import Demonstration, record_demonstrations
-from ript_ray.data.windows import Windows, make_windows
-from ript_ray.errors import RiptError
-from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.sft.quest import begin_stage, evaluate_stage
-from ript_ray.types import Stage
+
+from ript_ray.config.data import Demonstrations
+from ript_ray.data.demonstrations import Demonstration, record_demonstrations
+from ript_ray.data.windows import make_windows
+from ript_ray.errors import RiptError
+from ript_ray.policies.quest.config import QuestSFT
+from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.policies.supervised import SupervisedStage, Windows
 from tests.conftest import tiny_quest
 from tests.fakes import LineBenchmark
 
 BENCHMARK = LineBenchmark()
 STAGE = SupervisedStage(num_steps=300, batch_size=32, learning_rate=3e-3)
-BOTH = SFT(autoencoder=STAGE, prior=STAGE)
+BOTH = QuestSFT(autoencoder=STAGE, prior=STAGE)
 
 
 def record(num_per_task: int = 2, action_noise: float = 0.0, max_steps: int = 12) -> list[Demonstration]:
@@ -26,7 +27,7 @@ def record(num_per_task: int = 2, action_noise: float = 0.0, max_steps: int = 12
     ]
 
 
-def fit(stage: Stage, policy: QuestPolicy, windows: Windows, sft: SFT = BOTH) -> list[float]:
+def fit(stage: Stage, policy: QuestPolicy, windows: Windows, sft: QuestSFT = BOTH) -> list[float]:
     policy.train()
     losses = list(begin_stage(stage, policy, windows, sft=sft, seed=1).steps())
     policy.eval()
@@ -71,8 +72,8 @@ def test_each_stage_learns_and_changes_its_own_part_alone() -> None:
     windows = make_windows(record(), policy.settings.chunk_length)
     policy.fit_standardizer(windows.observations, min_scale=0.05)
     parts = {
-        Stage.AUTOENCODER: {"autoencoder"},
-        Stage.PRIOR: {"policy_prior", "lowdim_encoders", "obs_proj", "task_encoder"},
+        "autoencoder": {"autoencoder"},
+        "prior": {"policy_prior", "lowdim_encoders", "obs_proj", "task_encoder"},
     }
     for stage, names in parts.items():
         before, error = policy.state_arrays(), evaluate_stage(stage, policy, windows)

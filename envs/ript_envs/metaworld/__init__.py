@@ -1,0 +1,1 @@
+"""MetaWorld v3: 50 tabletop tasks of one Sawyer arm."""

@@ -1,0 +1,126 @@
+"""MetaWorld as a value: its tasks, sizes and files. No simulator is imported before one is needed.
+
+Source: Yu et al. 2019 (Meta-World); the package `metaworld` 3.x. Camera, robot state and end of an episode are
+QueST's (Mete et al. 2024).
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Rendering, require_task
+from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
+
+STATE_DIMS = {"state": 39, "relative": 10, "robot_states": 8}
+"""Length of each sensor; `ript_envs.metaworld.environment` says what their entries are."""
+
+CAMERAS = ("corner_rgb",)
+"""The one camera that the papers' policies read."""
+
+MAX_MOVES = 100
+"""Draws of noise on an initial state until one is valid."""
+
+
+@dataclass(frozen=True)
+class MetaWorld(Benchmark):
+    """MetaWorld v3, 50 tabletop tasks of one Sawyer arm.
+
+    Attributes:
+        kind: The benchmark's name in configuration files.
+        goal_visible: Whether the goal position is part of the observation, or three zeros.
+        cameras: Cameras whose images are part of the observation: corner_rgb or none.
+        image_size: Height and width of the images, in pixels, at least 1. Source: QueST, 128.
+        rendering: Image quality: full (the simulator's own, QueST's) or fast (no shadows, reflections or smooth
+            edges).
+    """
+
+    kind: Literal["metaworld"] = field(default="metaworld", kw_only=True)
+    goal_visible: bool = True
+    cameras: tuple[str, ...] = ()
+    image_size: int = 128
+    rendering: Rendering = "full"
+
+    def __post_init__(self) -> None:
+        for camera in self.cameras:
+            if camera not in CAMERAS:
+                raise ValueError(f"MetaWorld has no camera {camera!r}; it has {', '.join(CAMERAS)}")
+        if self.image_size < 1:
+            raise ValueError(f"image-size must be at least 1 pixel, not {self.image_size}")
+        if self.rendering not in get_args(Rendering):
+            raise ValueError(f"rendering must be one of {', '.join(get_args(Rendering))}, not {self.rendering!r}")
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        return EnvironmentSpec(
+            name="MetaWorld",
+            action_dim=4,
+            state_dims=dict(STATE_DIMS),
+            image_shapes=dict.fromkeys(CAMERAS, (self.image_size, self.image_size, 3)),
+            control_hz=80.0,  # five simulator steps of 2.5 ms
+            max_steps=500,
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(sorted(QUEST_TASK_ORDER))
+
+    @property
+    def task_sets(self) -> dict[str, tuple[str, ...]]:
+        return {"ml45-train": ML45_TRAIN, "ml45-test": ML45_HELD_OUT}
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return ("metaworld", "mujoco")
+
+    @property
+    def render_settings(self) -> dict[str, Any]:
+        return {"image_size": self.image_size, "rendering": self.rendering}
+
+    def with_cameras(self, cameras: tuple[str, ...]) -> "MetaWorld":
+        return replace(self, cameras=cameras)
+
+    def with_rendering(self, *, image_size: int, rendering: Rendering) -> "MetaWorld":
+        return replace(self, image_size=image_size, rendering=rendering)
+
+    def instruction(self, task: str) -> str:
+        """Return the task's name in words: `drawer-open-v3` -> `drawer open` (MetaWorld ships no sentences)."""
+        require_task(task, self.tasks, "MetaWorld")
+        return task.removesuffix("-v3").replace("-", " ")
+
+    def make(self, task: str) -> Environment:
+        require_task(task, self.tasks, "MetaWorld")
+        from ript_envs.metaworld.environment import MetaWorldEnvironment
+
+        return MetaWorldEnvironment(task, self)
+
+    def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
+        """Draw the task's reset vector (object and goal positions in metres) by the environment's own rules."""
+        require_task(task, self.tasks, "MetaWorld")
+        from ript_envs.metaworld.environment import drawing_environment
+
+        return drawing_environment(task).draw_initial_state(seed)
+
+    def move_objects(
+        self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """Move the task's first object; goals, other parts and heights stay."""
+        if std_m < 0:
+            raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
+        require_task(task, self.tasks, "MetaWorld")
+        from ript_envs.metaworld.environment import drawing_environment
+
+        environment, generator = drawing_environment(task), np.random.default_rng(seed)
+        for _ in range(MAX_MOVES):
+            moved = np.array(initial_state, dtype=np.float64)
+            moved[:2] += std_m * generator.standard_normal(2)
+            if environment.allows(moved):
+                return moved
+        raise ValueError(f"{task} allows none of {MAX_MOVES} states {std_m:g} m around {initial_state.tolist()}")
+
+    def demonstration_path(self, task: str) -> Path:
+        """Where QueST's loader looks for it: metaworld/ML45_PRISE, in train or in test."""
+        split = "test" if task in ML45_HELD_OUT else "train"
+        return Path("metaworld", "ML45_PRISE", split, f"{task}.hdf5")

@@ -1,0 +1,248 @@
+"""The Python API: run, resume, evaluate and compare experiments, and act with a policy, in a few lines.
+
+Everything here is offered by `ript_ray` itself (`ript_ray.run`, `ript_ray.evaluate`, ...); docs/python_api.md shows it
+at work. The command line is made of the same functions.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from ript_ray.checks import require
+from ript_ray.config.experiment import Experiment
+from ript_ray.data.contexts import held_out_contexts
+from ript_ray.errors import CheckpointError
+from ript_ray.evaluation.comparison import Comparison
+from ript_ray.evaluation.evaluate import EvaluationResult, evaluation_requests
+from ript_ray.evaluation.evaluate import evaluate as evaluate_on
+from ript_ray.pipeline import Results, resume_experiment, run_experiment
+from ript_ray.policies.base import Policy
+from ript_ray.rl.protocols import Components
+from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.runs import checkpoint
+from ript_ray.runs.model_dir import Model, from_pretrained, is_model, load_model
+from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.factory import open_runtime, session
+from ript_ray.tracking.console import View, ViewMode
+from ript_ray.types import Context, Rollout
+
+
+@dataclass(frozen=True)
+class EvaluationOverrides:
+    """What an evaluation changes of the experiment.
+
+    Attributes:
+        contexts_per_task: Held-out contexts per task, or none for the experiment's own number.
+        tasks: Tasks, or none for the experiment's own.
+    """
+
+    contexts_per_task: int | None = None
+    tasks: tuple[str, ...] | None = None
+
+    def apply_to(self, experiment: Experiment) -> Experiment:
+        """Return the experiment with these.
+
+        Raises:
+            ConfigError: There is no such task, or the number is out of range.
+        """
+        if self.tasks is not None:
+            experiment = replace(experiment, tasks=self.tasks)
+        if self.contexts_per_task is not None:
+            evaluation = replace(experiment.evaluation, contexts_per_task=self.contexts_per_task)
+            experiment = replace(experiment, evaluation=evaluation)
+        return experiment
+
+
+@dataclass(frozen=True)
+class PolicyComparison:
+    """Two policies on the same contexts with the same seeds.
+
+    Attributes:
+        experiment: The experiment whose contexts they met: the first one's, with overrides.
+        first: Success of the first policy.
+        second: Success of the second.
+        difference: The paired difference, second less first.
+    """
+
+    experiment: Experiment
+    first: EvaluationResult
+    second: EvaluationResult
+    difference: Comparison
+
+
+def run(
+    experiment: Experiment, cluster: Cluster | None = None, *, runs: str | Path = "runs", view: str = "auto"
+) -> Results:
+    """Run an experiment to its end.
+
+    Args:
+        experiment: What is learned.
+        cluster: Where; unless given, Ray on this machine with one rollout actor per core.
+        runs: Folder of the runs of all experiments.
+        view: auto (live in a terminal, a line per update elsewhere), lines, or quiet.
+
+    Raises:
+        RiptError: A setting is impossible, something it needs is missing, or it fails; the message says what to do.
+    """
+    with View(ViewMode(view), experiment.num_updates) as shown:
+        return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown)
+
+
+def resume(path: str | Path, cluster: Cluster | None = None, *, view: str = "auto") -> Results:
+    """Resume an interrupted run from its newest valid checkpoint; see `run` for the arguments.
+
+    Raises:
+        CheckpointError: The run has finished, or no checkpoint of it is valid.
+        RunInUseError: It is still running.
+    """
+    mode = ViewMode(view)
+    return resume_experiment(
+        Path(path), cluster or Cluster(), view_of=lambda experiment: View(mode, experiment.num_updates)
+    )
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Return the policy of a run (its newest checkpoint), a checkpoint or a model folder, ready to act.
+
+    Raises:
+        CheckpointError: There is none, or part of it is missing, damaged or foreign; the message names it.
+    """
+    return from_pretrained(path)
+
+
+def roll_out(path: str | Path, contexts: Sequence[Context] | None = None) -> tuple[Rollout, ...]:
+    """Let the policy of a run or checkpoint act, in this process and as one batch.
+
+    Args:
+        path: A run (its newest checkpoint) or a checkpoint.
+        contexts: Where to start, one rollout each; unless given, the first held-out context of each task. Seeds are
+            those of the experiment's evaluation.
+
+    Raises:
+        CheckpointError: There is no valid checkpoint.
+    """
+    saved = _load(Path(path))
+    if contexts is None:
+        contexts = held_out_contexts(EvaluationOverrides(contexts_per_task=1).apply_to(saved.experiment))
+    parts = saved.components()
+    (request,) = evaluation_requests(contexts, batch_size=len(contexts), seed=saved.experiment.seed)
+    with contextlib.closing(RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps)) as worker:
+        return worker.roll(request)[1].rollouts
+
+
+def evaluate(
+    path: str | Path, overrides: EvaluationOverrides | None = None, *, cluster: Cluster | None = None
+) -> EvaluationResult:
+    """Evaluate a run or checkpoint on held-out contexts; its own figures come out again unless something is overridden.
+
+    Args:
+        path: A run (its newest checkpoint) or a checkpoint.
+        overrides: Other tasks or another number of contexts.
+        cluster: Where; unless given, Ray on this machine with one rollout actor per core.
+
+    Raises:
+        CheckpointError: There is no valid checkpoint.
+        ConfigError: There is no such task, or a number is out of range.
+    """
+    saved = _load(Path(path))
+    experiment = (overrides or EvaluationOverrides()).apply_to(saved.experiment)
+    with _session(cluster) as where:
+        return _evaluate(saved.components(), experiment, where)
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    overrides: EvaluationOverrides | None = None,
+    *,
+    cluster: Cluster | None = None,
+) -> PolicyComparison:
+    """Evaluate two policies on the same contexts with the same seeds.
+
+    Contexts, seeds, horizon and batches are those of the first one's experiment.
+
+    Args:
+        first: A run (its newest checkpoint) or a checkpoint.
+        second: A run, a checkpoint or a model folder.
+        overrides: Other tasks or another number of contexts.
+        cluster: Where; unless given, Ray on this machine with one rollout actor per core.
+
+    Raises:
+        CheckpointError: There is no valid policy, or `first` is a model folder, which has no experiment.
+        ConfigError: The second policy reads or does something else than the first one's benchmark offers, there is
+            no such task, or a number is out of range.
+    """
+    if is_model(Path(first)):
+        raise CheckpointError(f"{first} holds a policy without experiment: name a run or checkpoint first")
+    saved = _load(Path(first))
+    experiment = (overrides or EvaluationOverrides()).apply_to(saved.experiment)
+    contender = _contender(Path(second), saved)
+    with _session(cluster) as where:
+        results = [_evaluate(parts, experiment, where) for parts in (saved.components(), contender)]
+    return PolicyComparison(experiment, results[0], results[1], Comparison.of(*results))
+
+
+@contextlib.contextmanager
+def _session(cluster: Cluster | None) -> Iterator[Cluster]:
+    where = cluster or Cluster()
+    with session(where):
+        yield where
+
+
+def _load(path: Path) -> SavedPolicy:
+    saved = checkpoint.load(checkpoint.find(path))
+    saved.check()  # weights that do not fit are refused here, not in an actor
+    return saved
+
+
+def _evaluate(parts: Components, experiment: Experiment, cluster: Cluster) -> EvaluationResult:
+    with open_runtime(parts, cluster, with_learner=False) as runtime:
+        return evaluate_on(
+            runtime,
+            held_out_contexts(experiment),
+            batch_size=experiment.evaluation.batch_size,
+            seed=experiment.seed,
+        )
+
+
+def _contender(path: Path, first: SavedPolicy) -> Components:
+    """Bring another policy into the first one's experiment."""
+    second: SavedPolicy | Model
+    if is_model(path):
+        second = load_model(path)
+        config, spec = second.card.policy, second.card.environment
+    else:
+        second = _load(path)
+        _require_same_benchmark(path, second.experiment, first.experiment)
+        config, spec = second.experiment.policy, second.experiment.benchmark.spec
+    benchmark = first.experiment.benchmark
+    offered = benchmark.spec
+    mismatches = [f"camera {name}" for name in config.cameras if name not in offered.image_shapes]
+    mismatches += [
+        f"sensor {name} of length {spec.state_dims[name]}"
+        for name in config.sensors
+        if offered.state_dims.get(name) != spec.state_dims[name]
+    ]
+    if spec.action_dim != offered.action_dim:
+        mismatches.append(f"actions of {spec.action_dim} entries")
+    there = f"{offered.state_dims}, {', '.join(offered.image_shapes)}, actions of {offered.action_dim}"
+    require(not mismatches, f"{path} cannot be compared: it has {', '.join(mismatches)}, where there is {there}")
+    second.build()  # weights that do not fit are refused here, not in an actor
+    return replace(
+        first.components(),
+        build_policy=second.build,
+        make_environment=benchmark.with_cameras(config.cameras).make,
+    )
+
+
+def _require_same_benchmark(path: Path, theirs: Experiment, ours: Experiment) -> None:
+    """Refuse a policy whose experiment has other environments or another horizon."""
+    expected, actual = (
+        {**asdict(cast(Any, of.benchmark.with_cameras(()))), "max_steps": of.max_steps} for of in (ours, theirs)
+    )
+    names = [name for name in expected | actual if expected.get(name) != actual.get(name)]
+    differing = ", ".join(f"{name} {actual.get(name)}, not {expected.get(name)}" for name in names)
+    require(not differing, f"{path} cannot be compared: its experiment has {differing}")

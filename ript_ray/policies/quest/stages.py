@@ -1,0 +1,152 @@
+"""QueST's supervised stages: the skill autoencoder, then the prior over its tokens.
+
+Source: Mete et al. 2024 (QueST), sections 4.1 and 4.2; stage names as in RIPT-VLA section 5.1.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ript_ray.policies.augmentation import augment
+from ript_ray.policies.quest.config import QuestSFT
+from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.policies.supervised import LossFn, SupervisedStage, SupervisedTask, Windows
+from ript_ray.seeding import Purpose
+
+EVALUATION_BATCH_SIZE = 64
+"""Windows per forward pass without gradients."""
+
+
+@dataclass(frozen=True)
+class _QuestTask(SupervisedTask):
+    """What both stages share."""
+
+    sft: QuestSFT
+
+    def prepare(self, policy: QuestPolicy, windows: Windows) -> None:
+        """Fit the normalization of the low-dimensional sensors to the data."""
+        states = {name: np.asarray(windows.observations[name]) for name in policy.settings.sensors}
+        policy.fit_standardizer(states, min_scale=self.sft.min_state_scale)
+
+
+@dataclass(frozen=True)
+class AutoencoderTask(_QuestTask):
+    """Stage 1: reconstruct action chunks through the quantizer, by mean absolute error."""
+
+    name = "autoencoder"
+    title = "skill autoencoder"
+    unit = "mean action error"
+    purpose = Purpose.AUTOENCODER_STAGE
+    reads_images = False
+
+    @property
+    def settings(self) -> SupervisedStage:
+        """Steps and optimizer of the stage."""
+        return self.sft.autoencoder
+
+    def parameters(self, policy: QuestPolicy) -> Mapping[str, nn.Parameter]:
+        """Return the autoencoder's parameters."""
+        return {f"autoencoder.{name}": value for name, value in policy.autoencoder.named_parameters()}
+
+    def loss_fn(self, policy: QuestPolicy, windows: Windows) -> LossFn:
+        """Return the mean absolute reconstruction error, in units of half the action range."""
+        chunks_WCA = torch.from_numpy(windows.chunks_WCA)
+
+        def loss(rows: torch.Tensor, _: np.random.Generator) -> torch.Tensor:
+            return F.l1_loss(policy.autoencoder(chunks_WCA[rows]), chunks_WCA[rows])
+
+        return loss
+
+    def error(self, policy: QuestPolicy, windows: Windows) -> float:
+        """Return the mean absolute error of an action's entry, in units of half the action range."""
+        return _mean_over(windows, policy, _reconstruction_errors)
+
+
+@dataclass(frozen=True)
+class PriorTask(_QuestTask):
+    """Stage 2: predict the skill tokens of each window from observation and instruction, by cross-entropy.
+
+    Encoders and prior train; the autoencoder is frozen.
+    """
+
+    name = "prior"
+    title = "supervised prior"
+    unit = "nats per token"
+    purpose = Purpose.PRIOR_STAGE
+    reads_images = True
+
+    @property
+    def settings(self) -> SupervisedStage:
+        """Steps and optimizer of the stage."""
+        return self.sft.prior
+
+    def parameters(self, policy: QuestPolicy) -> Mapping[str, nn.Parameter]:
+        """Return every parameter outside the autoencoder that takes gradients."""
+        return {
+            name: value
+            for name, value in policy.named_parameters()
+            if value.requires_grad and not name.startswith("autoencoder")
+        }
+
+    def loss_fn(self, policy: QuestPolicy, windows: Windows) -> LossFn:
+        """Return the cross-entropy, in nats per token."""
+        chunks_WCA = torch.from_numpy(windows.chunks_WCA)
+        known_WU = None if self.sft.noisy_tokens else torch.cat(list(_in_batches(windows, policy, _tokens)))
+
+        def loss(rows: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+            observations = windows.observations_at(rows)
+            for camera in policy.settings.cameras:
+                observations[camera] = augment(observations[camera], generator, self.sft.augmentation)
+            with torch.no_grad():
+                tokens_BU = policy.autoencoder.tokens(chunks_WCA[rows]) if known_WU is None else known_WU[rows]
+            return _cross_entropy(policy, observations, windows.instructions_at(rows), tokens_BU)
+
+        return loss
+
+    def error(self, policy: QuestPolicy, windows: Windows) -> float:
+        """Return the mean cross-entropy, in nats per token."""
+        return _mean_over(windows, policy, _token_losses)
+
+
+PerWindow = Callable[[QuestPolicy, Windows, torch.Tensor], torch.Tensor]
+"""One row per window, for the windows at some rows."""
+
+
+def _mean_over(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> float:
+    return float(torch.cat(list(_in_batches(windows, policy, per_window))).mean())
+
+
+def _in_batches(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> Iterator[torch.Tensor]:
+    """Evaluate batch by batch, in evaluation mode; the policy is left in the mode it was in."""
+    was_training = policy.training
+    policy.eval()
+    with torch.no_grad():
+        for rows in torch.arange(len(windows)).split(EVALUATION_BATCH_SIZE):
+            yield per_window(policy, windows, rows)
+    policy.train(was_training)
+
+
+def _tokens(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+    return policy.autoencoder.tokens(torch.from_numpy(windows.chunks_WCA[rows.numpy()]))
+
+
+def _reconstruction_errors(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+    chunks_BCA = torch.from_numpy(windows.chunks_WCA[rows.numpy()])
+    return (policy.autoencoder(chunks_BCA) - chunks_BCA).abs().mean((1, 2))
+
+
+def _token_losses(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+    tokens_BU = _tokens(policy, windows, rows)
+    loss = _cross_entropy(policy, windows.observations_at(rows), windows.instructions_at(rows), tokens_BU)
+    return loss.expand(len(rows))
+
+
+def _cross_entropy(
+    policy: QuestPolicy, observations: dict[str, torch.Tensor], instructions: list[str], tokens_BU: torch.Tensor
+) -> torch.Tensor:
+    logits_BUV = policy.policy_prior.logits(policy.context_tokens(observations, instructions), tokens_BU)
+    return F.cross_entropy(logits_BUV.flatten(0, 1), tokens_BU.flatten())
