@@ -1,4 +1,4 @@
-"""AdamW: which parameters decay, and its moments as named arrays."""
+"""AdamW helpers: weight-decay groups, and the moments as named arrays."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,12 +11,14 @@ from ript_ray.types import Arrays
 
 
 def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
-    """AdamW groups: matrices decay; biases, normalisation weights and embeddings do not, as the authors have it.
+    """Return AdamW groups: matrices decay; biases, normalization weights and embeddings do not.
+
+    Source: authors' code.
 
     Args:
-        parameters: Names and parameters. What has fewer than two dimensions is a bias, a scale or a normalisation's
-            weight; an embedding is one that `ript_ray.policies.embedding` made.
-        weight_decay: AdamW's, of those that decay.
+        parameters: Names and parameters. Those with fewer than two dimensions count as biases, scales or
+            normalization weights; embeddings are those made by `ript_ray.policies.embedding`.
+        weight_decay: Of the decayed group.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
@@ -29,7 +31,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Arrays:
-    """Copies of the moments, by part and parameter; empty before the first step."""
+    """Return copies of the moments as `part/parameter` arrays; empty before the first step."""
     return {
         f"{part}/{name}": value.detach().cpu().numpy().copy()
         for name, parameter in parameters.items()
@@ -38,7 +40,7 @@ def moments_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Par
 
 
 def put_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], moments: Arrays) -> None:
-    """Take over what `moments_of` gave.
+    """Restore the arrays of `moments_of`.
 
     Raises:
         CheckpointError: A name is unknown or missing, or a shape differs.
@@ -46,10 +48,10 @@ def put_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Pa
     wanted = {f"{part}/{name}" for name in parameters for part in MOMENTS} if moments else set()
     if moments.keys() != wanted:
         differing = ", ".join(sorted(moments.keys() ^ wanted))
-        raise CheckpointError(f"the optimiser's state does not fit the policy: {differing}")
+        raise CheckpointError(f"the optimizer's state does not fit the policy: {differing}")
     for key, array in moments.items():
         part, name = key.split("/", 1)
         if array.shape != (() if part == "step" else tuple(parameters[name].shape)):
-            raise CheckpointError(f"the optimiser's state does not fit the policy: {key} of shape {array.shape}")
+            raise CheckpointError(f"the optimizer's state does not fit the policy: {key} of shape {array.shape}")
         value = torch.from_numpy(array.copy())
         optimizer.state[parameters[name]][part] = value if part == "step" else value.to(parameters[name].device)

@@ -1,7 +1,7 @@
-"""Where every random stream comes from: the experiment's seed, a purpose and a position, nothing else.
+"""Seeds of all random streams, each derived only from the experiment's seed, a purpose and a position.
 
-No stream depends on which process draws from it or on what was drawn before, so the cluster, a lost
-actor or a resumed run cannot change a result.
+No stream depends on the process that draws from it or on earlier draws, so neither the cluster nor a lost actor
+nor a resume can change a result.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from ript_ray.types import Seed
 
 
 class Purpose(IntEnum):
-    """First part of every seed. Values are part of what makes a run reproducible: add, never renumber."""
+    """Purpose of a random stream, part of its seed. Runs depend on these values: add new ones, never renumber."""
 
     TRAINING_CONTEXTS = 1
     HELD_OUT_CONTEXTS = 2
@@ -28,15 +28,15 @@ class Purpose(IntEnum):
 
 
 def seed_of(seed: int, purpose: Purpose, *position: int) -> Seed:
-    """Entropy for `np.random.default_rng`."""
+    """Return the entropy for `np.random.default_rng`."""
     return (seed, int(purpose), *position)
 
 
 def text_code(text: str) -> int:
-    """A number that stands for a name in a seed."""
+    """Return a number that represents a name in a seed, the same in every process (unlike `hash`)."""
     return zlib.crc32(text.encode())
 
 
 def torch_seed_of(seed: int, purpose: int) -> int:
-    """The same for `torch.manual_seed`, which takes one number."""
+    """Return a seed for `torch.manual_seed`, which takes a single number."""
     return seed * 1_000 + int(purpose)

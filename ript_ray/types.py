@@ -1,8 +1,8 @@
-"""The carriers: small frozen values that flow Context -> Rollout -> Group -> Batch -> Weights. No logic.
+"""Data types without logic: small frozen values that flow Context -> Rollout -> Group -> Batch -> Weights.
 
-Shape suffixes, here and everywhere: G groups, K rollouts of a group, B rows of a policy call,
+Shape suffixes, used throughout: G groups, K rollouts of a group, B rows of a policy call,
 N decisions (policy queries) of a batch, U scored units of a decision (tokens or chunk steps),
-C actions of a chunk, A entries of an action, V vocabulary, D width of a hidden vector.
+C actions of a chunk, A dimensions of an action, V vocabulary size, D hidden size.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ Seed = tuple[int, ...]
 """Entropy of one random stream, e.g. (experiment seed, purpose, update, group, member)."""
 
 Version = NewType("Version", int)
-"""Counts the learner's updates, skipped ones included: version 0 is the policy that RIPT starts from."""
+"""Number of learner updates, including skipped ones; version 0 is the initial policy of post-training."""
 
 
 RIPT = "ript"
@@ -30,12 +30,12 @@ RIPT = "ript"
 
 @dataclass(frozen=True)
 class Context:
-    """What an episode starts from.
+    """Initial condition of an episode.
 
     Attributes:
         task: Name of the task in its benchmark.
-        instruction: The task in words, as the policy reads it.
-        initial_state: The simulator's initial state in the benchmark's own form.
+        instruction: Language instruction for the policy.
+        initial_state: Initial simulator state, in the benchmark's own format.
     """
 
     task: str
@@ -50,10 +50,10 @@ class Rollout:
     Attributes:
         success: Whether the task was solved; the reward is 1.0 or 0.0.
         num_steps: Environment steps taken.
-        record: What the learner needs to score the T policy queries again, T rows per array.
-        log_probs_TU: Log-probability of each unit under the policy that acted, float32.
-        valid_TU: Which units the learner may count, bool.
-            All three are empty where nobody trains on the rollout (evaluation).
+        record: What the learner needs to rescore the T policy queries, T rows per array.
+        log_probs_TU: Log-probability of each unit under the sampling policy, float32.
+        valid_TU: Mask of the units that count in the loss, bool.
+            All three are empty if the rollout is not for training (evaluation).
     """
 
     success: bool
@@ -65,12 +65,12 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """Work for one rollout actor: the rollouts of one group, or a few evaluation episodes.
+    """Work item for one rollout actor: the rollouts of one group, or several evaluation episodes.
 
     Attributes:
-        index: Position in the stream of requests; the answer carries it back.
+        index: Position in the stream of requests; the resulting group has the same index.
         contexts: One per rollout; a training group repeats one context K times.
-        seeds: One per rollout: all of its randomness.
+        seeds: One per rollout, the source of all its randomness.
         keep_record: Whether to record what the learner needs.
     """
 
@@ -82,7 +82,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Group:
-    """The rollouts that answer one request, and the version of the policy that acted."""
+    """The rollouts of one request, and the version of the sampling policy."""
 
     index: int
     version: Version
@@ -90,19 +90,19 @@ class Group:
 
 
 Layout = tuple[tuple[str, tuple[int, ...], str], ...]
-"""Name, shape and dtype of several arrays."""
+"""Name, shape and dtype of each array."""
 
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """A group without its record: all that the training loop reads, a few hundred bytes.
+    """A group without its record: all that the training loop needs, a few hundred bytes.
 
     Attributes:
         successes: Reward of each rollout, 1.0 or 0.0.
         num_steps: Environment steps of each rollout.
         num_bytes: Size of the group's record.
-        layout: What one decision of the record looks like; groups of one batch agree in it.
-        error: Why nobody may train on the group, or none.
+        layout: Layout of the record per decision; all groups of a batch share it.
+        error: Why the group is invalid, or None.
     """
 
     index: int
@@ -116,12 +116,12 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything one update learns from, as tensors over the decisions of all rollouts (no padding).
+    """Training data of one update, as tensors over the decisions of all rollouts (no padding).
 
     Attributes:
         record: The policy's own record, (N, ...) per tensor.
         old_log_probs_NU: Log-probabilities under the sampling policy, float32.
-        valid_NU: Which units count, bool.
+        valid_NU: Mask of the units that count, bool.
         advantages_N: Leave-one-out advantage of the rollout that made the decision, float32.
         rollout_N: Index of that rollout in the batch, int64.
         num_rollouts: Rollouts in the batch.
@@ -137,12 +137,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands between two updates: with the learner's state, all that the next one depends on.
+    """Training progress between two updates: with the learner's state, all that the next update depends on.
 
     Attributes:
-        update: Updates done.
-        next_index: First index behind the groups trained so far: the position in the context stream.
-        skipped_streak: Updates in a row, up to now, that were skipped because something was not finite.
+        update: Updates finished.
+        next_index: First index after the groups trained so far: the position in the context stream.
+        skipped_streak: Current number of consecutive updates skipped for non-finite values.
     """
 
     update: int = 0
@@ -155,10 +155,10 @@ class Weights:
     """One version of the trainable parameters, as one flat buffer.
 
     Attributes:
-        version: Number of updates behind these weights.
+        version: Number of updates that led to these weights.
         checksum: SHA-256 of `buffer`, hexadecimal.
-        layout: Name, shape and dtype of each parameter, in the order they lie in the buffer.
-        buffer: uint8, read-only for receivers (readers on one node share its memory).
+        layout: Name, shape and dtype of each parameter, in buffer order.
+        buffer: uint8; receivers must not write to it (readers on one node share its memory).
     """
 
     version: Version

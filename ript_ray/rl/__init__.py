@@ -1,1 +1,1 @@
-"""Algorithm 1 of RIPT-VLA. No Ray, no disk, no policy or benchmark by name."""
+"""Algorithm 1 of RIPT-VLA, independent of Ray, storage, and any particular policy or benchmark."""

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 
 def leave_one_out(rewards_K: Sequence[float]) -> NDArray[np.float32]:
-    """Advantage of each rollout over the mean reward of the other K - 1.
+    """Subtract from each reward the mean of the other K - 1 (Algorithm 1, lines 9 and 10).
 
     Args:
         rewards_K: Rewards of the rollouts of one group, K >= 2.
 
     Returns:
-        float32 (K,); sums to zero, to within rounding. Not divided by the standard deviation.
+        float32 (K,), zero-sum up to rounding; not divided by the standard deviation.
 
     Raises:
-        ValueError: K < 2: there is nothing to compare with.
+        ValueError: K < 2, so there is no baseline.
     """
-    rewards = np.asarray(rewards_K, dtype=np.float32)  # and all that follows: the authors' figures, bit for bit
+    rewards = np.asarray(rewards_K, dtype=np.float32)  # float32 throughout, to match the authors' code bit for bit
     if rewards.size < 2:
         raise ValueError(f"leave-one-out needs at least 2 rollouts in a group, not {rewards.size}")
     others_mean = (rewards.sum() - rewards) / np.float32(rewards.size - 1)

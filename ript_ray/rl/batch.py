@@ -1,4 +1,4 @@
-"""Groups -> one batch of tensors -> minibatches of rollouts."""
+"""Assemble groups into one batch of tensors and split it into minibatches of rollouts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from ript_ray.types import Batch, Group
 
 
 def assemble(groups: Sequence[Group]) -> Batch:
-    """Lay the decisions of all groups end to end, rollout by rollout, without padding."""
+    """Concatenate the decisions of all groups, rollout by rollout, without padding."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     advantages = np.concatenate(
         [leave_one_out([float(rollout.success) for rollout in group.rollouts]) for group in groups]
@@ -32,24 +32,24 @@ def assemble(groups: Sequence[Group]) -> Batch:
 
 
 def minibatches(batch: Batch, size: int, generator: np.random.Generator) -> Iterator[Batch]:
-    """Split a batch into minibatches of whole rollouts, in a fresh random order.
+    """Split a batch into ceil(num_rollouts / size) minibatches of whole rollouts, in random order.
 
-    All have the same number of rollouts to within one: ceil(num_rollouts / size) of them. Dynamic
-    sampling has left no rollout without a gradient, so their effective sizes are equal too.
+    Their sizes differ by at most one rollout. Dynamic sampling has removed groups without a gradient, so their
+    effective sizes are equal too.
 
     Args:
-        batch: What to split.
-        size: Most rollouts in a minibatch.
-        generator: Source of the order.
+        batch: The batch to split.
+        size: Maximum rollouts per minibatch.
+        generator: Draws the order.
     """
     order = generator.permutation(batch.num_rollouts)
     for chosen in np.array_split(order, -(-batch.num_rollouts // size)):
         rows = torch.isin(batch.rollout_N, torch.from_numpy(chosen)).nonzero().squeeze(-1)
-        yield replace(take(batch, rows), num_rollouts=len(chosen))
+        yield replace(select_rows(batch, rows), num_rollouts=len(chosen))
 
 
-def take(batch: Batch, rows: torch.Tensor | slice) -> Batch:
-    """The decisions at `rows` (a slice copies nothing); `num_rollouts` stays that of the batch."""
+def select_rows(batch: Batch, rows: torch.Tensor | slice) -> Batch:
+    """Select decisions by index, or by slice without a copy; `num_rollouts` stays that of the whole batch."""
     return Batch(
         record={name: tensor[rows] for name, tensor in batch.record.items()},
         old_log_probs_NU=batch.old_log_probs_NU[rows],

@@ -1,4 +1,4 @@
-"""What the training loop tells its callbacks, and what it returns."""
+"""Training callbacks, the records they receive, and the result of training."""
 
 import time
 from collections import Counter
@@ -15,18 +15,18 @@ from ript_ray.types import Arrays, GroupSummary, Progress, Weights
 
 @dataclass
 class RolloutStats:
-    """Running figures of the rollouts of one update.
+    """Running statistics of the rollouts collected for one update.
 
     Attributes:
         update: Number of the update, from 1.
-        num_wanted: Mixed groups that the batch needs.
-        verdicts: Groups by verdict so far.
-        num_rollouts: Rollouts finished so far.
-        num_solved: Successful ones.
+        num_wanted: Accepted groups that the batch needs.
+        verdicts: Groups so far, by verdict.
+        num_rollouts: Finished rollouts.
+        num_solved: Successful rollouts.
         env_steps: Environment steps.
-        record_bytes: Bytes of the accepted groups' records.
-        started: When collection began, by `time.perf_counter`.
-        rollout_s: Seconds it took, once the batch is full; at a lag above 0 from one batch to the next.
+        record_bytes: Size of the accepted groups' records.
+        started: Start of collection, by `time.perf_counter`.
+        rollout_s: Collection time, set once the batch is full; at a lag above 0, the time since the previous batch.
     """
 
     update: int
@@ -40,7 +40,7 @@ class RolloutStats:
     rollout_s: float = 0.0
 
     def count(self, summary: GroupSummary, verdict: Verdict) -> None:
-        """Add one finished group."""
+        """Add a finished group."""
         self.verdicts[verdict] += 1
         self.num_rollouts += len(summary.successes)
         self.num_solved += sum(success == 1.0 for success in summary.successes)
@@ -54,22 +54,22 @@ class RolloutStats:
 
     @property
     def success_rate(self) -> float:
-        """Share of rollouts solved, over all groups, rejected ones included; 0 before the first."""
+        """Fraction of successful rollouts over all groups, including rejected ones; 0 before the first."""
         return self.num_solved / max(1, self.num_rollouts)
 
 
 @dataclass(frozen=True)
 class UpdateRecord:
-    """All that happened in one update.
+    """Everything about one finished update.
 
     Attributes:
-        collection: The rollouts.
-        report: The learning.
-        weights: The newest; what idle actors hold, and the others take before their next group.
-        progress: Where training stands now.
-        ledger: Where every group that was dispatched so far has gone.
+        stats: Statistics of its rollouts.
+        report: The learner's report.
+        weights: The new weights. Idle actors hold them; busy actors load them before their next group.
+        progress: Training progress after the update.
+        ledger: Outcome counts of all groups dispatched so far.
         num_replaced: Rollout actors replaced so far.
-        learner_state: Fetches the learner's state, which the next update changes.
+        learner_state: Fetches the learner's state; valid until the next update starts.
         broadcast_s: Seconds spent sending weights.
     """
 
@@ -84,25 +84,25 @@ class UpdateRecord:
 
 
 class Callback(Protocol):
-    """Who watches: called on the loop's own thread."""
+    """Training callback, called synchronously in the training loop."""
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """A group has finished, and is counted in the rollouts of the update under way."""
+        """Handle a finished group; `stats` already include it."""
         ...
 
     def on_update(self, record: UpdateRecord) -> None:
-        """An update has ended, and its weights are on their way to the actors."""
+        """Handle a finished update, after its weights were broadcast."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How training ended.
+    """Result of training.
 
     Attributes:
-        ledger: Where every group that was dispatched has gone.
-        exhausted: Why the search for mixed groups ended early, or none after all updates.
-        last: Rollouts of the update that was under way when the search ended, or none.
+        ledger: Outcome counts of all dispatched groups.
+        exhausted: Why the search for mixed groups ended early; None after all updates.
+        last: Statistics of the unfinished update if the search ended early, else None.
     """
 
     ledger: Ledger = Ledger()  # noqa: RUF009 (frozen)

@@ -1,4 +1,4 @@
-"""The endless order in which an experiment draws its contexts.
+"""Seeded, endless stream of training contexts.
 
 Source: RIPT-VLA Algorithm 1, line 6.
 """
@@ -12,17 +12,17 @@ from ript_ray.types import Context
 
 
 class ContextStream:
-    """An endless, seeded order over a set of contexts: each pass visits all of them in a fresh order.
+    """Endless stream over a set of contexts, reshuffled every epoch.
 
-    Position is the only state, and it belongs to the caller: `at(i)` gives the same context whenever
-    and wherever it is asked, so a resumed run or a lost group continues exactly.
+    Stateless: the caller keeps the position, and `at(i)` returns the same context in every process and run.
+    Resumed runs and retried groups therefore see exactly the same contexts.
     """
 
     def __init__(self, contexts: Sequence[Context], seed: int):
-        """Order `contexts` by `seed`.
+        """Create the stream.
 
         Raises:
-            ValueError: There is no context.
+            ValueError: `contexts` is empty.
         """
         if not contexts:
             raise ValueError("a context stream needs at least one context")
@@ -30,11 +30,11 @@ class ContextStream:
         self._seed = seed
 
     def at(self, index: int) -> Context:
-        """The context of group `index`, from 0."""
+        """Return the context of group `index`, from 0 (Algorithm 1, line 6)."""
         return self._contexts[self.dataset_index(index)]
 
     def dataset_index(self, index: int) -> int:
-        """Where that context lies among the contexts given."""
+        """Return the position of that context in `contexts`."""
         epoch, position = divmod(index, len(self._contexts))
         generator = np.random.default_rng(seed_of(self._seed, Purpose.CONTEXT_ORDER, epoch))
         return int(generator.permutation(len(self._contexts))[position])

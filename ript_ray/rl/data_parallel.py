@@ -1,7 +1,7 @@
-"""The learner processes of one run: each works on a share of every minibatch, and all take the same step.
+"""Data-parallel learners: each takes a shard of every minibatch, and all apply the same optimizer step.
 
-The gradients of all parameters and a few figures travel as one flat buffer, so a step costs one all-reduce
-whatever the number of parameters.
+All gradients and a few metrics are packed into one flat buffer, so a step costs one all-reduce regardless of
+the number of parameters.
 """
 
 from collections.abc import Sequence
@@ -14,39 +14,39 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 
 class GradientSync(Protocol):
-    """Who shares the work."""
+    """Gradient synchronization between learners."""
 
     @property
     def rows(self) -> slice:
-        """Which rows of a minibatch are this process's."""
+        """Rows of a minibatch that this learner processes."""
         ...
 
     def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in place."""
+        """Sum each tensor over all learners, in place."""
         ...
 
 
 class NoSync:
-    """A learner without peers."""
+    """Single learner: nothing to synchronize."""
 
     rows = slice(None)
 
     def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Nothing to add."""
+        """Do nothing."""
 
 
 class ProcessGroup:
-    """Learners that talk through torch.distributed: gloo between CPUs, nccl between GPUs."""
+    """Several learners over torch.distributed: gloo on CPU, nccl on GPU."""
 
     def __init__(self, store: Store, *, rank: int, size: int, on_gpu: bool, timeout_s: float):
-        """Join the group; returns once all have.
+        """Join the process group; blocks until all learners have joined.
 
         Args:
-            store: Where the learners find each other.
-            rank: Number of this one, from 0.
-            size: How many there are.
-            on_gpu: Whether gradients lie on GPUs.
-            timeout_s: Longest wait for the others, here and in every step.
+            store: Rendezvous store.
+            rank: Rank of this learner, from 0.
+            size: Number of learners.
+            on_gpu: Whether the gradients are on GPUs.
+            timeout_s: Timeout for joining and for every all-reduce.
         """
         self.rows = slice(rank, None, size)
         distributed.init_process_group(
@@ -58,7 +58,7 @@ class ProcessGroup:
         )
 
     def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
-        """One all-reduce over all of them, as float32."""
+        """Sum all tensors over all learners in one float32 all-reduce, in place."""
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
         distributed.all_reduce(flat)
         start = 0

@@ -1,20 +1,33 @@
-"""Which groups make the next batch: the first by index that teach anything, each exactly once.
+"""Buffer of rollout groups: which groups form the next batch, and how many more may be launched.
 
-Groups are launched only while those in flight (running, waiting, or being learned from) are fewer than
-(lag + 1) batches, and batches are cut in the order of indices, so that no group overtakes another. Then no
-group is older than `max_policy_lag` when it is trained (docs/bounded_staleness.md has the proof); at lag 0
-which groups are launched depends on the verdicts alone, not on the order in which they arrive.
+Groups are launched only while fewer than (lag + 1) batches of them are in flight (running, waiting or in training),
+and batches are cut in index order, so no group overtakes another. Hence no group is older than `max_policy_lag`
+when it is trained (proof: docs/bounded_staleness.md). At lag 0, which groups are launched depends on the verdicts
+alone, not on the order of arrival.
 """
 
 from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
 
 from ript_ray.errors import SearchExhaustedError
 from ript_ray.rl.dynamic_sampling import UNIFORM, Verdict, judge
 from ript_ray.types import GroupSummary, Layout, Progress
 
+_State = Enum("_State", "RUNNING WAITING TRAINING REJECTED")
+
+
+@dataclass
+class _Group:
+    """One launched group. Its entry is deleted once trained, or once rejected and counted in the streak."""
+
+    state: _State = _State.RUNNING
+    verdict: Verdict | None = None
+    version: int = 0
+
 
 class GroupBuffer:
-    """Fills one batch after the other."""
+    """Batches of the first accepted groups by index, each group trained exactly once."""
 
     def __init__(
         self,
@@ -25,14 +38,14 @@ class GroupBuffer:
         max_policy_lag: int = 0,
         start: Progress | None = None,
     ):
-        """Start with an empty batch.
+        """Start with an empty batch (Algorithm 1, line 4).
 
         Args:
-            groups_per_update: Mixed groups that make a batch.
-            max_uniform_groups: Useless groups in a row, by index, that end the search.
-            num_updates: Updates that the run makes in all; nothing is launched that none of them needs.
-            max_policy_lag: Updates that may pass between a group's launch and the update that trains it.
-            start: Where an earlier admission stood, to go on from there.
+            groups_per_update: Accepted groups per batch.
+            max_uniform_groups: Rejected groups in a row, by index, that end the search.
+            num_updates: Updates of the whole run; no group is launched that none of them needs.
+            max_policy_lag: Updates allowed between a group's launch and the update that trains it.
+            start: Progress to resume from.
         """
         start = start or Progress()
         self.update = start.update
@@ -42,97 +55,93 @@ class GroupBuffer:
         self._max_uniform_groups = max_uniform_groups
         self._num_updates = num_updates
         self._max_policy_lag = max_policy_lag
-        self._next_index = start.next_index
-        self._pending: set[int] = set()
-        self._judged: dict[int, Verdict] = {}
-        self._judged_to = start.next_index
-        self._accepted: dict[int, int] = {}
-        self._training: list[int] = []
+        self._groups: dict[int, _Group] = {}  # in index order, because they are launched in it
+        self._first_index = self._next_index = self._judged_to = start.next_index
         self._streak: Counter[Verdict] = Counter()
         self._layout: Layout | None = None
 
     @property
     def num_waiting(self) -> int:
-        """Groups accepted and not yet trained, those being learned from included."""
-        return len(self._accepted) + len(self._training)
+        """Accepted groups that are not trained yet, including those in training."""
+        return len(self._indices(_State.WAITING, _State.TRAINING))
 
     @property
     def num_wanted(self) -> int:
-        """Groups that may be launched now; none once the search is exhausted."""
+        """Groups that may be launched now; 0 once the search is exhausted."""
         if self.exhausted:
             return 0
-        batches = min(self._max_policy_lag + 1, self._num_updates - self.update)
-        most = batches * self._groups_per_update
-        ahead = self._next_index - self._judged_to  # a search past a late group must end, too
-        return min(most - self.num_waiting - len(self._pending), most + self._max_uniform_groups - ahead)
+        capacity = min(self._max_policy_lag + 1, self._num_updates - self.update) * self._groups_per_update
+        in_flight = self._next_index - self._first_index - self.num_trained - self.num_rejected.total()
+        # Rejected groups free capacity while a straggler pauses the streak: unbounded, the search never ends.
+        ahead = self._next_index - self._judged_to
+        return min(capacity - in_flight, capacity + self._max_uniform_groups - ahead)
 
     @property
     def ready(self) -> bool:
-        """Whether a batch can be taken: enough groups accepted, every earlier one judged, the learner free."""
-        return len(self._first_accepted()) == self._groups_per_update and not self._training
+        """Whether a batch is full (Algorithm 1, line 5), every earlier group judged and no other batch in training."""
+        return len(self._next_batch()) == self._groups_per_update and not self._indices(_State.TRAINING)
 
     @property
     def exhausted(self) -> bool:
-        """Whether useless groups in a row, by index, have reached the limit."""
+        """Whether rejected groups in a row, by index, have reached the limit."""
         return self._streak.total() >= self._max_uniform_groups
 
     @property
     def at_end(self) -> bool:
-        """Whether the search is exhausted, nothing is in flight any more, and no batch is left to learn from."""
-        return self.exhausted and not self._pending and not self._training and not self.ready
+        """Whether the search is exhausted, nothing is running or in training, and no full batch is left."""
+        return self.exhausted and not self._indices(_State.RUNNING, _State.TRAINING) and not self.ready
 
     def launch(self) -> int:
         """Claim the next index."""
-        index = self._next_index
-        self._pending.add(index)
+        self._groups[self._next_index] = _Group()
         self._next_index += 1
-        return index
+        return self._next_index - 1
 
     def offer(self, summary: GroupSummary) -> Verdict:
-        """Judge a group that has finished."""
-        self._pending.remove(summary.index)
-        verdict = self._judged[summary.index] = self._judge(summary)
-        if verdict is Verdict.ACCEPTED:
-            self._accepted[summary.index] = summary.version
-        else:
+        """Judge a finished group (Algorithm 1, lines 11 to 14)."""
+        assert self._groups[summary.index].state is _State.RUNNING, f"group {summary.index} finished twice"
+        verdict = self._judge(summary)
+        if verdict is not Verdict.ACCEPTED:
             self.num_rejected[verdict] += 1
+        state = _State.WAITING if verdict is Verdict.ACCEPTED else _State.REJECTED
+        self._groups[summary.index] = _Group(state, verdict, summary.version)
         self._count_in_order()
         return verdict
 
     def take_batch(self) -> list[int]:
-        """Indices of the batch, ascending; it is in training until `finish_update`."""
+        """Return the indices of the batch, ascending; it is in training until `finish_update`."""
         assert self.ready
-        self._training = self._first_accepted()
-        ages = [self.update - self._accepted.pop(index) for index in self._training]
-        assert max(ages) <= self._max_policy_lag, (
-            f"a group of {max(ages)} updates ago, where {self._max_policy_lag} may"
-        )
-        return self._training
+        batch = self._next_batch()
+        for index in batch:
+            group = self._groups[index]
+            group.state, age = _State.TRAINING, self.update - group.version
+            assert age <= self._max_policy_lag, f"group {index} is {age} updates old, limit {self._max_policy_lag}"
+        return batch
 
     def finish_update(self) -> int:
-        """Book the batch in training as trained; returns the first index behind it."""
-        assert self._training
-        behind = self._training[-1] + 1
-        self.num_trained += len(self._training)
-        self._training = []
+        """Count the batch in training as trained; returns the first index after it."""
+        trained = self._indices(_State.TRAINING)
+        assert trained
+        for index in trained:
+            del self._groups[index]
+        self.num_trained += len(trained)
         self.update += 1
-        return behind
+        return trained[-1] + 1
 
     def explain_exhaustion(self) -> SearchExhaustedError:
-        """Which case a search without mixed groups is, with its figures."""
+        """Return the error that says why no mixed group was found, with the counts."""
         failed, solved = (self._streak[verdict] for verdict in UNIFORM)
         unusable = self._streak.total() - failed - solved
-        figures = f"{self._streak.total()} groups in a row taught nothing: {solved} all solved, {failed} all failed"
+        counts = f"{self._streak.total()} groups in a row taught nothing: {solved} all solved, {failed} all failed"
         if unusable:
-            message = f"no usable groups ({figures}, {unusable} invalid or stale)"
-            return SearchExhaustedError(message, is_success=False)
-        if not failed:
-            return SearchExhaustedError(f"every context drawn is solved ({figures})", is_success=True)
-        if not solved:
-            message = f"the policy never succeeds ({figures}); it needs better or more demonstrations"
-            return SearchExhaustedError(message, is_success=False)
-        message = f"every context drawn is either solved or out of reach ({figures})"
-        return SearchExhaustedError(message, is_success=False)
+            message = f"no usable groups ({counts}, {unusable} invalid or stale)"
+        elif not failed:
+            message = f"every context drawn is solved ({counts})"
+        elif not solved:
+            message = f"the policy never succeeds ({counts}); it needs better or more demonstrations"
+        else:
+            message = f"every context drawn is either solved or out of reach ({counts})"
+        return SearchExhaustedError(message, is_success=not unusable and not failed)
 
     def _judge(self, summary: GroupSummary) -> Verdict:
         assert summary.version <= self.update, f"group {summary.index} is from the future: {summary.version}"
@@ -147,16 +156,19 @@ class GroupBuffer:
                 return Verdict.INVALID
         return verdict
 
-    def _first_accepted(self) -> list[int]:
-        """The first accepted groups by index, up to a batch, among those with no unjudged group before them."""
-        return sorted(index for index in self._accepted if index < self._judged_to)[: self._groups_per_update]
+    def _indices(self, *states: _State) -> list[int]:
+        return [index for index, group in self._groups.items() if group.state in states]
+
+    def _next_batch(self) -> list[int]:
+        """Return the first waiting groups, up to a batch; none past a running one, or short episodes are favored."""
+        return [index for index in self._indices(_State.WAITING) if index < self._judged_to][: self._groups_per_update]
 
     def _count_in_order(self) -> None:
-        """Follow the verdicts by index, so that the search ends at the same group in every run."""
-        while self._judged_to in self._judged and not self.exhausted:
-            verdict = self._judged.pop(self._judged_to)
-            self._judged_to += 1
-            if verdict is Verdict.ACCEPTED:
+        """Count verdicts by index, not by arrival, so that the search ends at the same group in every run."""
+        while not self.exhausted and (group := self._groups.get(self._judged_to)) and group.verdict:
+            if group.verdict is Verdict.ACCEPTED:
                 self._streak.clear()
             else:
-                self._streak[verdict] += 1
+                self._streak[group.verdict] += 1
+                del self._groups[self._judged_to]
+            self._judged_to += 1

@@ -1,6 +1,6 @@
-"""The central learner: keeps the groups of the present update, runs PPO over them, hands out weights.
+"""Central learner: buffers accepted groups, runs PPO over them and provides the new weights.
 
-Source: RIPT-VLA Algorithm 1, lines 9 to 18.
+Source: RIPT-VLA Algorithm 1, lines 9, 10 and 16 to 18.
 """
 
 import math
@@ -18,7 +18,7 @@ from ript_ray.config.rl import PPO
 from ript_ray.errors import DivergenceError
 from ript_ray.optim import decay_groups, moments_of, put_moments
 from ript_ray.policies.base import Policy
-from ript_ray.rl.batch import assemble, minibatches, take
+from ript_ray.rl.batch import assemble, minibatches, select_rows
 from ript_ray.rl.data_parallel import GradientSync, NoSync, ProcessGroup
 from ript_ray.rl.loss import clipped_surrogate
 from ript_ray.rl.weights import snapshot
@@ -28,19 +28,19 @@ from ript_ray.types import Arrays, Batch, Group, Version, Weights
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """Figures of one update; means over its optimiser steps.
+    """Metrics of one update, as means over its optimizer steps.
 
     Attributes:
         loss: Clipped surrogate.
-        grad_norm: Norm of the gradient before clipping.
-        clip_fraction: Share of units outside the clip range.
+        grad_norm: Gradient norm before clipping.
+        clip_fraction: Fraction of units outside the clip range.
         approx_kl: Estimated KL from the sampling policy, in nats per unit.
         mean_ratio: Mean probability ratio.
-        num_optimizer_steps: Optimiser steps taken.
-        num_decisions: Policy queries learned from.
-        learn_s: Seconds of wall time.
-        error: Why the update was skipped, with weights and moments as they were before it, or none.
-            Figures are then means over the steps before the problem, NaN where there was none.
+        num_optimizer_steps: Optimizer steps taken.
+        num_decisions: Policy queries in the batch.
+        learn_s: Wall time.
+        error: Why the update was skipped and rolled back, or None. The means of a skipped update are over the
+            steps before the failure, NaN if there were none.
     """
 
     loss: float
@@ -55,17 +55,17 @@ class UpdateReport:
 
 
 class Learner:
-    """Owns the policy that trains and its optimiser. A plain class: Ray wraps it where it is started."""
+    """Owns the policy being trained and its optimizer. A plain class; the Ray runtime wraps it in a remote actor."""
 
     def __init__(self, build_policy: Callable[[], Policy], ppo: PPO, *, seed: int, num_threads: int):
-        """Build the policy to train.
+        """Build the policy and its optimizer.
 
         Args:
-            build_policy: Makes the policy with the weights to start from.
+            build_policy: Builds the policy with its initial weights.
             ppo: Hyperparameters.
             seed: The experiment's seed.
-            num_threads: Threads torch may use. Part of the experiment, not of the cluster: it decides
-                the order of floating-point sums.
+            num_threads: Torch threads. Part of the experiment, not of the cluster, because it determines the order
+                of floating-point sums.
         """
         self._policy = build_policy()
         self._ppo = ppo
@@ -80,28 +80,28 @@ class Learner:
         )
 
     def receive(self, group: Group) -> None:
-        """Keep a group until an update asks for it."""
+        """Buffer a group until an update uses it."""
         self._groups[group.index] = group
 
     def update(self, indices: Sequence[int]) -> UpdateReport:
-        """Run PPO over the received groups named by `indices`, in that order; the version grows by one.
+        """Run PPO over the received groups `indices`, in that order, and increment the version.
 
-        Where a loss, a gradient or a weight turns out not to be finite, everything is put back to what it was
-        before the update, and the report says so.
+        If a loss, a gradient norm or a weight is not finite, weights and moments are rolled back to their values
+        before the update, and the report carries the error.
         """
         torch.set_num_threads(self._num_threads)
         started = time.perf_counter()
-        batch = assemble([self._groups.pop(index) for index in indices])
+        batch = assemble([self._groups.pop(index) for index in indices])  # lines 9 and 10
         steps: list[tuple[float, ...]] = []
         before = self._snapshot()
         for group in self._optimizer.param_groups:
             group["lr"] = self._ppo.learning_rate_of(self._version + 1)
         try:
-            for iteration in range(self._ppo.num_iterations):
+            for iteration in range(self._ppo.num_iterations):  # line 16
                 order = np.random.default_rng(seed_of(self._seed, Purpose.MINIBATCHES, self._version, iteration))
                 for minibatch in minibatches(batch, self._ppo.minibatch_rollouts, order):
-                    steps.append(self._step(minibatch))
-            self._refuse_unless_finite("weights", *self._policy.trainable().values())
+                    steps.append(self._step(minibatch))  # line 17
+            self._require_finite("the weights are not finite", *self._policy.trainable().values())
             error_message = None
         except DivergenceError as error:
             self._rollback(before)
@@ -116,15 +116,15 @@ class Learner:
         )
 
     def weights(self) -> Weights:
-        """The present weights."""
+        """Return a snapshot of the current weights."""
         return snapshot(self._policy, self._version)
 
     def state(self) -> Arrays:
-        """The optimiser's moments, copied: with the weights, all that the next update depends on."""
+        """Return a copy of the optimizer's moments: with the weights, all that the next update depends on."""
         return moments_of(self._optimizer, self._policy.trainable())
 
     def restore(self, version: Version, state: Arrays) -> None:
-        """Take over the moments of `state`; the policy must hold the weights of that moment already.
+        """Restore the optimizer's moments; the policy must already hold the matching weights.
 
         Raises:
             CheckpointError: A name is unknown or missing, or a shape differs.
@@ -133,12 +133,12 @@ class Learner:
         self._version = version
 
     def open_store(self, host: str) -> tuple[str, int]:
-        """Open the store in which the learners find each other, at this node's address; returns host and port."""
+        """Open the rendezvous store of the learners at this node's address; returns host and port."""
         self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         return host, self._store.port
 
     def join(self, address: tuple[str, int], *, rank: int, size: int, timeout_s: float) -> None:
-        """Share every update with `size` - 1 other learners; returns once all are there."""
+        """Share every update with `size` - 1 other learners; blocks until all have joined."""
         host, port = address
         store = self._store or TCPStore(host, port, timeout=timedelta(seconds=timeout_s))
         on_gpu = any(parameter.is_cuda for parameter in self._policy.trainable().values())
@@ -146,7 +146,7 @@ class Learner:
 
     def _step(self, minibatch: Batch) -> tuple[float, ...]:
         ppo = self._ppo
-        rows = take(minibatch, self._sync.rows)
+        rows = select_rows(minibatch, self._sync.rows)
         loss, stats = clipped_surrogate(
             self._policy.log_probs(rows.record),
             rows.old_log_probs_NU,
@@ -159,20 +159,20 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = self._policy.trainable().values()
-        figures = torch.stack([loss.detach(), stats.clip_fraction, stats.approx_kl, stats.mean_ratio])
-        self._sync.all_reduce([figures, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        metrics = torch.stack([loss.detach(), stats.clip_fraction, stats.approx_kl, stats.mean_ratio])
+        self._sync.all_reduce([metrics, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
         grad_norm = nn.utils.clip_grad_norm_(parameters, ppo.max_grad_norm)
-        self._refuse_unless_finite("loss and gradient norm", figures[0], grad_norm)
+        problem = f"the loss is {metrics[0]:g}, the gradient norm is {grad_norm:g}: not finite"
+        self._require_finite(problem, metrics[0], grad_norm)
         self._optimizer.step()
-        return (*figures.tolist(), float(grad_norm))
+        return (*metrics.tolist(), float(grad_norm))
 
-    def _refuse_unless_finite(self, what: str, *tensors: torch.Tensor) -> None:
+    def _require_finite(self, problem: str, *tensors: torch.Tensor) -> None:
         if not all(tensor.isfinite().all() for tensor in tensors):
-            values = ", ".join(f"{tensor.item():g}" for tensor in tensors if tensor.ndim == 0)
-            raise DivergenceError(f"update {self._version + 1}: {what} {values or ''} not finite".replace("  ", " "))
+            raise DivergenceError(f"update {self._version + 1}: {problem}")
 
     def _snapshot(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        """Copies of all that an update changes, parameter by parameter."""
+        """Copy the value and the moments of every parameter, for a rollback."""
         return [
             (
                 parameter.detach().clone(),
@@ -189,7 +189,7 @@ class Learner:
 
 
 def _means(steps: Sequence[tuple[float, ...]]) -> dict[str, float]:
-    """Means over optimiser steps by name; NaN where there was none."""
+    """Return the mean of each metric over optimizer steps; NaN if there were none."""
     names = ("loss", "clip_fraction", "approx_kl", "mean_ratio", "grad_norm")
     means = torch.tensor(steps).mean(0).tolist() if steps else [math.nan] * len(names)
     return dict(zip(names, means, strict=True))

@@ -1,7 +1,7 @@
-"""Where every copy of a group that was handed to an actor has gone: nothing is lost silently, nothing trained twice.
+"""Outcome counts of all dispatched groups: no group is lost silently or trained twice.
 
-Two rooms keep the books: the runtime counts what it dispatched, lost and has running, admission what it accepted,
-rejected and trained. `reconcile` brings them together, and they must agree.
+The runtime counts dispatched, lost and running copies; the group buffer counts accepted, rejected and trained
+groups. `reconcile` combines both and checks that they match.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -13,16 +13,18 @@ from ript_ray.rl.protocols import DispatchCounts
 
 @dataclass(frozen=True)
 class Ledger:
-    """dispatched = trained + uniform + stale + invalid + lost + in_flight, in copies of groups.
+    """Invariant: dispatched = trained + uniform + stale + invalid + lost + in_flight.
+
+    Counts copies of groups: a retried or speculatively duplicated group has several.
 
     Attributes:
-        dispatched: Handed to an actor.
-        trained: Learned from, each once.
+        dispatched: Sent to an actor.
+        trained: Trained, each group once.
         uniform: Rejected because all rollouts failed or all succeeded.
-        stale: Rejected because the policy that acted is too old.
+        stale: Rejected because the sampling policy was too old.
         invalid: Rejected because they are malformed.
-        lost: Died with an actor or its environment, or were overtaken by another copy of the same group.
-        in_flight: Running, or accepted and waiting to be trained.
+        lost: Lost with an actor or its environment, or superseded by a faster copy of the same group.
+        in_flight: Running, or accepted and not trained yet.
     """
 
     dispatched: int = 0
@@ -35,22 +37,22 @@ class Ledger:
 
     @property
     def balance(self) -> int:
-        """Copies that nobody can account for; 0 in a ledger that is right."""
+        """Copies not accounted for; 0 in a consistent ledger."""
         known = self.trained + self.uniform + self.stale + self.invalid + self.lost + self.in_flight
         return self.dispatched - known
 
 
 def carry_over(earlier: Ledger, since: Ledger) -> Ledger:
-    """The ledger of a run that stood at `earlier` when it was interrupted, and has done `since` after it.
+    """Add the ledger of a resumed run to the ledger at the interruption.
 
-    What was in flight at the interruption, or when the search ended, is lost.
+    Groups in flight at the interruption, or at the end of the search, count as lost.
     """
     fresh = replace(earlier, lost=earlier.lost + earlier.in_flight, in_flight=0)
     return Ledger(**{field.name: getattr(fresh, field.name) + getattr(since, field.name) for field in fields(Ledger)})
 
 
 def reconcile(now: DispatchCounts, at_start: DispatchCounts, buffer: GroupBuffer) -> Ledger:
-    """The ledger of a training run whose runtime had done `at_start` before it; asserts that the books agree."""
+    """Return the ledger of a run, excluding what the runtime had done `at_start`; asserts that the counts match."""
     rejected = buffer.num_rejected
     ledger = Ledger(
         dispatched=now.num_dispatched - at_start.num_dispatched,
@@ -61,5 +63,5 @@ def reconcile(now: DispatchCounts, at_start: DispatchCounts, buffer: GroupBuffer
         lost=now.num_lost - at_start.num_lost,
         in_flight=now.num_running + buffer.num_waiting,
     )
-    assert ledger.balance == 0, f"the books of runtime and admission differ: {ledger}"
+    assert ledger.balance == 0, f"the counts of the runtime and the group buffer do not match: {ledger}"
     return ledger

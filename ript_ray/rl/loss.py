@@ -1,4 +1,4 @@
-"""The clipped surrogate on the log-probabilities of single units (tokens or chunk steps).
+"""PPO clipped surrogate loss per scored unit (token or chunk step).
 
 Source: RIPT-VLA equation 6 (PPO, Schulman et al. 2017); asymmetric clip: DAPO (Yu et al. 2025).
 """
@@ -10,11 +10,11 @@ import torch
 
 @dataclass(frozen=True)
 class SurrogateStats:
-    """What one minibatch looked like, as detached scalars.
+    """Statistics of one minibatch, as detached scalars.
 
     Attributes:
-        clip_fraction: Share of valid units whose ratio lies outside the clip range.
-        approx_kl: Mean of (r - 1) - log r over valid units, an estimate of KL(sampling || present), in nats.
+        clip_fraction: Fraction of valid units whose ratio is outside the clip range.
+        approx_kl: Mean of (r - 1) - log r over valid units, an estimate of KL(sampling || current), in nats.
         mean_ratio: Mean ratio over valid units.
     """
 
@@ -36,17 +36,18 @@ def clipped_surrogate(
     """Mean over valid units of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A).
 
     Args:
-        new_log_probs_NU: Under the present policy, with gradients.
+        new_log_probs_NU: Under the current policy, with gradients.
         old_log_probs_NU: Under the sampling policy.
         advantages_N: One per decision; every unit of a decision shares it.
-        valid_NU: Units that count, bool; what the others hold never reaches the loss.
+        valid_NU: Mask of the units that count, bool; the values of the others never reach the loss.
         clip_low: How far a ratio may fall below 1, in (0, 1).
         clip_high: How far a ratio may rise above 1, above 0.
-        count: What to divide by, where these units are a share of a larger whole: its number of valid units,
-            at least 1. Losses and statistics of all shares then add up to those of the whole.
+        count: Denominator of the means, at least 1; the number of valid units here unless given. For a shard of a
+            minibatch, pass the valid units of the whole minibatch: losses and statistics of the shards then sum to
+            those of the minibatch.
 
     Returns:
-        The scalar loss (zero where no unit is valid) and its statistics.
+        The scalar loss (zero if no unit is valid) and its statistics.
     """
     log_ratio = torch.where(valid_NU, new_log_probs_NU - old_log_probs_NU, 0.0)
     ratio = log_ratio.exp()

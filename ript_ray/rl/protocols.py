@@ -1,4 +1,4 @@
-"""What the training loop asks of a runtime, and the parts every runtime is built from."""
+"""The runtime interface that the training loop needs, and the components that a runtime is built from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weight
 
 @dataclass(frozen=True)
 class Components:
-    """What actors and learner are made of. The factories are called in the process that uses the result.
+    """What actors and learners are built from. Factories are called in the process that uses the result.
 
     Attributes:
-        build_policy: Makes a policy with the weights to start from.
-        make_environment: Makes the environment of a task.
-        max_steps: Longest episode, in environment steps.
+        build_policy: Builds the policy with its initial weights.
+        make_environment: Builds the environment of a task.
+        max_steps: Episode horizon, in environment steps.
         ppo: Hyperparameters of the learner.
         seed: The experiment's seed.
-        learner_threads: Torch threads of a learner process.
-        num_learners: Learner processes that share every minibatch.
+        learner_threads: Torch threads per learner process.
+        num_learners: Data-parallel learner processes.
     """
 
     build_policy: Callable[[], Policy]
@@ -36,13 +36,13 @@ class Components:
 
 @dataclass(frozen=True)
 class DispatchCounts:
-    """A runtime's books on the copies of requests that it handed to actors.
+    """Counts of dispatched, lost and running copies of requests.
 
     Attributes:
-        num_dispatched: Copies handed to an actor.
-        num_lost: Copies whose answer was never used: they died with an actor or its environment and were run
-            again, or another copy of a late one was faster.
-        num_running: Copies at work now.
+        num_dispatched: Copies sent to an actor.
+        num_lost: Copies whose result was never used: lost with an actor or its environment and retried, or
+            superseded by a faster copy of a straggler.
+        num_running: Copies that are running now.
         num_replaced: Rollout actors replaced.
     """
 
@@ -53,16 +53,16 @@ class DispatchCounts:
 
 
 class Runtime(Protocol):
-    """Runs requests on rollout actors and updates on the learner."""
+    """Executes rollout requests on actors and updates on the learner."""
 
     @property
     def num_actors(self) -> int:
-        """Rollout actors asked for."""
+        """Rollout actors requested."""
         ...
 
     @property
     def dispatch_counts(self) -> DispatchCounts:
-        """The books on requests: what was handed to actors, what of it was lost, what is at work."""
+        """Counts of dispatched, lost and running requests, and of replaced actors."""
         ...
 
     def launch(self, request: RolloutRequest) -> None:
@@ -70,42 +70,41 @@ class Runtime(Protocol):
         ...
 
     def next_event(self) -> GroupSummary | UpdateReport:
-        """Wait for the next request or update to finish, in whatever order they finish.
+        """Wait for the next request or update to finish, in order of completion.
 
         Raises:
-            WorkerError: The learner failed, or actors fail for good; the message says how.
+            WorkerError: The learner failed, or actors failed beyond the retry limits; the message gives the cause.
         """
         ...
 
     def send_to_learner(self, index: int) -> None:
-        """Send a finished group on to the learner."""
+        """Send a finished group to the learner."""
         ...
 
     def discard(self, index: int) -> None:
-        """Forget a finished group."""
+        """Drop a finished group."""
         ...
 
     def start_update(self, indices: Sequence[int]) -> None:
-        """Begin to learn from kept groups, in this order; the report is an event. One update at a time."""
+        """Start an update on groups sent to the learner, in this order; its report is an event. One at a time."""
         ...
 
     def broadcast(self) -> Weights:
-        """Give every actor the learner's present weights, verified by checksum.
+        """Send the learner's current weights to every actor, verified by checksum.
 
         Returns:
-            The weights, once every actor that is not at work holds them; the others take them before their
-            next request.
+            The weights, once every idle actor holds them; busy actors load them before their next request.
         """
         ...
 
     def learner_state(self) -> Arrays:
-        """The learner's state besides its weights, for a checkpoint."""
+        """Return the learner's state apart from its weights, for a checkpoint."""
         ...
 
     def restore(self, version: Version, state: Arrays) -> None:
-        """Put the learner where a checkpoint left it; the policy was built with its weights already."""
+        """Restore the learner from a checkpoint; the policy was already built with its weights."""
         ...
 
     def close(self) -> None:
-        """Stop every process this runtime started."""
+        """Stop all processes that this runtime started."""
         ...

@@ -1,4 +1,4 @@
-"""Rollouts of one request with one policy copy, acting on all of them as one batch. Pure: no Ray."""
+"""Batched rollouts of one request with one policy copy. No Ray."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,14 +10,14 @@ from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
 
 
 class EnvironmentPool:
-    """Environments by task, built when first needed and reused from then on."""
+    """Environments per task, built on first use and reused."""
 
     def __init__(self, make: Callable[[str], Environment]):
         self._make = make
         self._by_task: dict[str, list[Environment]] = {}
 
     def take(self, tasks: Sequence[str]) -> list[Environment]:
-        """One distinct environment per entry of `tasks`; they stay the pool's own."""
+        """Return a distinct environment per entry of `tasks`; the pool keeps ownership."""
         taken: dict[str, int] = {}
         chosen = []
         for task in tasks:
@@ -30,7 +30,7 @@ class EnvironmentPool:
         return chosen
 
     def close(self) -> None:
-        """Close every environment; the next request builds anew, even where closing one fails."""
+        """Close all environments; the next request builds new ones, even if closing one fails."""
         environments = [environment for built in self._by_task.values() for environment in built]
         self._by_task.clear()
         for environment in environments:
@@ -38,7 +38,7 @@ class EnvironmentPool:
 
 
 class _Episode:
-    """One rollout under way."""
+    """A running episode."""
 
     def __init__(self, context: Context, environment: Environment, generator: np.random.Generator):
         self.context = context
@@ -50,7 +50,7 @@ class _Episode:
         environment.reset(np.array(context.initial_state))
 
     def execute(self, actions_CA: np.ndarray, max_steps: int) -> None:
-        """Step through a chunk, up to success or the horizon."""
+        """Execute a chunk of actions until success or the horizon."""
         for action in actions_CA[: max_steps - self.num_steps]:
             self.success = self.environment.step(action)
             self.num_steps += 1
@@ -73,18 +73,18 @@ class _Episode:
 def roll_out(
     request: RolloutRequest, policy: Policy, pool: EnvironmentPool, *, max_steps: int, version: Version
 ) -> Group:
-    """Run the episodes of a request side by side.
+    """Run the episodes of a request as one batch (Algorithm 1, lines 7 and 8).
 
-    Every query decides for all unfinished episodes in one call; a finished episode is neither stepped,
-    observed nor queried again. Episodes are never cut short because siblings have finished: successful
-    ones finish early, so that would bias the leave-one-out baseline.
+    One policy call serves all unfinished episodes; finished ones are neither stepped, observed nor queried again.
+    Episodes are never truncated because others of the group have finished: successful episodes end early, so
+    truncation would bias the leave-one-out baseline.
 
     Args:
         request: Contexts and seeds, one per episode.
         policy: The sampling policy.
-        pool: Where environments come from.
-        max_steps: Longest episode, in environment steps.
-        version: Version of the policy's weights; the group carries it.
+        pool: Provides the environments.
+        max_steps: Episode horizon, in environment steps.
+        version: Version of the policy's weights, stored in the group.
     """
     environments = pool.take([context.task for context in request.contexts])
     episodes = [

@@ -1,4 +1,4 @@
-"""One rollout actor: a policy copy and its environments. A plain class: Ray wraps it where it is started."""
+"""Rollout actor: a policy copy and its environments. A plain class; the Ray runtime wraps it in a remote actor."""
 
 import contextlib
 import math
@@ -16,31 +16,31 @@ from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version
 
 
 class RolloutWorker:
-    """Answers requests one at a time."""
+    """Executes rollout requests, one at a time."""
 
     def __init__(
         self, build_policy: Callable[[], Policy], make_environment: Callable[[str], Environment], max_steps: int
     ):
-        """Build the policy; environments follow when a request first needs them."""
+        """Build the policy; environments are built when a request first needs them."""
         self._policy = build_policy()
         self._pool = EnvironmentPool(make_environment)
         self._max_steps = max_steps
         self._version = Version(0)
 
     def load(self, weights: Weights) -> str:
-        """Take over weights; returns the checksum of what arrived."""
+        """Load weights into the policy; returns the checksum of what was received."""
         checksum = weights_module.apply(weights, self._policy)
         self._version = weights.version
         return checksum
 
     def roll(self, request: RolloutRequest) -> tuple[GroupSummary, Group]:
-        """Run a request's episodes. On one thread: sums over several would come out in another order."""
-        torch.set_num_threads(1)
+        """Run the episodes of a request and validate the group."""
+        torch.set_num_threads(1)  # the order of floating-point sums must not depend on the machine
         try:
             group = roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
         except Exception:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                self._pool.close()  # whatever state an environment was left in, the next request builds it anew
+            with contextlib.suppress(Exception):  # report the original error
+                self._pool.close()  # environments may be in a bad state: the next request builds new ones
             raise
         return summarize(group, validate_group(group, request)), group
 
@@ -50,7 +50,7 @@ class RolloutWorker:
 
 
 def summarize(group: Group, error: str | None) -> GroupSummary:
-    """What the training loop needs of a group; `error` says why nobody may train on it."""
+    """Reduce a group to what the training loop needs; `error` says why it is invalid, or None."""
     return GroupSummary(
         index=group.index,
         version=group.version,

@@ -1,4 +1,4 @@
-"""Algorithm 1 of RIPT-VLA, on any runtime: the whole of post-training on one screen."""
+"""Algorithm 1 of RIPT-VLA on any runtime. Comments give the line of Algorithm 1 that they implement."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import GroupSummary, Progress, RolloutRequest
 
 MAX_SKIPPED_UPDATES = 3
-"""Updates in a row that may be skipped because something was not finite."""
+"""Consecutive updates skipped for non-finite values that end the run."""
 
 
 def train(
@@ -29,16 +29,16 @@ def train(
     callbacks: Sequence[Callback] = (),
     start: Progress | None = None,
 ) -> TrainResult:
-    """Update the policy until there have been `num_updates`, or until no mixed group is found within the limit.
+    """Post-train the policy until update `num_updates`, or until no mixed group is found within the limit.
 
-    From `start`, with the learner's state of that moment, it goes on as if it had never stopped (at lag 0 to
-    the bit).
+    Resuming from `start` with the learner state of that moment gives the run that was never interrupted (bit for
+    bit at lag 0).
 
     Raises:
-        DivergenceError: Updates in a row were skipped because something was not finite.
+        DivergenceError: Too many consecutive updates were skipped because of non-finite values.
     """
     progress = start or Progress()
-    _refuse_divergence(progress, "before this run was resumed")
+    _check_divergence(progress, "before this run was resumed")
     buffer = GroupBuffer(
         groups_per_update=sampling.groups_per_update,
         max_uniform_groups=sampling.max_uniform_groups,
@@ -46,16 +46,16 @@ def train(
         num_updates=num_updates,
         start=progress,
     )
-    at_start = runtime.dispatch_counts
-    runtime.broadcast()
+    at_start = runtime.dispatch_counts  # it may have dispatched other requests before, e.g. an evaluation
+    runtime.broadcast()  # line 3, first update; later ones in _broadcast
     current = training = RolloutStats(progress.update + 1, sampling.groups_per_update)
-    while buffer.update < num_updates:
-        while buffer.num_wanted > 0:
+    while buffer.update < num_updates:  # line 2
+        while buffer.num_wanted > 0:  # lines 5 to 8, on the actors; the cap on groups in flight bounds the lag
             runtime.launch(group_request(stream, buffer.launch(), group_size=sampling.group_size, seed=seed))
-        if buffer.ready:
+        if buffer.ready:  # lines 9, 10 and 16 to 18, on the learner, while actors may roll out the next batch
             runtime.start_update(buffer.take_batch())
             training, current = current.close(), RolloutStats(current.update + 1, sampling.groups_per_update)
-        if buffer.at_end:
+        if buffer.at_end:  # not in the paper, whose line 5 searches forever
             ledger = carry_over(reconcile(runtime.dispatch_counts, at_start, buffer), Ledger())
             return TrainResult(ledger, buffer.explain_exhaustion(), current)
         event = runtime.next_event()
@@ -64,28 +64,27 @@ def train(
             for callback in callbacks:
                 callback.on_group(current, event, verdict)
         else:
-            progress = _after(event, buffer, progress)
-            record = _broadcast(
-                runtime, event, training, progress, reconcile(runtime.dispatch_counts, at_start, buffer)
-            )
+            progress = _finish_update(event, buffer, progress)
+            ledger = reconcile(runtime.dispatch_counts, at_start, buffer)
+            record = _broadcast(runtime, event, training, progress, ledger)
             for callback in callbacks:
                 callback.on_update(record)
-            _refuse_divergence(progress, event.error)
+            _check_divergence(progress, event.error)  # after the callbacks, so that the skipped update is logged
             if sampling.max_policy_lag == 0:
-                current.started = time.perf_counter()  # nothing was under way while the learner learned
+                current.started = time.perf_counter()  # nothing was rolled out while the learner was busy
     return TrainResult(reconcile(runtime.dispatch_counts, at_start, buffer))
 
 
 def group_request(stream: ContextStream, index: int, *, group_size: int, seed: int) -> RolloutRequest:
-    """The rollouts of one group: the same context for all, a seed of its own for each."""
+    """Request K rollouts of one context (lines 6 and 7), each with its own seed."""
     members = range(group_size)
     seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
     return RolloutRequest(index, (stream.at(index),) * group_size, seeds)
 
 
 def _admit(summary: GroupSummary, runtime: Runtime, buffer: GroupBuffer, stats: RolloutStats) -> Verdict:
-    """Dynamic sampling: send a group that teaches something to the learner, drop any other."""
-    verdict = buffer.offer(summary)
+    """Dynamic sampling (lines 11 to 14): send an accepted group to the learner, discard a rejected one."""
+    verdict = buffer.offer(summary)  # needs only the rewards, so a rejected record is never transferred
     if verdict is Verdict.ACCEPTED:
         runtime.send_to_learner(summary.index)
     else:
@@ -94,8 +93,7 @@ def _admit(summary: GroupSummary, runtime: Runtime, buffer: GroupBuffer, stats: 
     return verdict
 
 
-def _after(report: UpdateReport, buffer: GroupBuffer, before: Progress) -> Progress:
-    """Where training stands once the update that `report` tells of is booked."""
+def _finish_update(report: UpdateReport, buffer: GroupBuffer, before: Progress) -> Progress:
     next_index = buffer.finish_update()
     return Progress(buffer.update, next_index, before.skipped_streak + 1 if report.error else 0)
 
@@ -103,7 +101,7 @@ def _after(report: UpdateReport, buffer: GroupBuffer, before: Progress) -> Progr
 def _broadcast(
     runtime: Runtime, report: UpdateReport, stats: RolloutStats, progress: Progress, ledger: Ledger
 ) -> UpdateRecord:
-    """Send the new weights out (Algorithm 1, line 19), and say all that happened."""
+    """Send the new weights to the actors (line 3) and summarize the update."""
     started = time.perf_counter()
     weights = runtime.broadcast()
     assert weights.version == progress.update
@@ -119,7 +117,7 @@ def _broadcast(
     )
 
 
-def _refuse_divergence(progress: Progress, problem: str | None) -> None:
+def _check_divergence(progress: Progress, problem: str | None) -> None:
     if progress.skipped_streak >= MAX_SKIPPED_UPDATES:
         raise DivergenceError(
             f"{progress.skipped_streak} updates in a row were skipped: {problem}; lower ppo.learning-rate"

@@ -1,4 +1,4 @@
-"""Is a group what the learner may train on? Looked at where it was made, so that a bad one never travels."""
+"""Validation of groups in the actor that made them, so that a malformed group is never transferred."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from ript_ray.types import Group, Layout, Rollout, RolloutRequest
 
 
 def validate_group(group: Group, request: RolloutRequest) -> str | None:
-    """What is wrong with a group, naming the rollout and the value; none where nothing is."""
+    """Return what is wrong with a group, naming the rollout and the value; None if it is valid."""
     if group.index != request.index or len(group.rollouts) != len(request.seeds):
         made, wanted = (group.index, len(group.rollouts)), (request.index, len(request.seeds))
-        return f"it answers another request: index and rollouts are {made}, not {wanted}"
+        return f"it does not match its request: (index, rollouts) is {made}, not {wanted}"
     for member, rollout in enumerate(group.rollouts):
         problem = _validate_rollout(rollout, request.keep_record)
         if problem:
@@ -19,20 +19,20 @@ def validate_group(group: Group, request: RolloutRequest) -> str | None:
 
 
 def layout_of(group: Group) -> Layout:
-    """Name, shape and dtype of what the group holds per decision; empty where nothing was recorded."""
+    """Return name, shape and dtype of the arrays recorded per decision; empty for a group without rollouts."""
     return _layout_of(group.rollouts[0]) if group.rollouts else ()
 
 
 def _validate_rollout(rollout: Rollout, has_record: bool) -> str | None:
     if not isinstance(rollout.success, bool | np.bool_):
-        return f"the environment answered {rollout.success!r} where success is yes or no"
+        return f"the environment returned success {rollout.success!r}, not a bool"
     return _validate_record(rollout) if has_record else None
 
 
 def _validate_record(rollout: Rollout) -> str | None:
     log_probs, valid = rollout.log_probs_TU, rollout.valid_TU
     if log_probs.ndim != 2 or not log_probs.size or valid.shape != log_probs.shape or valid.dtype != np.bool_:
-        return f"log-probabilities {log_probs.shape} and mask {valid.shape} {valid.dtype} do not belong together"
+        return f"log-probabilities {log_probs.shape} and mask {valid.shape} {valid.dtype} do not match"
     if not np.isfinite(log_probs[valid]).all():
         return "a log-probability is not finite"
     for name, array in rollout.record.items():

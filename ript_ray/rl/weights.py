@@ -1,7 +1,7 @@
-"""Versioned snapshots of the trainable parameters: one flat, checksummed buffer.
+"""Versioned snapshots of the trainable parameters, as one flat, checksummed buffer.
 
-NumPy, not torch: readers on one node share the buffer's memory, and Ray hands NumPy arrays over without
-a copy. Receivers copy out of the buffer; writing into it would change every other reader's weights.
+NumPy rather than torch: Ray passes NumPy arrays zero-copy, so readers on one node share the buffer's memory.
+Receivers must copy out of it; writing into it would change the weights of every other reader.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from ript_ray.types import Version, Weights
 
 
 def snapshot(policy: Policy, version: Version) -> Weights:
-    """Copy a policy's trainable parameters into one buffer."""
+    """Copy the trainable parameters of a policy into one buffer."""
     layout, parts = [], []
     for name, parameter in policy.trainable().items():
         array = _as_bytes(parameter.detach())
@@ -33,27 +33,29 @@ def apply(weights: Weights, policy: Policy) -> str:
     """Copy weights into a policy.
 
     Returns:
-        The checksum, recomputed from what arrived.
+        The checksum of the received buffer.
 
     Raises:
-        WeightsError: The buffer is damaged, or names, shapes or dtypes differ from the policy's.
+        WeightsError: The buffer is corrupt, or names, shapes or dtypes differ from the policy's.
     """
-    arrived = _checksum(weights.buffer)
-    if arrived != weights.checksum:
-        raise WeightsError(f"weights version {weights.version} arrived damaged: {arrived} is not {weights.checksum}")
+    received = _checksum(weights.buffer)
+    if received != weights.checksum:
+        raise WeightsError(
+            f"version {weights.version} of the weights is corrupt: checksum {received}, not {weights.checksum}"
+        )
     parameters = policy.trainable()
     expected = tuple((name, tuple(value.shape), str(value.dtype)) for name, value in parameters.items())
     if weights.layout != expected:
         differing = set(weights.layout) ^ set(expected)
-        raise WeightsError(f"weights version {weights.version} do not fit the policy: {sorted(differing)}")
+        raise WeightsError(f"version {weights.version} of the weights does not fit the policy: {sorted(differing)}")
     with torch.no_grad():
         for name, tensor in tensors_of(weights):
             parameters[name].copy_(tensor)
-    return arrived
+    return received
 
 
 def tensors_of(weights: Weights) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and a copy of each parameter."""
+    """Yield the name and a copy of each parameter."""
     start = 0
     for name, shape, dtype_name in weights.layout:
         dtype: torch.dtype = getattr(torch, dtype_name.removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""Which parameters decay: the authors leave out biases, normalisations and embeddings."""
+"""Weight decay: as in the authors' code, biases, normalization weights and embeddings are excluded."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from ript_ray.optim import decay_groups
 from ript_ray.policies.quest.presets import Variant, published
 
 UNDECAYED = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
-"""Source: QueST's optimisers, of the modules that it has."""
+"""Source: QueST's optimizers, restricted to the modules it has."""
 
 
 def authors_undecayed(module: nn.Module) -> set[str]:
-    """By the modules that own the parameters, as published: whatever is called bias, and all of certain modules."""
+    """The published rule, by owning module: every bias, and all parameters of certain modules."""
     return {
         f"{path}.{name}" if path else name
         for path, owner in module.named_modules()
@@ -22,7 +22,7 @@ def authors_undecayed(module: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize(("variant", "num_embeddings"), [("libero", 1), ("metaworld", 2)])
-def test_the_published_policies_decay_where_the_authors_do(variant: Variant, num_embeddings: int) -> None:
+def test_the_published_policies_decay_the_same_parameters_as_the_authors(variant: Variant, num_embeddings: int) -> None:
     with torch.device("meta"):
         policy = published(variant, ("open the drawer",) if variant == "metaworld" else ()).new_policy()
     assert sum(isinstance(module, nn.Embedding) for module in policy.modules()) == num_embeddings
@@ -33,7 +33,7 @@ def test_the_published_policies_decay_where_the_authors_do(variant: Variant, num
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
-def test_an_optimiser_step_shrinks_what_decays_and_nothing_else() -> None:
+def test_an_optimizer_step_shrinks_decayed_parameters_only() -> None:
     policy = published("metaworld", ("open the drawer",)).new_policy()
     before = {name: value.detach().clone() for name, value in policy.named_parameters()}
     optimizer = torch.optim.AdamW(decay_groups(policy.named_parameters(), 0.5), lr=0.1)

@@ -23,7 +23,7 @@ def group(index: int, lengths: list[int], successes: list[bool]) -> Group:
 GROUPS = [group(0, [3, 1, 2], [True, False, False]), group(4, [1, 5, 1], [False, True, True])]
 
 
-def test_every_decision_appears_once_with_its_rollouts_advantage() -> None:
+def test_every_decision_appears_once_with_the_advantage_of_its_rollout() -> None:
     batch = assemble(GROUPS)
     assert batch.num_rollouts == 6
     assert batch.record["row"].squeeze(-1).tolist() == [0, 0, 0, 1, 2, 2, 400, 401, 401, 401, 401, 401, 402]
@@ -31,7 +31,7 @@ def test_every_decision_appears_once_with_its_rollouts_advantage() -> None:
     np.testing.assert_array_equal(batch.advantages_N, expected[batch.rollout_N])
 
 
-def test_minibatches_split_whole_rollouts_into_equal_parts_and_miss_none() -> None:
+def test_minibatches_are_equal_parts_of_whole_rollouts_and_complete() -> None:
     batch = assemble(GROUPS)
     for size in range(1, 8):
         parts = list(minibatches(batch, size, np.random.default_rng(size)))
@@ -45,7 +45,7 @@ def test_minibatches_split_whole_rollouts_into_equal_parts_and_miss_none() -> No
             assert len(part.rollout_N.unique()) == part.num_rollouts
 
 
-def test_the_order_of_minibatches_is_the_seeds_alone() -> None:
+def test_the_order_of_minibatches_depends_on_the_seed_alone() -> None:
     batch = assemble(GROUPS)
 
     def order(seed: int) -> list[list[int]]:

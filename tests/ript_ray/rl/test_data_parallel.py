@@ -1,4 +1,4 @@
-"""Several learner processes take the same steps as one."""
+"""Several data-parallel learners take the same optimizer steps as one."""
 
 import multiprocessing
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def make_groups(kind: str) -> list[Group]:
 
 
 def parts_of(kind: str):
-    # The rates at which rounding does not grow: Adam divides tiny gradients by their own size.
+    # At these rates rounding errors do not grow: Adam divides tiny gradients by their own magnitude.
     return line_parts(BUILDERS[kind], minibatch_rollouts=7, learning_rate=1e-4, max_grad_norm=1e-2)
 
 
@@ -76,16 +76,14 @@ def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, floa
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("kind", BUILDERS)
-def test_several_learners_give_the_update_of_one_to_a_millionth_with_one_all_reduce_a_step(
-    kind: str, size: int
-) -> None:
+def test_several_learners_match_one_to_1e_6_with_one_all_reduce_per_step(kind: str, size: int) -> None:
     parts = parts_of(kind)
     alone = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=1)
     weights, loss, grad_norm = learn(kind, alone)
     found = learn_together(kind, size)
     for _, their_weights, their_loss, their_grad_norm, num_reductions in found:
         np.testing.assert_allclose(their_weights, weights, atol=1e-6)
-        np.testing.assert_array_equal(their_weights, found[0][1], err_msg="learners must stay equal to the bit")
+        np.testing.assert_array_equal(their_weights, found[0][1], err_msg="learners must stay bit-identical")
         assert their_loss == pytest.approx(loss, abs=1e-6)
         assert their_grad_norm == pytest.approx(grad_norm, rel=1e-4)
         assert num_reductions == 2 * 3, "two passes of three minibatches, one flat buffer each"

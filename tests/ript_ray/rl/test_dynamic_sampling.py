@@ -12,5 +12,5 @@ def test_a_group_is_accepted_exactly_when_its_rewards_differ() -> None:
 
 
 @pytest.mark.parametrize(("reward", "verdict"), [(0.0, "all_failed"), (1.0, "all_solved")])
-def test_the_reason_of_a_rejection_is_named(reward: float, verdict: str) -> None:
+def test_a_rejection_names_its_reason(reward: float, verdict: str) -> None:
     assert str(judge([reward] * 4)) == verdict

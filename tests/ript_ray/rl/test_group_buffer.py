@@ -18,7 +18,7 @@ def summary(index: int, successes: tuple[float, ...], version: int = 0) -> Group
 
 
 def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int) -> list[list[int]]:
-    """Fill batches while groups arrive in random order; returns the batches."""
+    """Fill three batches from groups that arrive in random order; returns the batches."""
     buffer = GroupBuffer(groups_per_update=groups_per_update, max_uniform_groups=1000, num_updates=3)
     batches: list[list[int]] = []
     flying: list[int] = []
@@ -31,10 +31,11 @@ def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, gro
             assert not flying, "a launched group was neither rejected nor trained"
             batches.append(buffer.take_batch())
             assert buffer.finish_update() == batches[-1][-1] + 1
+            assert not buffer._groups, "a group that is done still takes memory"
     return batches
 
 
-def test_a_batch_is_the_first_mixed_groups_by_index_in_whatever_order_they_arrive() -> None:
+def test_a_batch_is_the_first_mixed_groups_by_index_for_any_order_of_arrival() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         outcomes = [(MIXED, FAILED, SOLVED)[choice] for choice in rng.integers(0, 3, 200)]
@@ -62,15 +63,13 @@ def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
         ([FAILED, SOLVED, SOLVED], "either solved or out of reach (3 groups in a row taught nothing: 2 all s", False),
     ],
 )
-def test_an_exhausted_search_says_which_case_it_is(
-    outcomes: list[tuple[float, ...]], message: str, is_success: bool
-) -> None:
+def test_an_exhausted_search_explains_why(outcomes: list[tuple[float, ...]], message: str, is_success: bool) -> None:
     error = exhaust(outcomes)
     assert message in str(error)
     assert error.is_success is is_success
 
 
-def test_a_mixed_group_starts_the_count_anew() -> None:
+def test_a_mixed_group_resets_the_streak() -> None:
     buffer = GroupBuffer(groups_per_update=2, max_uniform_groups=3, num_updates=1)
     for outcome in (FAILED, FAILED, MIXED, FAILED, FAILED):
         buffer.offer(summary(buffer.launch(), outcome))
@@ -79,7 +78,7 @@ def test_a_mixed_group_starts_the_count_anew() -> None:
     assert buffer.take_batch() == [2, 5]
 
 
-def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> None:
+def test_the_search_ends_at_the_same_group_for_any_order_of_arrival() -> None:
     outcomes = [MIXED, FAILED, FAILED, FAILED]
     for arrival in itertools.permutations(range(4)):
         buffer = GroupBuffer(groups_per_update=4, max_uniform_groups=3, num_updates=1)
@@ -93,7 +92,7 @@ def test_the_search_ends_at_the_same_group_in_whatever_order_groups_arrive() -> 
         assert buffer.at_end
 
 
-def test_a_malformed_an_old_and_an_odd_group_are_rejected_and_counted() -> None:
+def test_stale_and_malformed_groups_and_those_of_another_layout_are_rejected_and_counted() -> None:
     buffer = GroupBuffer(groups_per_update=1, max_uniform_groups=10, num_updates=9, max_policy_lag=0)
     sound = replace(summary(buffer.launch(), MIXED), layout=(("log_probs", (4,), "float32"),))
     assert buffer.offer(sound) is Verdict.ACCEPTED
@@ -101,7 +100,7 @@ def test_a_malformed_an_old_and_an_odd_group_are_rejected_and_counted() -> None:
     buffer.finish_update()
     offered = [
         summary(1, MIXED),
-        replace(summary(2, (math.nan, 0.0), 1), error="the environment answered nan"),
+        replace(summary(2, (math.nan, 0.0), 1), error="the environment returned success nan, not a bool"),
         replace(summary(3, MIXED, 1), layout=(("log_probs", (5,), "float32"),)),
     ]
     for each in offered:
@@ -111,6 +110,6 @@ def test_a_malformed_an_old_and_an_odd_group_are_rejected_and_counted() -> None:
     assert not buffer.ready
 
 
-def test_nothing_is_launched_that_no_update_will_train() -> None:
+def test_no_group_is_launched_that_no_update_will_train() -> None:
     buffer = GroupBuffer(groups_per_update=4, max_uniform_groups=10, num_updates=2, max_policy_lag=5)
     assert buffer.num_wanted == 8

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_an_update_equals_the_numpy_oracle(max_grad_norm: float) -> None:
         np.testing.assert_allclose(target.state_dict()[name].numpy(), expected, atol=2e-5, err_msg=name)
 
 
-def test_each_update_raises_the_version_and_uses_only_the_groups_named() -> None:
+def test_each_update_increments_the_version_and_uses_only_the_given_groups() -> None:
     parts = line_parts(lambda: TinyChunkPolicy("laplace"))
     made = groups(4, parts.build_policy())
     learner = learner_of(parts)
@@ -138,7 +139,7 @@ def saved(learner: Learner) -> dict[str, np.ndarray]:
     return {**learner.state(), "weights": learner.weights().buffer}
 
 
-def test_an_update_that_is_not_finite_changes_nothing_and_the_next_one_works() -> None:
+def test_an_update_with_a_non_finite_loss_is_rolled_back_and_the_next_one_works() -> None:
     parts = line_parts(lambda: TinyChunkPolicy("gaussian"), minibatch_rollouts=4)
     made = groups(4, parts.build_policy())
     learner, untouched = learner_of(parts), learner_of(parts)
@@ -150,7 +151,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_the_next_one_works() -
     for group in poisoned(made):
         learner.receive(group)
     report = learner.update([0, 1, 2, 3])
-    assert "not finite" in report.error
+    assert re.fullmatch(r"update 2: the loss is \S+, the gradient norm is nan: not finite", report.error)
     after = saved(learner)
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -161,7 +162,23 @@ def test_an_update_that_is_not_finite_changes_nothing_and_the_next_one_works() -
     assert learner.update([0, 1, 2, 3]).error is None
 
 
-def test_moments_that_are_not_all_there_are_refused() -> None:
+def test_an_update_with_non_finite_weights_is_rolled_back() -> None:
+    parts = line_parts(
+        lambda: TinyChunkPolicy("gaussian"),
+        num_iterations=1,
+        minibatch_rollouts=100,
+        learning_rate=1e20,
+        weight_decay=1e20,
+    )
+    learner = learner_of(parts)
+    for group in groups(2, parts.build_policy()):
+        learner.receive(group)
+    before = saved(learner)["weights"]
+    assert learner.update([0, 1]).error == "update 1: the weights are not finite"
+    np.testing.assert_array_equal(saved(learner)["weights"], before)
+
+
+def test_incomplete_moments_are_refused() -> None:
     parts = line_parts(lambda: TinyChunkPolicy("gaussian"))
     learner = learner_of(parts)
     for group in groups(2, parts.build_policy()):

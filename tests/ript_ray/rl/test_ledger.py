@@ -6,7 +6,7 @@ from ript_ray.rl.protocols import DispatchCounts
 from tests.ript_ray.rl.test_group_buffer import FAILED, MIXED, summary
 
 
-def test_books_that_agree_give_a_ledger_and_books_that_differ_are_refused() -> None:
+def test_matching_counts_give_a_ledger_and_mismatched_counts_are_refused() -> None:
     buffer = GroupBuffer(groups_per_update=1, max_uniform_groups=9, num_updates=9, max_policy_lag=2)
     for outcome in (MIXED, FAILED, MIXED):
         buffer.offer(summary(buffer.launch(), outcome))
@@ -18,11 +18,11 @@ def test_books_that_agree_give_a_ledger_and_books_that_differ_are_refused() -> N
         DispatchCounts(num_dispatched=10, num_lost=2, num_running=1),
     )
     assert reconcile(now, at_start, buffer) == Ledger(dispatched=5, trained=1, uniform=1, lost=1, in_flight=2)
-    with pytest.raises(AssertionError, match="the books of runtime and admission differ"):
+    with pytest.raises(AssertionError, match=r"runtime and the group buffer do not match: .*dispatched=6"):
         reconcile(DispatchCounts(num_dispatched=11, num_lost=2, num_running=1), at_start, buffer)
 
 
-def test_what_was_in_flight_when_a_run_was_interrupted_is_lost() -> None:
+def test_groups_in_flight_at_an_interruption_count_as_lost() -> None:
     earlier = Ledger(dispatched=10, trained=4, uniform=3, in_flight=3)
     whole = carry_over(earlier, Ledger(dispatched=5, trained=4, uniform=1))
     assert whole == Ledger(dispatched=15, trained=8, uniform=4, lost=3)

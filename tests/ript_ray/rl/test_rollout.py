@@ -14,7 +14,7 @@ CONTEXT = Context("right", "go right", (0.0, 0.9))
 
 
 class NoisyWalker:
-    """Walks right at a random speed; remembers what it was asked."""
+    """Walks right at a random speed and records the batch sizes of its queries."""
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
@@ -77,7 +77,7 @@ def test_a_rollouts_randomness_does_not_depend_on_its_neighbours() -> None:
         np.testing.assert_array_equal(alone.rollouts[0].record["speed"], rollout.record["speed"])
 
 
-def test_environments_are_reused_and_never_shared_inside_a_request() -> None:
+def test_environments_are_reused_and_never_shared_within_a_request() -> None:
     pool, policy = CountingPool(), NoisyWalker()
     first = roll_out(request(4), policy, pool, max_steps=12, version=Version(0))
     again = roll_out(request(4), policy, pool, max_steps=12, version=Version(0))
@@ -92,7 +92,7 @@ def test_evaluation_keeps_no_record() -> None:
     assert all(rollout.record == {} and rollout.log_probs_TU.size == 0 for rollout in group.rollouts)
 
 
-def test_a_group_carries_its_index_and_the_version_that_acted() -> None:
+def test_a_group_carries_its_index_and_the_version_of_its_policy() -> None:
     group, _, _ = run(2)
     assert (group.index, group.version) == (0, 3)
 

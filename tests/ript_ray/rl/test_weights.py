@@ -12,7 +12,7 @@ from tests.conftest import tiny_quest
 from tests.fakes import TinyChunkPolicy
 
 
-def test_weights_travel_bit_for_bit_and_leave_frozen_parameters_alone() -> None:
+def test_weights_are_transferred_bit_for_bit_and_frozen_parameters_are_untouched() -> None:
     source, target = tiny_quest(), tiny_quest()
     with torch.no_grad():
         for parameter in source.parameters():
@@ -25,7 +25,7 @@ def test_weights_travel_bit_for_bit_and_leave_frozen_parameters_alone() -> None:
     assert weights.buffer.nbytes == sum(4 * parameter.numel() for parameter in source.trainable().values())
 
 
-def test_receivers_copy_and_never_write_into_the_shared_buffer() -> None:
+def test_receivers_copy_and_never_write_to_the_shared_buffer() -> None:
     source, target = TinyChunkPolicy("laplace"), TinyChunkPolicy("laplace")
     weights = snapshot(source, Version(1))
     apply(weights, target)
@@ -47,18 +47,20 @@ def test_parameters_of_other_dtypes_keep_their_bits() -> None:
     assert torch.equal(source.log_scale, target.log_scale)
 
 
-def test_a_flipped_bit_is_noticed() -> None:
+def test_a_flipped_bit_is_detected() -> None:
     weights = snapshot(tiny_quest(), Version(2))
     damaged = weights.buffer.copy()
     damaged[100] ^= 1
-    with pytest.raises(WeightsError, match="version 2 arrived damaged"):
+    with pytest.raises(WeightsError, match=r"version 2 of the weights is corrupt: checksum \w{64}, not \w{64}"):
         apply(replace(weights, buffer=damaged), tiny_quest())
 
 
 def test_weights_of_another_policy_are_refused_by_name() -> None:
     target = TinyChunkPolicy("gaussian")
     before = target.mean.weight.clone()
-    with pytest.raises(WeightsError, match=r"policy_prior\.lnf\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"version 0 of the weights does not fit the policy: .*policy_prior\.lnf\.weight"
+    ):
         apply(snapshot(tiny_quest(), Version(0)), target)
     assert torch.equal(before, target.mean.weight)
 
