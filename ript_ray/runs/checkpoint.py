@@ -13,7 +13,14 @@ from ript_ray.config.serialization import experiment_from_json, experiment_to_js
 from ript_ray.errors import CheckpointError
 from ript_ray.runs.run_dir import CHECKPOINT_PREFIXES, checkpoint_name
 from ript_ray.runs.saved_policy import SavedPolicy
-from ript_ray.storage.hashed_dir import MANIFEST, atomic_directory, load_arrays, require_finite, save_arrays, verify
+from ript_ray.storage.hashed_dir import (
+    MANIFEST,
+    atomic_directory,
+    load_arrays,
+    require_finite,
+    save_arrays,
+    verify_manifest,
+)
 from ript_ray.types import Arrays, Progress, Stage
 
 WEIGHTS = "policy.safetensors"
@@ -86,7 +93,7 @@ def load(folder: Path) -> SavedPolicy:
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a checkpoint of ript-ray: it has no {MANIFEST}")
-    verify(folder, FILES)
+    verify_manifest(folder, FILES)
     return SavedPolicy(experiment_from_json(folder / EXPERIMENT), load_arrays(folder / WEIGHTS))
 
 
@@ -94,7 +101,7 @@ def load_training(folder: Path) -> TrainingState:
     """Read and verify what training needs to go on from a checkpoint; see `load` for errors."""
     if not (folder / TRAINING).is_file():
         return TrainingState(Progress(), {}, {})  # weights alone
-    verify(folder, (LEARNER, TRAINING))
+    verify_manifest(folder, (LEARNER, TRAINING))
     standing = from_json(folder / TRAINING, _Standing, "where training stood")
     arrays = load_arrays(folder / LEARNER)
     return TrainingState(standing.progress, standing.totals, arrays, standing.stage, standing.step)

@@ -14,7 +14,14 @@ from ript_ray.policies.quest.presets import Interface
 from ript_ray.policies.quest.upstream_checkpoint import UpstreamFormat
 from ript_ray.runs import checkpoint
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.storage.hashed_dir import atomic_directory, load_arrays, require_finite, save_arrays, sha256_of, verify
+from ript_ray.storage.hashed_dir import (
+    atomic_directory,
+    load_arrays,
+    require_finite,
+    save_arrays,
+    sha256_of,
+    verify_manifest,
+)
 from ript_ray.types import Arrays, Stage
 
 WEIGHTS = "policy.safetensors"
@@ -135,7 +142,7 @@ def load_model(folder: Path) -> Model:
     """
     if not is_model(folder):
         raise CheckpointError(f"{folder} is not a model of ript-ray: it has no {CARD}")
-    verify(folder, (WEIGHTS, CARD))
+    verify_manifest(folder, (WEIGHTS, CARD))
     return Model(from_json(folder / CARD, Card, "a model"), load_arrays(folder / WEIGHTS))
 
 
