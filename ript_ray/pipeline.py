@@ -156,7 +156,8 @@ def _evaluate_supervised(
                 batch_size=experiment.evaluation.batch_size,
                 seed=experiment.seed,
             )
-        run_logger.log(last, checkpoint.number_of(checkpoint.find(folder.path)), success_metrics(result))
+        number = checkpoint.number_of(checkpoint.find(folder.path))
+        run_logger.log(last, number, success_metrics(result), kind="evaluation")
     run_logger.flush()
     atomic_write(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
     run_logger.log_artifacts([folder.results])

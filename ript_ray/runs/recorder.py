@@ -20,7 +20,7 @@ from ript_ray.runs.checkpoint import TrainingState
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
-from ript_ray.tracking.metrics_log import MetricPoint
+from ript_ray.tracking.metrics_log import MetricPoint, PointKind
 from ript_ray.tracking.plot import plot_curve
 from ript_ray.types import GroupSummary, Progress, Stage
 
@@ -59,7 +59,7 @@ class Recorder:
         self._unsaved: UpdateRecord | None = None
         self._save_is_due = False
         self._before: EvaluationResult | None = None
-        self._points = [point for point in run_logger.restored_points if point.is_update]
+        self._points = [point for point in run_logger.restored_points if point.kind == "update"]
         if training is None:
             checkpoint.save(self._folder.checkpoint(0), source, TrainingState(Progress(), self._totals(), {}))
 
@@ -90,7 +90,7 @@ class Recorder:
         self._unsaved = record
         self._ledger = carry_over(self._earlier_ledger, record.ledger)
         self._num_skipped += record.report.error is not None
-        self._points.append(self._log({**metrics_of(record), **self._sums()}))
+        self._points.append(self._log({**metrics_of(record), **self._sums()}, "update"))
         self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:
             self._attempt(lambda: self._save(resumable=True))
@@ -108,7 +108,7 @@ class Recorder:
 
     def on_evaluation(self, result: EvaluationResult) -> None:
         """Book a measurement of the present weights."""
-        self._log(success_metrics(result))
+        self._log(success_metrics(result), "evaluation")
         if self.num_updates == 0:
             self._before = result
             self._attempt(self._save_before)
@@ -169,8 +169,8 @@ class Recorder:
         self._num_rollouts += stats.num_rollouts
         self._verdicts.update(stats.verdicts)
 
-    def _log(self, metrics: dict[str, float]) -> MetricPoint:
-        return self._books.log(Stage.RIPT, self.num_updates, metrics, env_steps=self._env_steps)
+    def _log(self, metrics: dict[str, float], kind: PointKind) -> MetricPoint:
+        return self._books.log(Stage.RIPT, self.num_updates, metrics, kind=kind, env_steps=self._env_steps)
 
     def _attempt(self, save: Callable[[], None]) -> None:
         """Save what a later attempt can save as well."""

@@ -13,7 +13,7 @@ from ript_ray.errors import StorageError
 from ript_ray.runs.checkpoint import TrainingState
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.storage.atomic import atomic_write
-from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog
+from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind
 from ript_ray.tracking.mlflow_run import Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
 from ript_ray.types import Stage
@@ -54,7 +54,9 @@ class RunLogger:
         self._metrics_log = MetricsLog(folder.metrics_log)
         stage, number = (training.stage, training.number) if training else (experiment.stages[0], 0)
         at_start = stage is Stage.RIPT and number == 0 and folder.before.exists()  # that measurement is not taken again
-        self.restored_points = self._metrics_log.truncate_after(stage, number, keep_evaluation=at_start)
+        self.restored_points = self._metrics_log.truncate_after(
+            stage, number, stages=[str(each) for each in Stage], keep_evaluation=at_start
+        )
         self._earlier_s = max(
             [training.totals.get("wall_s", 0.0) if training else 0.0, *(p.wall_s for p in self.restored_points)]
         )
@@ -78,16 +80,19 @@ class RunLogger:
         """Seconds that the run has taken, those of earlier processes included."""
         return self._earlier_s + self.folder.open_s
 
-    def log(self, stage: Stage, number: int, metrics: dict[str, float], *, env_steps: int = 0) -> MetricPoint:
+    def log(
+        self, stage: Stage, number: int, metrics: dict[str, float], *, kind: PointKind, env_steps: int = 0
+    ) -> MetricPoint:
         """Write down metrics.
 
         Args:
             stage: What the run is doing.
             number: Updates of post-training so far, or optimiser steps of a supervised stage.
             metrics: Name and value; one that is not finite is left out.
+            kind: See `MetricPoint`.
             env_steps: Environment steps of post-training so far.
         """
-        point = MetricPoint(number, env_steps, self.wall_s, now_ms(), metrics, stage)
+        point = MetricPoint(number, env_steps, self.wall_s, now_ms(), metrics, kind, stage)
         self._tracker.log(point)
         if self._metrics_log.error:
             self.announce(f"{self._metrics_log.error}; trying again with the next point")

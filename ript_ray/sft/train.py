@@ -186,7 +186,7 @@ class _StageRun:
                 errors = self._measure(policy, data, at_end=at_end) if is_due else {}
                 figures = {"loss": float(np.mean(losses)), **errors}
                 named = {f"{self._stage}/{name}": value for name, value in figures.items()}
-                self._books.log(self._stage, fitting.step, named)
+                self._books.log(self._stage, fitting.step, named, kind="stage")
                 losses.clear()
                 save_is_due = save_is_due and not self._is_saved(policy, fitting, fingerprint)
 
