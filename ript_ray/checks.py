@@ -1,4 +1,4 @@
-"""Checks of settings, with messages that name the field, the value and what is allowed."""
+"""Range checks of settings; messages name the field, the value and the allowed range."""
 
 from ript_ray.errors import ConfigError
 

@@ -1,35 +1,35 @@
-"""Every error a user can meet, in one tree; all of them survive pickling between processes."""
+"""Exceptions with messages for the user; all can be pickled between processes."""
 
 
 class RiptError(Exception):
-    """Base of the project's own errors: the command line prints the message and no traceback."""
+    """Base class of the project's errors: the command line prints the message without a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(RiptError, ValueError):
-    """A setting, or a combination of settings, is impossible."""
+    """A setting, or a combination of settings, is invalid."""
 
     exit_code = 2
 
 
 class CheckpointError(RiptError):
-    """A checkpoint is missing, damaged, foreign, or does not fit the policy."""
+    """A saved file is missing, corrupt, of an unknown format, or does not fit the policy."""
 
 
 class StorageError(RiptError):
-    """A file of a run cannot be written: the disk is full, or writing there is not allowed."""
+    """A file cannot be written, e.g. it exists, the disk is full or permission is denied."""
 
 
 class RunInUseError(RiptError):
-    """Another process is working in the run's folder."""
+    """Another process is using the run directory."""
 
 
 class SearchExhaustedError(RiptError):
-    """No batch of mixed groups was found within the limit; the message says which case it is.
+    """Dynamic sampling reached its limit before a batch of mixed groups was found.
 
     Attributes:
-        is_success: Whether that is because every context is solved.
+        is_success: Whether the reason is that every context is solved.
     """
 
     def __init__(self, message: str, is_success: bool):
@@ -41,20 +41,20 @@ class SearchExhaustedError(RiptError):
 
 
 class DivergenceError(RiptError):
-    """Losses, gradients or weights keep turning out not to be finite; the weights are the last good ones."""
+    """Losses, gradients or weights are repeatedly not finite; the policy keeps its last finite weights."""
 
 
 class TrackingError(RiptError):
-    """The tracking store does not take what it is sent; the journal keeps it."""
+    """Uploading to the tracking store failed; the metrics log on disk is complete."""
 
 
 class WorkerError(RiptError):
-    """A rollout actor or the learner failed, or did not answer in time."""
+    """A rollout actor or the learner failed or timed out."""
 
 
 class WeightsError(RiptError):
-    """Weights arrived damaged, or do not fit the policy."""
+    """Received weights are corrupt or do not fit the policy."""
 
 
 class ReplayError(RiptError):
-    """A rollout cannot be replayed, or does not come out as it was recorded."""
+    """A rollout cannot be replayed, or its replay differs from the recording."""

@@ -142,7 +142,8 @@ def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cl
         logger.info("evaluating on held-out contexts")
         with open_runtime(policy.components(), cluster, with_learner=False) as runtime:
             result = _evaluate(runtime, held_out_contexts(experiment), experiment)
-        run_logger.log(last, checkpoint.number_of(checkpoint.find(folder.path)), success_metrics(result))
+        number = checkpoint.number_of(checkpoint.find(folder.path))
+        run_logger.log(last, number, success_metrics(result), kind="evaluation")
     run_logger.flush()
     atomic_write(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
     run_logger.log_artifacts([folder.results])
@@ -213,7 +214,9 @@ class _PostTraining:
         path = self._folder.before
         if path.exists():
             try:
-                return EvaluationResult.from_json(json.loads(path.read_text()))
+                content = json.loads(path.read_text())
+                content.pop("schema", None)  # files of schema 1 have none
+                return EvaluationResult.from_json(content)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(f"{path} cannot be read: {error!r}") from error
         if self._state is not None and self._state.progress.update > 0:

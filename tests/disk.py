@@ -1,4 +1,4 @@
-"""A disk that is full."""
+"""Simulation of a full disk."""
 
 import contextlib
 import resource
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def full_disk(max_bytes: int) -> Iterator[None]:
-    """No file of this process grows beyond `max_bytes`: a write fails part of the way, as on a full disk."""
+    """Limit the files of this process to `max_bytes`: a longer write fails midway, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
     try:

@@ -1,4 +1,4 @@
-"""Points to track, and what of them a store holds."""
+"""Points to log, and queries of what an MLflow store contains."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from ript_ray.tracking.metrics_log import MetricPoint
 
 def point(update: int) -> MetricPoint:
     metrics = {"train/success_rate": update / 10, "ppo/loss": -0.1}
-    return MetricPoint(update, 1000 * update, 2.5 * update, 1_700_000_000_000 + update, metrics)
+    return MetricPoint(update, 1000 * update, 2.5 * update, 1_700_000_000_000 + update, metrics, "update")
 
 
 def points(*updates: int) -> list[MetricPoint]:
@@ -29,7 +29,7 @@ def list_experiments(store: str) -> list[str]:
 
 
 def history(store: str, name: str = "train/success_rate") -> list[tuple[int, float]]:
-    """Step and value of a metric of the only run, each as often as it is stored."""
+    """Step and value of a metric of the only run; duplicates are listed."""
     from mlflow import MlflowClient
 
     stored = MlflowClient(store).get_metric_history(only_run(store).info.run_id, name)

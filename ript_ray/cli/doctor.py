@@ -1,6 +1,6 @@
-"""What the machine has and lacks, with the command that mends each.
+"""Checks of the installation and the machine, with suggested fixes.
 
-Imports nothing that may be missing: that is what it is asked about.
+Imports no package at module level that could be the one that is missing.
 """
 
 import ctypes.util
@@ -25,14 +25,14 @@ INSTALL = "make install"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """Result of one check.
 
     Attributes:
-        thing: What was looked at.
-        found: What is there.
-        good: Whether it suffices.
-        needed: Whether nothing at all runs without it.
-        mend: The command that mends it, or what to know where none does.
+        thing: What was checked.
+        found: Version, size or count found.
+        good: Whether the check passed.
+        needed: Whether it is required rather than optional.
+        fix: Command that fixes it, or a hint if there is none.
     """
 
     thing: str
@@ -43,27 +43,27 @@ class Finding:
 
 
 def diagnose(console: Console) -> int:
-    """Print all findings; returns 1 where something that is needed is missing, else 0."""
+    """Print all findings; return 1 if a required one fails, else 0."""
     findings = [*hardware(), *rendering(), *packages()]
     table = Table(title="ript-ray doctor", title_justify="left")
-    for column in ("", "thing", "found", "to mend it"):
+    for column in ("", "thing", "found", "to fix it"):
         table.add_column(column)
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]optional[/]"
         table.add_row(mark, finding.thing, finding.found, "" if finding.good else finding.fix)
     console.print(table)
-    lacking = [finding.thing for finding in findings if finding.needed and not finding.good]
-    console.print(f"missing: {', '.join(lacking)}" if lacking else "everything that the quickstart needs is here")
-    return 1 if lacking else 0
+    missing = [finding.thing for finding in findings if finding.needed and not finding.good]
+    console.print(f"missing: {', '.join(missing)}" if missing else "everything that the quickstart needs is here")
+    return 1 if missing else 0
 
 
 def hardware() -> Iterator[Finding]:
-    """Python, cores, memory, disk, GPU."""
+    """Check Python, cores, memory, disk and GPU."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", version, sys.version_info >= (3, 11), True, "apt-get install python3.11 python3.11-venv")
-    yield Finding("cores", str(num_cpus()), num_cpus() >= 2, False, "one core works, at half the speed")
+    yield Finding("cores", str(num_cpus()), num_cpus() >= 2, False, "one core also works, at half the speed")
     memory = memory_bytes() / GIB
-    yield Finding("memory", f"{memory:.1f} GiB", memory >= 5.5, True, "the quickstart needs a machine of 6 GiB")
+    yield Finding("memory", f"{memory:.1f} GiB", memory >= 5.5, True, "the quickstart needs a machine with 6 GiB")
     if SHARED_MEMORY.exists():
         shared = shutil.disk_usage(SHARED_MEMORY)
         yield Finding(
@@ -71,7 +71,7 @@ def hardware() -> Iterator[Finding]:
             f"{shared.free / GIB:.1f} of {shared.total / GIB:.1f} GiB free",
             shared.free >= GIB,
             False,
-            "mount -o remount,size=4G /dev/shm (docker run --shm-size=4g); Ray's objects go to the disk without it",
+            "mount -o remount,size=4G /dev/shm (docker run --shm-size=4g); otherwise Ray stores objects on disk",
         )
     disk = shutil.disk_usage(Path.cwd()).free / GIB
     yield Finding("disk", f"{disk:.1f} GiB free here", disk >= 2, True, "free 2 GiB for logs and checkpoints")
@@ -79,7 +79,7 @@ def hardware() -> Iterator[Finding]:
 
 
 def rendering() -> Iterator[Finding]:
-    """The GL libraries that MuJoCo draws with."""
+    """Check the GL libraries that MuJoCo renders with."""
     for library, package in (("EGL", "libegl1"), ("OSMesa", "libosmesa6"), ("GL", "libgl1")):
         found = ctypes.util.find_library(library)
         fix = f"apt-get install {package}"
@@ -87,7 +87,7 @@ def rendering() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Every package that this one requires, with its version."""
+    """Check the version of every required package."""
     try:
         requirements = metadata.requires("ript-ray") or []
     except metadata.PackageNotFoundError:

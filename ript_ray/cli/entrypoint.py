@@ -1,4 +1,4 @@
-"""The boundary between a command and its user: exit codes and messages, never a traceback for what a user can mend."""
+"""Exit codes and error messages of the commands; errors that a user can fix are printed without a traceback."""
 
 import signal
 import sys
@@ -9,8 +9,8 @@ from ript_ray.errors import RiptError
 
 
 def run_command(command: Callable[[], int]) -> None:
-    """Run a command and exit: its code, or a message without traceback and the error's code."""
-    signal.signal(signal.SIGTERM, _terminate)  # what `kill` and a job's end send: leave as orderly as by Ctrl-C
+    """Run a command and exit with its code; on an error, print the message and exit with the error's code."""
+    signal.signal(signal.SIGTERM, _terminate)  # sent by `kill` and job schedulers: shut down as on Ctrl-C
     try:
         code = command()
     except RiptError as error:

@@ -1,4 +1,4 @@
-"""Sending a run that has ended to the tracking store, for what did not arrive while it went on."""
+"""Upload of metrics that were not delivered to the tracking store during the run."""
 
 import json
 
@@ -12,14 +12,15 @@ from ript_ray.tracking.tracker import RunStatus
 
 
 def sync_tracking(folder: RunDir) -> int:
-    """Send a run's journal and results to the tracking store; returns the number of points in it.
+    """Upload a run's metrics and results to the tracking store, which deduplicates them.
 
-    What has arrived before is not stored twice.
+    Returns:
+        The number of points in the metrics log.
 
     Raises:
-        CheckpointError: The folder is not that of a run.
-        RunInUseError: The run is going on.
-        TrackingError: The store does not take it.
+        CheckpointError: `folder` is not a run directory, or its metrics log is of a newer schema.
+        RunInUseError: The run is still running.
+        TrackingError: The upload failed.
     """
     with folder.lock():
         identity = tracking_identity(folder, read_experiment(folder.config))
@@ -31,18 +32,18 @@ def sync_tracking(folder: RunDir) -> int:
             if status != run.status:
                 run.end(status)
             run.log_files([path for path in (folder.results, folder.curve) if path.exists()])
-        except Exception as error:  # boundary: a store raises whatever its client library raises
-            raise TrackingError(f"the tracking store does not take the run: {type(error).__name__}: {error}") from error
+        except Exception as error:  # boundary: the client library may raise anything
+            raise TrackingError(f"uploading to the tracking store failed: {type(error).__name__}: {error}") from error
     return len(points)
 
 
-def _status_of(folder: RunDir, known: str) -> str:
-    """How the run ended: finished where there are results, else what the store knows, else what the run left."""
+def _status_of(folder: RunDir, stored: str) -> str:
+    """Final status: finished if there are results, else the status in the store, else the one in the run directory."""
     if folder.results.exists():
         return RunStatus.FINISHED
-    if known in set(RunStatus):
-        return known
+    if stored in set(RunStatus):
+        return stored
     try:
         return RunStatus(json.loads(folder.status.read_text())["status"])
     except (OSError, ValueError, KeyError, TypeError):
-        return RunStatus.KILLED  # it had no time to say
+        return RunStatus.KILLED  # it could not write its status

@@ -64,6 +64,14 @@ def read_experiment(path: Path) -> Experiment:
     return from_json(path, Experiment, "an experiment", {1: _name_kinds})
 
 
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under their full names: {"ppo": {"clip_low": 0.2}} becomes {"ppo.clip_low": 0.2}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
 def _name_kinds(content: Content) -> Content:
     """Schema 1 knew one benchmark and one policy."""
     kinds = {"benchmark": "metaworld", "policy": "quest", "sft": "quest"}

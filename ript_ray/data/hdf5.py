@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ript_ray.data.demonstrations import Demonstration, ExpertEpisode
 from ript_ray.errors import RiptError
 from ript_ray.policies.supervised import Rows
-from ript_ray.storage.atomic import flush, os_errors_as_storage_error
+from ript_ray.storage.atomic import fsync_path, os_errors_as_storage_error
 
 SUFFIX = ".hdf5"
 
@@ -76,9 +76,9 @@ class DemonstrationWriter:
         """
         with os_errors_as_storage_error(self._path):
             self._file.close()
-            flush(self._unfinished)
+            fsync_path(self._unfinished)
             self._unfinished.replace(self._path)
-            flush(self._path.parent)
+            fsync_path(self._path.parent)
 
     def discard(self) -> None:
         """Leave nothing behind."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ript_envs.contract import Benchmark, Environment, require_task
 from ript_ray.checks import require, require_at_least, require_between
+from ript_ray.config.serialization import flatten
 from ript_ray.data.demonstrations import Attempt, ExpertEpisode, FailureLimit, run_expert
 from ript_ray.data.hdf5 import DemonstrationWriter, Recipe, read_recipe
 from ript_ray.errors import ConfigError, RiptError
@@ -118,17 +119,12 @@ def _environment(benchmark: Benchmark, task: str) -> Environment:
 def _is_complete(plan: Plan, task: str, path: Path) -> bool:
     if not path.exists():
         return False
-    wanted, found = _flat(plan.recipe_of(task)), _flat(read_recipe(path))
+    wanted, found = flatten(plan.recipe_of(task)), flatten(read_recipe(path))
     differing = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
     if differing:
         difference = "; ".join(f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in differing)
         raise RiptError(f"{path} was recorded differently ({difference}): move it away, or record elsewhere")
     return True
-
-
-def _flat(recipe: Recipe) -> Recipe:
-    own = {name: value for name, value in recipe.items() if name != "benchmark"}
-    return own | {f"benchmark.{name}": value for name, value in recipe.get("benchmark", {}).items()}
 
 
 class _TaskFile:

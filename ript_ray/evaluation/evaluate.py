@@ -1,7 +1,7 @@
-"""Success rates on held-out contexts, with intervals.
+"""Success rates on held-out contexts, with confidence intervals.
 
-Every policy of an experiment meets the same contexts with the same seed per rollout, so two policies
-differ by what they do and not by what they met.
+All policies of an experiment are evaluated on the same contexts with the same seed per rollout, so that their results
+can be compared in pairs.
 """
 
 import functools
@@ -22,13 +22,13 @@ from ript_ray.types import Context, GroupSummary, RolloutRequest, Seed
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """Successes among rollouts, with the 95 % Wilson interval.
+    """Success rate with its 95 % Wilson interval.
 
     Attributes:
         success_rate: Share of successes, 0 to 1.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        num_rollouts: Rollouts behind it.
+        num_rollouts: Sample size.
     """
 
     success_rate: float
@@ -38,19 +38,20 @@ class SuccessRate:
 
     @classmethod
     def of(cls, successes: Sequence[float]) -> "SuccessRate":
-        """Count successes (1.0 or 0.0 each), at least one rollout. Source: Wilson 1927."""
-        num_solved = int(sum(successes))
-        interval = binomtest(num_solved, len(successes)).proportion_ci(0.95, method="wilson")
-        return cls(num_solved / len(successes), float(interval.low), float(interval.high), len(successes))
+        """Compute the rate and interval of at least one success (1.0) or failure (0.0). Source: Wilson 1927."""
+        num_successes = int(sum(successes))
+        interval = binomtest(num_successes, len(successes)).proportion_ci(0.95, method="wilson")
+        return cls(num_successes / len(successes), float(interval.low), float(interval.high), len(successes))
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What became of every rollout, in the order of its task's contexts: results over the same contexts pair up.
+    """Outcome of every rollout.
 
     Attributes:
-        outcomes: Per task, whether each rollout succeeded; at least one task and one rollout of each.
-        num_env_steps: Environment steps that the evaluation took.
+        outcomes: Per task, whether each rollout succeeded, in the order of the task's contexts; at least one task and
+            one rollout of each.
+        num_env_steps: Environment steps of all rollouts.
     """
 
     outcomes: dict[str, tuple[bool, ...]]
@@ -58,49 +59,49 @@ class EvaluationResult:
 
     @functools.cached_property
     def overall(self) -> SuccessRate:
-        """Success over all rollouts."""
-        return SuccessRate.of([success for found in self.outcomes.values() for success in found])
+        """Success rate over all rollouts."""
+        return SuccessRate.of([success for successes in self.outcomes.values() for success in successes])
 
     @functools.cached_property
     def per_task(self) -> dict[str, SuccessRate]:
-        """Success over the rollouts of each task."""
-        return {task: SuccessRate.of(found) for task, found in self.outcomes.items()}
+        """Success rate of each task."""
+        return {task: SuccessRate.of(successes) for task, successes in self.outcomes.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The figures over all rollouts, `per_task` the same for each task, `outcomes` ("101": the second failed)."""
+        """Return the overall rate, the rates `per_task`, and `outcomes` as strings ("101": the second failed)."""
         return {
             **asdict(self.overall),
             "per_task": {task: asdict(rate) for task, rate in self.per_task.items()},
-            "outcomes": {task: "".join("01"[success] for success in found) for task, found in self.outcomes.items()},
+            "outcomes": {task: "".join("01"[ok] for ok in successes) for task, successes in self.outcomes.items()},
             "env_steps": self.num_env_steps,
         }
 
     @classmethod
     def from_json(cls, figures: dict[str, Any]) -> "EvaluationResult":
-        """Read what `to_json` gave.
+        """Parse the output of `to_json`.
 
         Raises:
-            ValueError: Something is missing or unknown, or the figures are not those of the outcomes.
+            ValueError: A key is missing or unknown, or the rates do not match the outcomes.
         """
         try:
             outcomes = {
-                str(task): tuple(bool("01".index(letter)) for letter in letters)
-                for task, letters in figures["outcomes"].items()
+                str(task): tuple(bool("01".index(digit)) for digit in digits)
+                for task, digits in figures["outcomes"].items()
             }
             result = cls(outcomes, operator.index(figures["env_steps"]))
-            stated = result.to_json()
+            expected = result.to_json()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"no figures of an evaluation: {error!r}") from error
-        differing = ", ".join(sorted(key for key in stated | figures if not _agree(stated.get(key), figures.get(key))))
+            raise ValueError(f"not a valid evaluation result: {error!r}") from error
+        differing = sorted(key for key in expected | figures if not _is_close(expected.get(key), figures.get(key)))
         if differing:
-            raise ValueError(f"the figures are not those of the outcomes: {differing}")
+            raise ValueError(f"the evaluation result does not match its outcomes: {', '.join(differing)}")
         return result
 
 
-def _agree(one: Any, other: Any) -> bool:
-    """Whether figures are the same, but for the last bits, which another version of SciPy may round otherwise."""
+def _is_close(one: Any, other: Any) -> bool:
+    """Whether values are equal up to rounding: SciPy versions differ in the last bits."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_agree(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_is_close(one[key], other[key]) for key in one)
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, abs_tol=1e-9)
     return bool(one == other)
@@ -110,13 +111,13 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
     """Run one rollout from each context.
 
     Args:
-        runtime: Whose actors run them; nothing else may be in flight.
-        contexts: Where the rollouts start.
-        batch_size: Episodes that one actor runs side by side.
+        runtime: Must have no other requests in flight.
+        contexts: Initial states.
+        batch_size: Episodes per request; one actor runs them as a batch.
         seed: The experiment's seed.
 
     Raises:
-        WorkerError: An environment answers something else than success or failure.
+        WorkerError: A rollout failed, e.g. an environment returned neither success nor failure.
     """
     requests = evaluation_requests(contexts, batch_size=batch_size, seed=seed)
     for request in requests:
@@ -125,7 +126,7 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
     num_env_steps = 0
     for _ in requests:
         summary = runtime.next_event()
-        assert isinstance(summary, GroupSummary), "nothing is learned during an evaluation"
+        assert isinstance(summary, GroupSummary), "no update runs during an evaluation"
         runtime.discard(summary.index)
         if summary.error:
             raise WorkerError(f"evaluation of {contexts[summary.index].task}: {summary.error}")
@@ -135,14 +136,14 @@ def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, 
     outcomes: dict[str, list[bool]] = {}
     for index, context in enumerate(contexts):
         outcomes.setdefault(context.task, []).append(successes[index] == 1.0)
-    return EvaluationResult({task: tuple(found) for task, found in outcomes.items()}, num_env_steps)
+    return EvaluationResult({task: tuple(each) for task, each in outcomes.items()}, num_env_steps)
 
 
 def evaluation_requests(contexts: Sequence[Context], *, batch_size: int, seed: int) -> list[RolloutRequest]:
-    """What an evaluation asks of actors; the index of a request is that of its first context.
+    """Return the requests of an evaluation; the index of a request is that of its first context.
 
-    See `evaluate` for the arguments. Which rollouts act as one batch is part of their outcome: floating-point
-    sums differ, in the last bits, with the size of a batch.
+    See `evaluate` for the arguments. Outcomes depend on `batch_size`: floating-point sums over a batch differ in the
+    last bits with its size.
     """
     seeds = _rollout_seeds(contexts, seed)
     starts = range(0, len(contexts), batch_size)
@@ -154,7 +155,7 @@ def evaluation_requests(contexts: Sequence[Context], *, batch_size: int, seed: i
 
 
 def _rollout_seeds(contexts: Sequence[Context], seed: int) -> tuple[Seed, ...]:
-    """One per context, by its task and its place among the task's: other tasks or more contexts change none."""
+    """One seed per context, from its task and its index within the task, so other tasks do not change it."""
     counts: Counter[str] = Counter()
     seeds = []
     for context in contexts:

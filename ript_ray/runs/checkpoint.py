@@ -17,7 +17,14 @@ from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.ledger import Ledger
 from ript_ray.runs.run_dir import POST_TRAINING_PREFIX, checkpoint_name
 from ript_ray.runs.saved_policy import SavedPolicy
-from ript_ray.storage.hashed_dir import MANIFEST, atomic_directory, load_arrays, require_finite, save_arrays, verify
+from ript_ray.storage.hashed_dir import (
+    MANIFEST,
+    atomic_directory,
+    load_arrays,
+    require_finite,
+    save_arrays,
+    verify_manifest,
+)
 from ript_ray.types import RIPT, Arrays, Progress
 
 WEIGHTS = "policy.safetensors"
@@ -138,7 +145,7 @@ def load(folder: Path) -> SavedPolicy:
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} is not a checkpoint of ript-ray: it has no {MANIFEST}")
-    verify(folder, FILES)
+    verify_manifest(folder, FILES)
     experiment = read_experiment(folder / EXPERIMENT)
     _require_same_base(folder, experiment.policy.base_sha256())
     return SavedPolicy(experiment, load_arrays(folder / WEIGHTS))
@@ -148,7 +155,7 @@ def load_state(folder: Path) -> TrainingState | None:
     """Read and verify the training state of a checkpoint; none if it holds weights only. See `load` for errors."""
     if not (folder / TRAINING).is_file():
         return None
-    verify(folder, (LEARNER, TRAINING))
+    verify_manifest(folder, (LEARNER, TRAINING))
     content = from_json(folder / TRAINING, _TrainingFile, "a training state", {1: _structure_totals})
     return TrainingState(content.progress, content.totals, load_arrays(folder / LEARNER), content.stage, content.step)
 
@@ -156,7 +163,7 @@ def load_state(folder: Path) -> TrainingState | None:
 def _require_same_base(folder: Path, expected: str | None) -> None:
     found = None
     if (folder / BASE).is_file():
-        verify(folder, (BASE,))
+        verify_manifest(folder, (BASE,))
         found = json.loads((folder / BASE).read_text())["sha256"]
     if found != expected:
         raise CheckpointError(

@@ -17,7 +17,14 @@ from ript_ray.policies.base import Policy, PolicyConfig
 from ript_ray.runs import checkpoint
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.saved_policy import SavedPolicy
-from ript_ray.storage.hashed_dir import atomic_directory, load_arrays, require_finite, save_arrays, sha256_of, verify
+from ript_ray.storage.hashed_dir import (
+    atomic_directory,
+    load_arrays,
+    require_finite,
+    save_arrays,
+    sha256_of,
+    verify_manifest,
+)
 from ript_ray.types import Arrays
 
 WEIGHTS = "policy.safetensors"
@@ -177,7 +184,7 @@ def load_model(folder: Path) -> Model:
     """
     if not is_model(folder):
         raise CheckpointError(f"{folder} is not a model of ript-ray: it has no {CARD}")
-    verify(folder, (WEIGHTS, CARD))
+    verify_manifest(folder, (WEIGHTS, CARD))
     card = from_json(folder / CARD, Card, "a model", {1: _split_interface})
     return Model(card, load_arrays(folder / WEIGHTS))
 

@@ -1,63 +1,61 @@
-"""The books of a run, whatever stage it is in: its clock, its journal, its tracking, and how it ended."""
+"""What a run logs, whatever stage it is in: its clock, its metrics, its MLflow run, and how it ended."""
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ript_ray.config.experiment import Experiment
+from ript_ray.config.serialization import flatten
 from ript_ray.errors import StorageError
-from ript_ray.runs.checkpoint import TrainingState
+from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.storage.atomic import atomic_write
-from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog
+from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind
 from ript_ray.tracking.mlflow_run import Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
 from ript_ray.types import RIPT
 
+logger = logging.getLogger(__name__)
+
 
 class RunLogger:
-    """Open while a run goes on. A context manager: however the block ends, the journal and the MLflow run are closed.
+    """Open while a run is in progress. A context manager: however the block ends, metrics and MLflow run are closed.
 
     Attributes:
-        folder: The run's folder.
-        announce: Told in words of what cannot be written now.
-        kept: Points of an earlier process that still hold.
-        tracking_error: What went wrong with the tracking store, or none; known once the books are closed.
+        folder: The run's directory.
+        restored_points: Points of an earlier process that are still valid.
+        tracking_error: What went wrong with the tracking store, or none; known once this is closed.
     """
 
-    def __init__(
-        self,
-        folder: RunDir,
-        experiment: Experiment,
-        training: TrainingState | None = None,
-        announce: Callable[[str], None] = lambda _: None,
-    ):
-        """Open journal and MLflow run.
+    def __init__(self, folder: RunDir, experiment: Experiment, state: TrainingState | None = None):
+        """Open the metrics log and the MLflow run.
 
         Args:
-            folder: The run's folder.
+            folder: The run's directory.
             experiment: What is learned.
-            training: Where an earlier process left off; what it wrote down after that is dropped.
-            announce: Told in words of what cannot be written now.
+            state: Where an earlier process stopped; what it logged after that is dropped.
 
         Raises:
-            StorageError: The disk does not take the shorter journal.
+            StorageError: The truncated metrics log cannot be written.
         """
         self.tracking_error: str | None = None
         self.folder = folder
-        self.announce = announce
-        folder.status.unlink(missing_ok=True)  # it tells of the earlier process
+        self._opened = time.perf_counter()
+        folder.status.unlink(missing_ok=True)  # it is the earlier process's
         self._metrics_log = MetricsLog(folder.metrics_log)
-        stage, number = (training.stage, training.number) if training else (experiment.stages[0], 0)
-        at_start = stage is RIPT and number == 0 and folder.before.exists()  # that measurement is not taken again
-        self.restored_points = self._metrics_log.truncate_after(stage, number, keep_evaluation=at_start)
-        self._earlier_s = max(
-            [training.totals.get("wall_s", 0.0) if training else 0.0, *(p.wall_s for p in self.restored_points)]
+        stage, number = (state.stage, state.number) if state else (experiment.stages[0], 0)
+        is_evaluated = stage == RIPT and number == 0 and folder.before.exists()  # before RIPT: not evaluated again
+        self.restored_points = self._metrics_log.truncate_after(
+            stage, number, stages=experiment.all_stages, keep_evaluation=is_evaluated
         )
+        totals = state.totals if state else RunTotals()
+        self._earlier_s = max([totals.wall_s, *(point.wall_s for point in self.restored_points)])
         self._tracker = Tracker(self._metrics_log, tracking_identity(folder, experiment), self.restored_points)
 
     def __enter__(self) -> Self:
@@ -76,55 +74,47 @@ class RunLogger:
     @property
     def wall_s(self) -> float:
         """Seconds that the run has taken, those of earlier processes included."""
-        return self._earlier_s + self.folder.open_s
+        return self._earlier_s + time.perf_counter() - self._opened
 
-    def log(self, stage: Stage, number: int, metrics: dict[str, float], *, env_steps: int = 0) -> MetricPoint:
-        """Write down metrics.
+    def log(
+        self, stage: str, number: int, metrics: dict[str, float], *, kind: PointKind, env_steps: int = 0
+    ) -> MetricPoint:
+        """Log metrics.
 
         Args:
-            stage: What the run is doing.
-            number: Updates of post-training so far, or optimiser steps of a supervised stage.
+            stage: The stage in progress.
+            number: Updates of post-training so far, or optimizer steps of a supervised stage.
             metrics: Name and value; one that is not finite is left out.
+            kind: See `MetricPoint`.
             env_steps: Environment steps of post-training so far.
         """
-        point = MetricPoint(number, env_steps, self.wall_s, now_ms(), metrics, stage)
+        point = MetricPoint(number, env_steps, self.wall_s, now_ms(), metrics, kind, stage)
         self._tracker.log(point)
         if self._metrics_log.error:
-            self.announce(f"{self._metrics_log.error}; trying again with the next point")
+            logger.warning("%s; retrying with the next point", self._metrics_log.error)
         return point
 
     def flush(self) -> None:
-        """Write what the disk has not taken so far.
+        """Write all points that could not be written so far.
 
         Raises:
-            StorageError: It still does not.
+            StorageError: They still cannot.
         """
         self._metrics_log.flush()
         if self._metrics_log.error:
             raise StorageError(self._metrics_log.error)
 
     def log_artifacts(self, files: Sequence[Path]) -> None:
-        """Have the tracking store keep files."""
+        """Upload files to the tracking store."""
         self._tracker.log_files(files)
 
 
 def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
-    """How a run is known in the tracking store."""
+    """Return how a run is known in the tracking store."""
     return Identity(
         run_id=folder.run_id,
         experiment=experiment.name,
         run=folder.name,
-        params=_flatten(asdict(experiment)),
+        params={name: str(value) for name, value in flatten(asdict(experiment)).items()},
         tags={"folder": str(folder.path), **folder.versions},
     )
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `outer.inner` -> text, the form MLflow compares runs by."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = str(value)
-    return flat

@@ -141,7 +141,7 @@ class _StageRun:
                 errors = self._evaluate(policy, dataset, at_end=at_end) if is_due else {}
                 figures = {"loss": float(np.mean(losses)), **errors}
                 named = {f"{self._task.name}/{name}": value for name, value in figures.items()}
-                self._run_logger.log(self._task.name, trainer.step, named)
+                self._run_logger.log(self._task.name, trainer.step, named, kind="stage")
                 losses.clear()
                 save_is_due = save_is_due and not self._try_to_save(policy, trainer, fingerprint)
 

@@ -1,1 +1,1 @@
-"""Files that survive crashes and full disks."""
+"""Crash-safe file writing: atomic files, hashed directories, append-only logs."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from ript_ray.errors import StorageError
 
 
 def require_absent(path: Path) -> None:
-    """Check, before work is done, that what comes of it will not overwrite anything.
+    """Check that an output path is free, before the work that produces the output.
 
     Raises:
-        StorageError: There is something at `path`.
+        StorageError: `path` exists.
     """
     if path.exists():
         raise StorageError(f"{path} exists already; nothing is overwritten")
@@ -20,10 +20,10 @@ def require_absent(path: Path) -> None:
 
 @contextlib.contextmanager
 def os_errors_as_storage_error(path: Path) -> Iterator[None]:
-    """Around what writes `path`: turns a disk that does not take it into an error that names it.
+    """Context manager that re-raises OSError as StorageError naming `path`.
 
     Raises:
-        StorageError: The disk is full, or writing there is not allowed.
+        StorageError: The file cannot be written, e.g. the disk is full or permission is denied.
     """
     try:
         yield
@@ -32,10 +32,10 @@ def os_errors_as_storage_error(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write content under a temporary name, flush it to disk, then give it its name: a kill leaves the old or the new.
+    """Write atomically (temporary file, fsync, rename).
 
     Raises:
-        StorageError: The disk does not take it; what was at `path` is untouched.
+        StorageError: The file cannot be written; an existing file at `path` is unchanged.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
@@ -45,15 +45,15 @@ def atomic_write(path: Path, content: str | bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-            flush(path.parent)
+            fsync_path(path.parent)
     except StorageError:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
 
 
-def flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+def fsync_path(path: Path) -> None:
+    """Call fsync on a file or a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

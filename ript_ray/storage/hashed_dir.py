@@ -1,6 +1,6 @@
-"""A folder of files that a manifest of their hashes seals: there whole or not at all, and verified when read.
+"""Directories written atomically with a manifest of SHA-256 hashes, which is verified on loading.
 
-No file is ever read by unpickling.
+Nothing is ever unpickled.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ript_ray.errors import CheckpointError, StorageError
-from ript_ray.storage.atomic import flush, os_errors_as_storage_error
+from ript_ray.storage.atomic import fsync_path, os_errors_as_storage_error
 from ript_ray.types import Arrays
 
 SCHEMA = 1
@@ -24,27 +24,25 @@ MANIFEST = "manifest.json"
 
 @contextlib.contextmanager
 def atomic_directory(folder: Path) -> Iterator[Path]:
-    """Around what writes the files of a new folder: gives the place to write them to.
-
-    On leaving, they are hashed, flushed to disk, and get the folder's name.
+    """Context manager that yields a temporary directory; on exit writes its manifest and renames it to `folder`.
 
     Raises:
-        CheckpointError: The folder exists.
-        StorageError: The disk does not take it; nothing is left of the attempt.
+        CheckpointError: `folder` exists.
+        StorageError: A file cannot be written; the temporary directory is removed.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; nothing is overwritten")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # a kill leaves it
+    shutil.rmtree(unfinished, ignore_errors=True)  # left over from a killed process
     try:
         with os_errors_as_storage_error(folder):
             unfinished.mkdir(parents=True)
             yield unfinished
             _write_manifest(unfinished)
             unfinished.rename(folder)
-            flush(folder.parent)
+            fsync_path(folder.parent)
     except StorageError:
-        shutil.rmtree(unfinished, ignore_errors=True)  # it would keep the disk full
+        shutil.rmtree(unfinished, ignore_errors=True)  # otherwise it would keep the disk full
         raise
 
 
@@ -52,14 +50,15 @@ def _write_manifest(folder: Path) -> None:
     hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": hashes}, indent=2))
     for path in (*folder.iterdir(), folder):
-        flush(path)
+        fsync_path(path)
 
 
-def verify(folder: Path, names: tuple[str, ...]) -> None:
-    """Check that files are there and have the hashes of the manifest.
+def verify_manifest(folder: Path, names: tuple[str, ...]) -> None:
+    """Check that the named files exist and match the hashes in the manifest.
 
     Raises:
-        CheckpointError: A file is missing, damaged or foreign; the message names it.
+        CheckpointError: The manifest is unreadable or of another schema, or a file is missing or corrupt; the message
+            names it.
     """
     hashes = _read_manifest(folder / MANIFEST)
     for name in names:
@@ -82,10 +81,10 @@ def _read_manifest(path: Path) -> dict[str, str]:
 
 
 def require_finite(arrays: Arrays) -> None:
-    """Check weights before they are written.
+    """Check weights before saving.
 
     Raises:
-        CheckpointError: Some are not finite; the message names them.
+        CheckpointError: Some arrays are not finite; the message names them.
     """
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
@@ -96,11 +95,11 @@ def save_arrays(arrays: Arrays, path: Path) -> None:
     """Write named arrays as safetensors.
 
     Raises:
-        OSError: The disk does not take them.
+        OSError: The file cannot be written.
     """
     try:
         save_file(dict(arrays), path)
-    except SafetensorError as error:  # a full disk, among others
+    except SafetensorError as error:  # e.g. a full disk
         raise OSError(f"{path.name}: {error}") from error
 
 
@@ -108,15 +107,15 @@ def load_arrays(path: Path) -> Arrays:
     """Read named arrays from safetensors.
 
     Raises:
-        CheckpointError: The file is none, or holds a type that NumPy lacks.
+        CheckpointError: The file is missing or not valid, or has a dtype that NumPy lacks.
     """
     try:
         return dict(load_file(path))
-    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the latter where NumPy lacks the type
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a dtype that NumPy lacks
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A file that grows by whole lines: a torn last line is replaced, what a full disk does not take comes later."""
+"""Append-only text logs that survive crashes (a torn last line is replaced) and full disks (lines are retried)."""
 
 import contextlib
 import os
@@ -10,42 +10,43 @@ from ript_ray.storage.atomic import atomic_write
 
 
 class AppendOnlyLog:
-    """Appends lines to a file. A disk that takes nothing for a while costs no line and does not stop the run.
+    """Appends lines to a file; lines that cannot be written are kept in memory and retried, so no line is lost.
 
     Attributes:
-        problem: What is wrong while the last lines are not on the disk, else none.
+        error: Why the last lines are not written yet, or None.
     """
 
     def __init__(self, path: Path, line_noun: str):
-        """Go on with the file at `path`, or begin one with the first line.
+        """Open the log at `path`; the file is created by the first line.
 
         Args:
-            path: The file.
-            line_noun: What its lines are called in `error`.
+            path: An existing log is continued.
+            line_noun: What to call the lines in `error`, plural.
         """
         self.error: str | None = None
         self._path = path
-        self._name_of_lines = line_noun
+        self._line_noun = line_noun
         self._unwritten: list[bytes] = []
-        self._end = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0  # where the whole lines end
+        self._end = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0  # end of the last complete line
 
     def append(self, line: str) -> None:
-        """Keep a line, without its line break, until `flush`."""
+        """Buffer a line, given without its line break, until `flush`."""
         self._unwritten.append(line.encode() + b"\n")
 
     def flush(self) -> None:
-        """Write what the disk has not taken yet. Never raises: `error` says where it fails again."""
+        """Write all buffered lines. Never raises; a failure sets `error`."""
         lines = b"".join(self._unwritten)
         try:
             with self._path.open("ab", buffering=0) as file:
-                # A torn line in the middle would end the file for whoever reads it.
+                # Readers stop at the first torn line, so none may remain in the middle.
                 self._end = file.truncate(min(self._end, file.seek(0, os.SEEK_END)))
                 _write_all(file, lines)
-                os.fsync(file.fileno())  # a checkpoint that is saved next must not outlive what led to it
-        except OSError as error:  # boundary: a full disk must not end a run that may find it emptied later
-            lacking = f"({self._name_of_lines} it lacks: {len(self._unwritten)})"
-            self.error = f"{self._path} cannot be written: {error} {lacking}"
-            with contextlib.suppress(OSError):  # the next attempt cuts it off, too
+                os.fsync(file.fileno())  # a checkpoint saved next must not survive a crash that loses these lines
+        except OSError as error:  # boundary: a full disk must not end the run, space may be freed later
+            self.error = (
+                f"{self._path} cannot be written: {error} (unwritten {self._line_noun}: {len(self._unwritten)})"
+            )
+            with contextlib.suppress(OSError):  # the next attempt truncates as well
                 os.truncate(self._path, self._end)
             return
         self._end += len(lines)
@@ -53,10 +54,10 @@ class AppendOnlyLog:
         self.error = None
 
     def rewrite(self, lines: Iterable[str]) -> None:
-        """Replace the whole file, if there is one.
+        """Replace the content of an existing file; do nothing if there is none.
 
         Raises:
-            StorageError: The disk does not take the new one; the old one is untouched.
+            StorageError: The new file cannot be written; the old one is unchanged.
         """
         if self._path.exists():
             content = "".join(f"{line}\n" for line in lines).encode()
@@ -66,5 +67,5 @@ class AppendOnlyLog:
 
 def _write_all(file: FileIO, content: bytes) -> None:
     rest = memoryview(content)
-    while rest:  # a disk that is nearly full takes a part
+    while rest:  # a write to a nearly full disk can be partial
         rest = rest[file.write(rest) :]

@@ -1,25 +1,34 @@
-"""A run's metrics on its own disk, one JSON line per point: the curve, a resumed run and the store are fed from it."""
+"""The metrics of a run as JSON lines in its directory: the source of the curve, of resuming and of MLflow."""
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal, get_args
 
+from ript_ray.errors import CheckpointError
 from ript_ray.storage.jsonl import AppendOnlyLog
-from ript_ray.types import RIPT
+
+METRICS_SCHEMA = 2
+"""Version of the line format, written to every line; lines of version 1 have neither a schema nor a kind."""
+
+PointKind = Literal["update", "evaluation", "stage"]
 
 
 @dataclass(frozen=True)
 class MetricPoint:
-    """Metrics at one moment of a run.
+    """Metrics logged at one time.
 
     Attributes:
-        update: Updates so far; in a supervised stage its optimiser steps.
+        update: Updates so far; in a supervised stage, optimizer steps.
         env_steps: Environment steps so far.
         wall_s: Seconds since the run began.
         timestamp_ms: Unix time.
         metrics: Name and value.
-        stage: What the run was doing.
+        kind: "update": one RIPT update and its rollouts. "evaluation": success on held-out contexts. "stage": optimizer
+            steps of a supervised stage.
+        stage: Name of the training stage.
     """
 
     update: int
@@ -27,44 +36,28 @@ class MetricPoint:
     wall_s: float
     timestamp_ms: int
     metrics: dict[str, float]
-    stage: str = RIPT
-
-    @property
-    def is_update(self) -> bool:
-        """Whether it tells of an update's rollouts; others tell of a supervised stage, or of a measurement."""
-        return "train/success_rate" in self.metrics
-
-    @property
-    def is_evaluation(self) -> bool:
-        """Whether it tells of success on held-out contexts."""
-        return "eval/success_rate" in self.metrics
-
-    def precedes(self, stage: Stage, number: int, *, keep_evaluation: bool) -> bool:
-        """Whether it still holds when a run goes on from `number` updates or steps of a stage."""
-        mine = Stage(self.stage)
-        if (mine.place, self.update) != (stage.place, number):
-            return (mine.place, self.update) < (stage.place, number)
-        return not self.is_evaluation or keep_evaluation
+    kind: PointKind
+    stage: str = "ript"
 
 
 class MetricsLog:
-    """Appends points to a file. A disk that takes nothing for a while costs no point and does not stop the run."""
+    """Append-only file of points. Points that cannot be written are retried and never stop the run."""
 
     def __init__(self, path: Path):
-        """Go on with the journal at `path`, or begin one with the first point."""
+        """Open the log at `path`; the file is created by the first point."""
         self._path = path
         self._file = AppendOnlyLog(path, "points")
 
     @property
     def error(self) -> str | None:
-        """What is wrong while the last points are not on the disk, else none."""
+        """Why the last points are not written yet, or None."""
         return self._file.error
 
     def append(self, point: MetricPoint) -> MetricPoint:
-        """Write a point, and those before it that the disk has not taken.
+        """Write a point, after earlier ones that are still unwritten.
 
         Returns:
-            The point as it is written: JSON has no NaN and no infinity, so such a metric is left out.
+            The point as written: without metrics that are not finite, which JSON cannot represent.
         """
         finite = {name: value for name, value in point.metrics.items() if math.isfinite(value)}
         point = replace(point, metrics=finite)
@@ -73,42 +66,81 @@ class MetricsLog:
         return point
 
     def flush(self) -> None:
-        """Write what the disk has not taken yet. Never raises: `error` says where it fails again."""
+        """Write all unwritten points. Never raises; a failure sets `error`."""
         self._file.flush()
 
-    def truncate_after(self, stage: Stage, number: int, *, keep_evaluation: bool) -> list[MetricPoint]:
-        """Drop what will be done again when the run goes on.
+    def truncate_after(
+        self, stage: str, number: int, *, stages: Sequence[str], keep_evaluation: bool
+    ) -> list[MetricPoint]:
+        """Drop the points that a resumed run will log again.
 
         Args:
-            stage: The stage that it goes on in.
-            number: Updates of that stage that stay; of a supervised one, optimiser steps.
-            keep_evaluation: Whether a measurement of the weights after that stays, too.
+            stage: The stage to resume in.
+            number: Updates of that stage to keep; in a supervised stage, optimizer steps.
+            stages: Names of the run's stages, in order.
+            keep_evaluation: Whether to keep an evaluation at exactly that update.
 
         Returns:
-            The points that stay.
+            The points that are kept.
 
         Raises:
-            StorageError: The disk does not take the shorter journal; the longer one is untouched.
+            CheckpointError: A point is of a stage that is not in `stages`, or the file is of a newer schema.
+            StorageError: The file cannot be written; it is unchanged.
         """
-        kept = [
-            point
-            for point in read_metrics(self._path)
-            if point.precedes(stage, number, keep_evaluation=keep_evaluation)
-        ]
+        points = read_metrics(self._path)
+        unknown = sorted({point.stage for point in points}.difference(stages))
+        if unknown:
+            raise CheckpointError(
+                f"{self._path} has points of stage {', '.join(map(repr, unknown))}; "
+                f"the stages of this run are {', '.join(stages)}"
+            )
+        end = (stages.index(stage), number)
+        kept = []
+        for point in points:
+            at = (stages.index(point.stage), point.update)
+            if at < end or (at == end and (point.kind != "evaluation" or keep_evaluation)):
+                kept.append(point)
         self._file.rewrite(map(_line_of, kept))
         return kept
 
 
 def read_metrics(path: Path) -> list[MetricPoint]:
-    """All points of a journal, up to a line that was cut short; none where there is no journal."""
+    """Read all points, up to the first line that is torn or corrupt; a missing file has none.
+
+    Raises:
+        CheckpointError: A line has a newer schema than `METRICS_SCHEMA`.
+    """
     points: list[MetricPoint] = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            points.append(MetricPoint(**json.loads(line)))
-        except (ValueError, TypeError):
+            points.append(_parse(line, path))
+        except (ValueError, TypeError, AttributeError):
             break
     return points
 
 
 def _line_of(point: MetricPoint) -> str:
-    return json.dumps(asdict(point), allow_nan=False)
+    return json.dumps({"schema": METRICS_SCHEMA, **asdict(point)}, allow_nan=False)
+
+
+def _parse(line: bytes, path: Path) -> MetricPoint:
+    content = json.loads(line)
+    schema = content.get("schema", 1)
+    if schema > METRICS_SCHEMA:
+        raise CheckpointError(
+            f"{path} was written by a newer version of ript-ray (schema {schema}); "
+            f"this one reads up to {METRICS_SCHEMA}"
+        )
+    known = {field.name: content[field.name] for field in fields(MetricPoint) if field.name in content}
+    if schema == 1:
+        known["kind"] = _kind_of(known.get("metrics", {}))
+    if known.get("kind") not in get_args(PointKind):
+        raise ValueError(f"unknown kind: {known.get('kind')!r}")
+    return MetricPoint(**known)
+
+
+def _kind_of(metrics: dict[str, float]) -> PointKind:
+    """Derive the kind of a point of schema 1 from the names of its metrics."""
+    if "train/success_rate" in metrics:
+        return "update"
+    return "evaluation" if "eval/success_rate" in metrics else "stage"

@@ -1,4 +1,4 @@
-"""One run in the store that MLflow's standard environment variable names (a local sqlite file without one)."""
+"""One MLflow run in the tracking store of MLFLOW_TRACKING_URI (by default a local sqlite file)."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 RUN_ID_TAG = "ript_ray.run_id"
 
 _SETTINGS = {
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it prints, tracebacks too, would tear the live view; it raises as well
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its log output would corrupt the live view; errors are raised anyway
     # MLflow's defaults block for minutes when a server is down.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    # Whoever calls tries again, and looks first: a request whose answer was lost may have created the run.
+    # The caller retries, and looks the run up first: a request whose response was lost may have created it.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # it calls a host on the internet, and waits for it at exit
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it contacts a host on the internet and waits for it at exit
 }
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is called and how it is described in the store.
+    """Name and description of a run in the tracking store.
 
     Attributes:
         run_id: The run's own id, the same in every store.
         experiment: Name of the MLflow experiment.
         run: Name of the MLflow run.
-        params: The resolved configuration, flat.
-        tags: Versions and the like.
+        params: The resolved configuration, flattened.
+        tags: Versions, commit, directory.
     """
 
     run_id: str
@@ -44,14 +44,14 @@ class Identity:
 
 
 class MlflowRun:
-    """Writes to the store; every method raises whatever MLflow raises, and may be called again after that.
+    """Writes to the tracking store. Methods raise whatever MLflow raises and can be retried.
 
     Attributes:
-        status: How the run stood in the store when it was opened, in MLflow's words.
+        status: MLflow's status of the run when it was opened.
     """
 
     def __init__(self, identity: Identity):
-        """Go on with the run that carries the identity's id as a tag, or create it."""
+        """Open the run tagged with the identity's id, or create it."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
@@ -64,22 +64,22 @@ class MlflowRun:
         self._log_params({name: value for name, value in identity.params.items() if name not in known})
 
     def mark_running(self) -> None:
-        """Say that the run goes on."""
+        """Set the status to running."""
         if self.status != "RUNNING":
             self._client.update_run(self._id, status="RUNNING")
 
     def log(self, points: Sequence[MetricPoint]) -> None:
-        """Write points in as few calls as the store allows; it keeps a point that comes twice only once."""
+        """Log points in as few calls as possible; the store deduplicates points that are logged twice."""
         metrics = [metric for point in points for metric in _metrics(point)]
         self._client.log_batch(self._id, metrics=metrics, synchronous=True)
 
     def log_files(self, paths: Iterable[Path]) -> None:
-        """Write files as artifacts; a file that comes twice replaces the first."""
+        """Log files as artifacts; a file that is logged again is replaced."""
         for path in paths:
             self._client.log_artifact(self._id, str(path))
 
     def end(self, status: str) -> None:
-        """Close the run."""
+        """End the run with an MLflow status."""
         self._client.set_terminated(self._id, status)
 
     def _find_or_create(self, identity: Identity) -> Any:
@@ -95,7 +95,7 @@ class MlflowRun:
         return self._client.create_run(experiment, run_name=identity.run, tags=tags)
 
     def _create_experiment(self, name: str) -> Any:
-        """Create an experiment; one in an sqlite file keeps its files beside that, not in the present folder."""
+        """Create an experiment; for sqlite, artifacts go beside the database, not into the working directory."""
         database = self._client.tracking_uri.removeprefix("sqlite:///")
         if database == self._client.tracking_uri:
             return self._client.create_experiment(name)
@@ -110,10 +110,12 @@ class MlflowRun:
 
 
 def _metrics(point: MetricPoint) -> "list[Metric]":
-    """Every metric on the axis of updates; success once more on the axes of environment steps and seconds."""
+    """Every metric over updates; after supervised stages, success rates also over environment steps and seconds."""
     from mlflow.entities import Metric
 
-    axes = {"": point.update, "by_env_steps/": point.env_steps, "by_wall_s/": round(point.wall_s)}
+    axes = {"": point.update}
+    if point.kind != "stage":
+        axes |= {"by_env_steps/": point.env_steps, "by_wall_s/": round(point.wall_s)}
     return [
         Metric(axis + name, value, point.timestamp_ms, step)
         for axis, step in axes.items()

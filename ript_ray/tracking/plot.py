@@ -1,4 +1,4 @@
-"""The training curve as a picture."""
+"""Plot of the training curve."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,33 +10,34 @@ from ript_ray.tracking.metrics_log import MetricPoint
 def plot_curve(
     path: Path, points: Sequence[MetricPoint], *, before: SuccessRate, after: SuccessRate, title: str
 ) -> None:
-    """Draw success against updates, environment steps and seconds.
+    """Plot success rate against updates, environment steps and wall time.
 
     Args:
-        path: Where the PNG goes.
-        points: One per update, with `train/success_rate`.
+        path: PNG file to write.
+        points: Points of the run; those of kind "update" are plotted.
         before: Held-out success before post-training.
         after: Held-out success after it.
-        title: Heading of the picture.
+        title: Title of the figure.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    rates = [point.metrics["train/success_rate"] for point in points]
+    updates = [point for point in points if point.kind == "update"]
+    rates = [point.metrics["train/success_rate"] for point in updates]
     columns = {
-        "updates": [float(point.update) for point in points],
-        "environment steps (thousands)": [point.env_steps / 1000 for point in points],
-        "wall time (s)": [point.wall_s for point in points],
+        "updates": [float(point.update) for point in updates],
+        "environment steps (thousands)": [point.env_steps / 1000 for point in updates],
+        "wall time (s)": [point.wall_s for point in updates],
     }
     for axis, (label, values) in zip(axes, columns.items(), strict=True):
         axis.plot(values, rates, marker="o", markersize=3, color="tab:blue", label="training rollouts")
         if values:
             ends = (values[0], values[-1])
-            for where, measured, colour in zip(ends, (before, after), ("tab:gray", "tab:green"), strict=True):
-                spread = [[measured.success_rate - measured.low], [measured.high - measured.success_rate]]
-                name = f"held out, {'before' if measured is before else 'after'}"
-                axis.errorbar(where, measured.success_rate, spread, fmt="s", capsize=4, color=colour, label=name)
+            for x, rate, color in zip(ends, (before, after), ("tab:gray", "tab:green"), strict=True):
+                interval = [[rate.success_rate - rate.low], [rate.high - rate.success_rate]]
+                name = f"held out, {'before' if rate is before else 'after'}"
+                axis.errorbar(x, rate.success_rate, interval, fmt="s", capsize=4, color=color, label=name)
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("success rate")

@@ -1,4 +1,4 @@
-"""Paired differences, against published examples and by their coverage."""
+"""Paired differences: published examples and coverage."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ def interval(*table: int) -> tuple[float, float, float]:
     return found.difference, found.low, found.high
 
 
-def test_the_interval_is_that_of_published_examples() -> None:
+def test_intervals_match_published_examples() -> None:
     # Fagerland, Lydersen and Laake 2014 (Statistics in Medicine 33, 2850): airway hyper-responsiveness before and after
     # stem-cell transplantation; there as first less second, -0.286 with Newcombe's interval -0.507 to -0.026.
     assert interval(1, 1, 7, 12) == pytest.approx((0.286, 0.026, 0.507), abs=5e-4)
@@ -32,7 +32,7 @@ def test_the_interval_is_that_of_published_examples() -> None:
     assert interval(14, 0, 5, 22) == pytest.approx((0.122, 0.011, 0.226), abs=5e-4)
 
 
-def test_mcnemars_exact_test_is_a_sign_test_on_the_pairs_that_differ() -> None:
+def test_the_p_value_is_a_sign_test_on_the_pairs_that_differ() -> None:
     assert PairedDifference.of(*pairs(20, 2, 12, 16)).p_value == pytest.approx(
         0.0129, abs=5e-5
     )  # Armitage and Berry 1994
@@ -40,7 +40,7 @@ def test_mcnemars_exact_test_is_a_sign_test_on_the_pairs_that_differ() -> None:
     assert PairedDifference.of(*pairs(3, 0, 0, 4)).p_value == 1.0
 
 
-def test_the_interval_stays_in_range_holds_the_difference_and_turns_with_the_order() -> None:
+def test_the_interval_stays_in_range_contains_the_difference_and_is_antisymmetric() -> None:
     for table in itertools.product((0, 1, 3, 25), repeat=4):
         if sum(table):
             both, lost, gained, neither = table
@@ -51,7 +51,7 @@ def test_the_interval_stays_in_range_holds_the_difference_and_turns_with_the_ord
             assert turned == pytest.approx((-difference, -high, -low), abs=1e-12)
 
 
-def test_the_interval_covers_the_true_difference_about_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     generator = np.random.default_rng(0)
     covered = []
     for shares in ((0.4, 0.1, 0.2, 0.3), (0.02, 0.02, 0.5, 0.46), (0.9, 0.02, 0.05, 0.03), (0.25, 0.25, 0.25, 0.25)):
@@ -64,7 +64,7 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says() -> 
     assert 0.94 < np.mean(covered) < 0.985
 
 
-def test_results_pair_up_task_by_task_and_refuse_others() -> None:
+def test_results_are_paired_per_task_and_results_over_other_rollouts_are_refused() -> None:
     first = EvaluationResult({"a": (True, False, False), "b": (False,)}, 10)
     second = EvaluationResult({"a": (True, True, False), "b": (True,)}, 10)
     comparison = Comparison.of(first, second)
@@ -72,11 +72,12 @@ def test_results_pair_up_task_by_task_and_refuse_others() -> None:
     assert (comparison.overall.num_gained, comparison.overall.num_lost, comparison.overall.num_pairs) == (2, 0, 4)
     assert comparison.per_task["b"].difference == 1.0
     assert comparison.to_json()["per_task"]["a"]["difference"] == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="results pair up where tasks and rollouts are the same"):
+    message = r"the same tasks and numbers of rollouts, not \{'a': 3, 'b': 1\} and \{'a': 2, 'b': 1\}"
+    with pytest.raises(ValueError, match=message):
         Comparison.of(first, EvaluationResult({"a": (True, False), "b": (False,)}, 10))
 
 
-def test_a_policy_against_itself_differs_by_nothing() -> None:
+def test_a_policy_compared_with_itself_has_no_difference() -> None:
     result = EvaluationResult({"a": (True, False) * 10}, 10)
     itself = Comparison.of(result, result).overall
     assert (itself.difference, itself.num_gained, itself.num_lost, itself.p_value) == (0.0, 0, 0, 1.0)

@@ -10,7 +10,7 @@ from tests.fakes import TinyChunkPolicy
 
 
 def wilson_oracle(solved: int, total: int) -> tuple[float, float]:
-    """Wilson 1927, written out."""
+    """Wilson 1927, closed form."""
     z, share = 1.959963984540054, solved / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
@@ -18,14 +18,14 @@ def wilson_oracle(solved: int, total: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("solved", "total"), [(0, 50), (1, 1), (25, 50), (49, 50), (50, 50), (7, 13)])
-def test_intervals_are_wilsons(solved: int, total: int) -> None:
+def test_intervals_are_wilson_intervals(solved: int, total: int) -> None:
     rate = SuccessRate.of([1.0] * solved + [0.0] * (total - solved))
     assert (rate.success_rate, rate.num_rollouts) == (solved / total, total)
     assert (rate.low, rate.high) == pytest.approx(wilson_oracle(solved, total), abs=1e-9)
     assert 0 <= rate.low <= rate.success_rate <= rate.high <= 1
 
 
-def test_each_context_is_tried_once_and_counted_for_its_task() -> None:
+def test_each_context_is_rolled_out_once_and_counted_for_its_task() -> None:
     contexts = [line_stream().at(index) for index in range(11)]
     runtime = SerialRuntime(line_parts(lambda: TinyChunkPolicy("laplace")))
     result = evaluate(runtime, contexts, batch_size=4, seed=0)
@@ -37,14 +37,14 @@ def test_each_context_is_tried_once_and_counted_for_its_task() -> None:
     assert 11 <= result.num_env_steps <= 11 * 12
 
 
-def test_the_same_policy_gets_the_same_figures_again() -> None:
+def test_evaluating_the_same_policy_twice_gives_the_same_result() -> None:
     contexts = [line_stream().at(index) for index in range(10)]
     parts = line_parts(lambda: TinyChunkPolicy("gaussian"))
     first, second = (evaluate(SerialRuntime(parts), contexts, batch_size=3, seed=1) for _ in range(2))
     assert first == second
 
 
-def test_results_come_back_from_json_with_every_outcome() -> None:
+def test_results_round_trip_through_json_with_every_outcome() -> None:
     result = EvaluationResult({"a": (True, False, True), "b": (False,)}, 120)
     written = json.loads(json.dumps(result.to_json()))
     assert written["outcomes"] == {"a": "101", "b": "0"}
@@ -55,25 +55,25 @@ def test_results_come_back_from_json_with_every_outcome() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"outcomes": {"a": "111", "b": "0"}}, "not those of the outcomes: .*success_rate"),
-        ({"outcomes": {"a": "1x1", "b": "0"}}, "no figures of an evaluation"),
-        ({"outcomes": {"a": "", "b": "0"}}, "no figures of an evaluation"),
-        ({"outcomes": {}}, "no figures of an evaluation"),
-        ({"outcomes": None}, "no figures of an evaluation"),
-        ({"env_steps": "many"}, "no figures of an evaluation"),
-        ({"low": 0.5}, "not those of the outcomes: low"),
-        ({"per_task": {}}, "not those of the outcomes: per_task"),
-        ({"lows": 0.5}, "not those of the outcomes: lows"),
+        ({"outcomes": {"a": "111", "b": "0"}}, "does not match its outcomes: .*success_rate"),
+        ({"outcomes": {"a": "1x1", "b": "0"}}, "not a valid evaluation result"),
+        ({"outcomes": {"a": "", "b": "0"}}, "not a valid evaluation result"),
+        ({"outcomes": {}}, "not a valid evaluation result"),
+        ({"outcomes": None}, "not a valid evaluation result"),
+        ({"env_steps": "many"}, "not a valid evaluation result"),
+        ({"low": 0.5}, "does not match its outcomes: low"),
+        ({"per_task": {}}, "does not match its outcomes: per_task"),
+        ({"lows": 0.5}, "does not match its outcomes: lows"),
     ],
 )
-def test_figures_that_are_not_those_of_the_outcomes_are_refused(change: dict[str, object], message: str) -> None:
+def test_results_that_do_not_match_their_outcomes_are_refused(change: dict[str, object], message: str) -> None:
     written = EvaluationResult({"a": (True, False, True), "b": (False,)}, 120).to_json()
     with pytest.raises(ValueError, match=message):
         EvaluationResult.from_json(written | change)
 
 
-def test_results_of_before_outcomes_were_kept_are_refused() -> None:
+def test_results_without_outcomes_are_refused() -> None:
     written = EvaluationResult({"a": (True,)}, 1).to_json()
     del written["outcomes"]
-    with pytest.raises(ValueError, match="no figures of an evaluation: KeyError"):
+    with pytest.raises(ValueError, match="not a valid evaluation result: KeyError"):
         EvaluationResult.from_json(written)

@@ -23,7 +23,7 @@ from ript_ray.runs.recorder import Recorder
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy, new_policy
-from ript_ray.tracking.metrics_log import MetricPoint, read_metrics
+from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, read_metrics
 from ript_ray.types import Progress, Version
 from tests.conftest import TINY_QUEST
 from tests.disk import full_disk
@@ -118,8 +118,10 @@ def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(
     assert "trying again after the next update" in told[0]
     newest, problems = checkpoint.latest_valid(folder.path)
     assert (newest.name, problems) == ("update-00004", [])
-    assert checkpoint.load_state(newest).totals["env_steps"] == 400
-    failed = [point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.is_update]
+    assert checkpoint.load_training(newest).totals["env_steps"] == 400
+    failed = [
+        point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.kind == "update"
+    ]
     assert failed == [0, 0, 1, 1]
 
 
@@ -208,9 +210,10 @@ def test_a_run_resumed_from_its_beginning_keeps_its_clock_and_its_first_measurem
         end_with(folder, lambda recorder: recorder.on_evaluation(measured()), KeyboardInterrupt)
     (before,) = read_metrics(folder.metrics_log)
     before = MetricPoint(**{**vars(before), "wall_s": 1234.5})
-    folder.metrics_log.write_text(json.dumps(vars(before)) + "\n")
+    folder.metrics_log.unlink()
+    MetricsLog(folder.metrics_log).append(before)
 
-    training = checkpoint.load_state(folder.checkpoint(0))
+    training = checkpoint.load_training(folder.checkpoint(0))
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
         assert not folder.status.exists(), "the run goes on"
         recorder.on_update(record(1))
@@ -223,7 +226,7 @@ def test_a_run_killed_before_its_first_measurement_knows_how_long_it_took_so_far
     folder._opened -= 500  # as after supervised training
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, lambda _: None, KeyboardInterrupt)
-    training = checkpoint.load_state(folder.checkpoint(0))
+    training = checkpoint.load_training(folder.checkpoint(0))
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
     (point,) = read_metrics(folder.metrics_log)
@@ -239,12 +242,12 @@ def test_an_evaluation_that_is_done_again_stands_once_in_the_journal(folder: Run
 
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, work, KeyboardInterrupt)
-    training = checkpoint.load_state(checkpoint.latest_valid(folder.path)[0])
+    training = checkpoint.load_training(checkpoint.latest_valid(folder.path)[0])
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
         recorder.on_evaluation(measured())
-    assert [(point.update, point.is_update) for point in read_metrics(folder.metrics_log)] == [
-        (0, False),
-        (1, True),
-        (2, True),
-        (2, False),
+    assert [(point.update, point.kind) for point in read_metrics(folder.metrics_log)] == [
+        (0, "evaluation"),
+        (1, "update"),
+        (2, "update"),
+        (2, "evaluation"),
     ]

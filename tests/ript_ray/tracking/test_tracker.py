@@ -1,4 +1,4 @@
-"""The tracking store may be down, hang, fail or die: the run is not disturbed, and everything arrives once."""
+"""The tracking store may be down, hang, fail or crash: the run is not affected, and every point is delivered once."""
 
 import contextlib
 import json
@@ -25,11 +25,11 @@ from tests.commands import environment
 from tests.tracked import history, only_run, point, points, rates
 
 IDENTITY = Identity("0123456789abcdef" * 2, "line", "first", {"ppo.clip_low": "0.2"}, {"commit": "abc"})
-PATIENCE_S = 60
-"""Longest wait for what takes a few seconds on an idle machine."""
+TIMEOUT_S = 60
+"""Generous: an idle machine takes a few seconds."""
 
 
-def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(store: str, tmp_path: Path) -> None:
+def test_metrics_are_logged_over_updates_environment_steps_and_seconds(store: str, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
@@ -52,9 +52,7 @@ def test_metrics_arrive_on_the_axes_of_updates_steps_and_seconds(store: str, tmp
     assert [file.path for file in MlflowClient(store).list_artifacts(run.info.run_id)] == ["results.json"]
 
 
-def test_a_resumed_run_goes_on_in_the_same_run_and_sends_what_the_earlier_process_could_not(
-    store: str, tmp_path: Path
-) -> None:
+def test_a_resumed_run_continues_the_same_mlflow_run_and_uploads_missing_points(store: str, tmp_path: Path) -> None:
     tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
     tracker.log(point(1))
     assert tracker.close(RunStatus.KILLED) is None
@@ -65,7 +63,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_sends_what_the_earlier_proces
     assert only_run(store).info.status == "FINISHED"
 
 
-def test_a_metric_that_is_not_finite_reaches_neither_journal_nor_store(store: str, tmp_path: Path) -> None:
+def test_a_metric_that_is_not_finite_is_not_uploaded(store: str, tmp_path: Path) -> None:
     tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
     tracker.log(replace(point(1), metrics={"train/success_rate": 0.1, "ppo/loss": float("nan")}))
     assert tracker.close(RunStatus.FINISHED) is None
@@ -76,7 +74,7 @@ def test_a_metric_that_is_not_finite_reaches_neither_journal_nor_store(store: st
     }
 
 
-def test_a_store_that_takes_no_files_gets_all_points_and_the_end_and_the_files_when_it_takes_them(
+def test_a_store_that_rejects_files_gets_all_points_and_the_status_and_the_files_are_retried(
     store: str, tmp_path: Path
 ) -> None:
     tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
@@ -92,7 +90,7 @@ def test_a_store_that_takes_no_files_gets_all_points_and_the_end_and_the_files_w
     assert problems == [None]
 
 
-# --- Servers that do harm -------------------------------------------------------------------------------------------
+# --- Failing servers -------------------------------------------------------------------------------------------------
 
 TRACK = """
 import json, sys, time
@@ -114,7 +112,7 @@ print(json.dumps([slowest_s, time.perf_counter() - started, problem]), flush=Tru
 
 
 class Failing(BaseHTTPRequestHandler):
-    """Answers everything with 500 and asks to be left alone for an hour."""
+    """Answers everything with 500 and a Retry-After of one hour."""
 
     def do_GET(self) -> None:
         self.send_response(500)
@@ -129,7 +127,7 @@ class Failing(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """An HTTP server in this process; gives its address."""
+    """Run an HTTP server in this process and yield its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -138,14 +136,14 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def hanging() -> Iterator[str]:
-    """The system accepts connections, nobody ever answers."""
+    """Accept connections without ever answering."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.cli
 @pytest.mark.alone
-def test_a_server_that_is_down_hangs_or_fails_disturbs_neither_the_steps_nor_the_exit(tmp_path: Path) -> None:
+def test_a_server_that_is_down_hangs_or_fails_delays_neither_logging_nor_the_exit(tmp_path: Path) -> None:
     with hanging() as hung, serving(Failing) as failing, contextlib.ExitStack() as processes:
         servers = {"down": "http://127.0.0.1:9", "hanging": hung, "failing": failing}
         started = {
@@ -155,11 +153,11 @@ def test_a_server_that_is_down_hangs_or_fails_disturbs_neither_the_steps_nor_the
         for name, process in started.items():
             slowest_s, close_s, problem = json.loads(process.stdout.readline())
             closed = time.monotonic()
-            assert process.wait(PATIENCE_S) == 0
-            assert time.monotonic() - closed < 10, f"{name}: something else delays the exit"
+            assert process.wait(TIMEOUT_S) == 0
+            assert time.monotonic() - closed < 10, f"{name}: something else delayed the exit"
             assert slowest_s < 1, f"{name}: logging waited for the store"
             assert close_s < CLOSE_TIMEOUT_S + 3, name
-            assert "30 of 30 points did not arrive in the tracking store" in problem, name
+            assert "30 of 30 points were not delivered to the tracking store" in problem, name
             assert "\n" not in problem
             assert read_metrics(tmp_path / f"{name}.jsonl") == points(*range(1, 31)), name
 
@@ -176,11 +174,11 @@ def track_in_a_process(metrics_log: Path, uri: str) -> Iterator[subprocess.Popen
             process.kill()
 
 
-# --- A real server, with its accidents ------------------------------------------------------------------------------
+# --- A real server that crashes ---------------------------------------------------------------------------------------
 
 
 class Server:
-    """`mlflow server` on a port of its own; its store survives it."""
+    """`mlflow server` on its own port, with a store that survives it."""
 
     def __init__(self, home: Path):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -216,7 +214,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def forgetful(port: int) -> type[BaseHTTPRequestHandler]:
-    """Hands requests on to the server at `port`; the answer to the first that creates a run is lost."""
+    """Forward requests to the server at `port`, but lose the response to the first that creates a run."""
 
     class Forgetful(Failing):
         num_created = 0
@@ -229,13 +227,13 @@ def forgetful(port: int) -> type[BaseHTTPRequestHandler]:
             url = f"http://127.0.0.1:{port}{self.path}"
             try:
                 with urllib.request.urlopen(
-                    urllib.request.Request(url, body, headers, method=self.command), timeout=PATIENCE_S
+                    urllib.request.Request(url, body, headers, method=self.command), timeout=TIMEOUT_S
                 ) as answer:
                     status, content = answer.status, answer.read()
             except urllib.error.HTTPError as error:
                 status, content = error.code, error.read()
             except OSError:
-                return  # nobody there: the connection ends without an answer
+                return  # the server is down: close the connection without a response
             if self.path.endswith("/runs/create"):
                 Forgetful.num_created += 1
                 if Forgetful.num_created == 1:
@@ -252,7 +250,7 @@ def forgetful(port: int) -> type[BaseHTTPRequestHandler]:
 
 
 @pytest.mark.cli
-def test_a_server_that_comes_late_loses_an_answer_and_dies_in_mid_run_gets_everything_once(
+def test_a_server_that_starts_late_loses_a_response_and_crashes_gets_every_point_once(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = forgetful(server.port)
@@ -262,15 +260,15 @@ def test_a_server_that_comes_late_loses_an_answer_and_dies_in_mid_run_gets_every
         for each in points(1, 2):
             tracker.log(each)
         server.start()
-        wait_until(lambda: rates_in(server) == rates(1, 2), "what was logged before the server was there")
+        wait_until(lambda: rates_in(server) == rates(1, 2), "what was logged before the server started")
         server.kill()
         tracker.log(point(3))
         time.sleep(2)  # some attempts
         server.start()
         tracker.log(point(4))
-        wait_until(lambda: rates_in(server) == rates(1, 2, 3, 4), "what was logged while the server was dead")
+        wait_until(lambda: rates_in(server) == rates(1, 2, 3, 4), "what was logged while the server was down")
         assert tracker.close(RunStatus.FINISHED) is None
-    assert handler.num_created == 1, "the run whose creation was not answered was created again"
+    assert handler.num_created == 1, "the run was created twice after a lost response"
     server.kill()
     assert only_run(server.store).info.status == "FINISHED"
     assert only_run(server.store).data.params == IDENTITY.params
@@ -278,7 +276,7 @@ def test_a_server_that_comes_late_loses_an_answer_and_dies_in_mid_run_gets_every
 
 
 def rates_in(server: Server) -> list[tuple[int, float]] | None:
-    """What the server's database holds, or none before it holds the run."""
+    """Success rates in the server's database."""
     import sqlite3
 
     path = server.store.removeprefix("sqlite:///")
@@ -288,16 +286,16 @@ def rates_in(server: Server) -> list[tuple[int, float]] | None:
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(Exception):  # the database is not there yet, or has no tables
+        with contextlib.suppress(Exception):  # the database does not exist yet, or has no tables
             if holds():
                 return
         time.sleep(0.2)
     pytest.fail(f"{what} did not arrive")
 
 
-def test_files_go_beside_the_database_wherever_the_run_was_started(
+def test_artifacts_go_beside_the_database_whatever_the_working_directory(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from ript_ray.errors import StorageError
+from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error, require_absent
+from tests.disk import full_disk
+
+
+def test_writing_creates_or_replaces_a_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    atomic_write(path, "grün")
+    assert path.read_bytes() == "grün".encode()
+    atomic_write(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    atomic_write(path, "old")
+    with full_disk(100), pytest.raises(StorageError, match=r"results\.json cannot be written: .*File too large"):
+        atomic_write(path, "x" * 1000)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_file_of_a_killed_process_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / ".results.json.unfinished").write_text("a longer text that was cut o")
+    atomic_write(tmp_path / "results.json", "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_missing_directory_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "results.json"
+    with pytest.raises(StorageError, match=f"{path} cannot be written: .*No such file or directory"):
+        atomic_write(path, "new")
+
+
+def test_only_os_errors_become_storage_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), os_errors_as_storage_error(tmp_path):
+        raise ValueError("mine")
+
+
+def test_an_output_that_exists_is_refused(tmp_path: Path) -> None:
+    require_absent(tmp_path / "out")
+    with pytest.raises(StorageError, match=f"{tmp_path} exists already; nothing is overwritten"):
+        require_absent(tmp_path)
