@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.quest.presets import Variant, published
+from ript_ray.policies.quest.presets import SPECS, Variant, published
 
 FOLDER = Path(__file__).parent / "fixtures" / "quest"
 TOLERANCE = 5e-5
@@ -50,7 +50,7 @@ def formula(name: str, constructed: NDArray) -> NDArray:
 
 def new_policy(variant: Variant) -> QuestPolicy:
     with torch.random.fork_rng():
-        return published(variant, TASKS if variant == "metaworld" else ()).new_policy()
+        return published(variant, TASKS if variant == "metaworld" else ()).build(SPECS[variant])
 
 
 @functools.cache
