@@ -1,6 +1,7 @@
 """One whole experiment: demonstrations, supervised stages, measure, post-train, measure again."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from ript_ray.sft.train import require_start, train_supervised
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
 from ript_ray.types import Progress, Stage, Version
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     with session(cluster):
         folder = RunDir.create(runs, experiment)
         with folder.lock():
-            view.stage(f"run folder {folder.path}")
+            logger.info("run folder %s", folder.path)
             return _run_stages(folder, experiment, None, cluster, view)
 
 
@@ -93,9 +96,9 @@ def resume_experiment(
         source, training = checkpoint.load(newest), checkpoint.load_training(newest)
         with view_of(source.experiment) as view, session(cluster):
             for reason in skipped:
-                view.stage(f"passed over: {reason}")
+                logger.warning("skipping checkpoint: %s", reason)
             checkpoint.quarantine_newer(newest)
-            view.stage(f"going on from {newest}")
+            logger.info("resuming from %s", newest)
             return _run_stages(folder, source.experiment, (source, training), cluster, view), source.experiment
 
 
@@ -103,7 +106,7 @@ def _restart(folder: RunDir, cluster: Cluster, view_of: Callable[[Experiment], V
     """Run an experiment that was interrupted before it had saved anything."""
     experiment = experiment_from_json(folder.config)
     with view_of(experiment) as view, session(cluster):
-        view.stage(f"{folder.path} had saved nothing yet: beginning again")
+        logger.warning("%s: no checkpoint found, restarting", folder.path)
         return _run_stages(folder, experiment, None, cluster, view), experiment
 
 
@@ -131,25 +134,23 @@ def _run_stages(
     """Run the experiment's stages, from where `standing` says, if anywhere."""
     source, training = standing or (None, None)
     before = after = train_result = None
-    with RunLogger(folder, experiment, training, view.stage) as run_logger:
+    with RunLogger(folder, experiment, training) as run_logger:
         if source is None or training is None or training.stage is not Stage.RIPT:
             source, training = train_supervised(run_logger, experiment, standing, view), None
         if Stage.RIPT in experiment.stages:
             before, after, train_result = _post_train(run_logger, source, training, cluster=cluster, view=view)
         else:
-            after = _evaluate_supervised(run_logger, source, cluster, view)
+            after = _evaluate_supervised(run_logger, source, cluster)
     return Results(folder.path, before, after, train_result, run_logger.tracking_error)
 
 
-def _evaluate_supervised(
-    run_logger: RunLogger, source: SavedPolicy, cluster: Cluster, view: View
-) -> EvaluationResult | None:
+def _evaluate_supervised(run_logger: RunLogger, source: SavedPolicy, cluster: Cluster) -> EvaluationResult | None:
     """Measure the policy of a run that ends with a supervised stage, unless it cannot act yet."""
     experiment, last, folder = source.experiment, source.experiment.stages[-1], run_logger.folder
     result = None
     if last is Stage.PRIOR:
-        view.stage("measuring success on held-out contexts")
-        with open_runtime(components_of(source), cluster, with_learner=False, report=view.stage) as runtime:
+        logger.info("measuring success on held-out contexts")
+        with open_runtime(components_of(source), cluster, with_learner=False) as runtime:
             result = evaluate(
                 runtime,
                 held_out_contexts(experiment),
@@ -171,10 +172,10 @@ def _post_train(
     contexts, held_out = training_contexts(experiment), held_out_contexts(experiment)
 
     def measure(when: str) -> EvaluationResult:
-        view.stage(f"measuring success on held-out contexts, {when}")
+        logger.info("measuring success on held-out contexts, %s", when)
         result = evaluate(runtime, held_out, batch_size=experiment.evaluation.batch_size, seed=experiment.seed)
         recorder.on_evaluation(result)
-        view.stage(f"success {result.overall.success_rate:.1%} {when}")
+        logger.info("success %.1f%% %s", 100 * result.overall.success_rate, when)
         return result
 
     stream = ContextStream(contexts, experiment.seed)
@@ -182,14 +183,14 @@ def _post_train(
     kept_weights = folder.weights if experiment.keep_weights else None
     with (
         Recorder(run_logger, source, training) as recorder,
-        RolloutLog(folder.groups, kept_weights, stream, start=start, announce=view.stage) as rollouts,
+        RolloutLog(folder.groups, kept_weights, stream, start=start) as rollouts,
     ):
-        view.stage("starting actors")
-        with open_runtime(components_of(source), cluster, report=view.stage) as runtime:
+        logger.info("starting actors")
+        with open_runtime(components_of(source), cluster) as runtime:
             if training is not None:
                 runtime.restore(Version(training.progress.update), training.learner)
             before = _read_before(folder, training) or measure("before RIPT")
-            view.stage(f"stage 3: RIPT, {experiment.num_updates} updates on {runtime.num_actors} rollout actors")
+            logger.info("stage 3: RIPT, %d updates on %d rollout actors", experiment.num_updates, runtime.num_actors)
             train_result = train(
                 runtime,
                 stream,

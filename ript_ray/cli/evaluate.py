@@ -84,7 +84,7 @@ def evaluate_checkpoint(
     source()  # weights that do not fit are refused here, not in an actor
     experiment, console = contexts.apply_to(source.experiment), Console()
     with session(cluster):
-        result = _measure(components_of(source), experiment, cluster, console)
+        result = _measure(components_of(source), experiment, cluster)
     console.print(results_table({"success": result}, f"{path}: held-out contexts"))
     if out is not None:
         atomic_write(out, json.dumps(result.to_json(), indent=2) + "\n")
@@ -127,9 +127,7 @@ def compare_checkpoints(
         parts.build_policy()  # weights that do not fit are refused here, not in an actor
     experiment, console = contexts.apply_to(source.experiment), Console()
     with session(cluster):
-        results = {
-            name: _measure(parts, experiment, cluster, console) for name, parts in {"A": own, "B": other}.items()
-        }
+        results = {name: _measure(parts, experiment, cluster) for name, parts in {"A": own, "B": other}.items()}
     comparison = Comparison.of(*results.values())
     console.print(f"A: {first}\nB: {second}", highlight=False, markup=False, soft_wrap=True)
     console.print(results_table(results, f"held-out contexts of {experiment.name}, seed {experiment.seed}"))
@@ -145,8 +143,8 @@ def compare_checkpoints(
     return 0
 
 
-def _measure(parts: Components, experiment: Experiment, cluster: Cluster, console: Console) -> EvaluationResult:
-    with open_runtime(parts, cluster, with_learner=False, report=console.print) as runtime:
+def _measure(parts: Components, experiment: Experiment, cluster: Cluster) -> EvaluationResult:
+    with open_runtime(parts, cluster, with_learner=False) as runtime:
         return evaluate(
             runtime,
             held_out_contexts(experiment),

@@ -15,6 +15,7 @@ from ript_ray.evaluation.tables import difference_line, results_table
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.logs import console_logging
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Launch:
         experiment: What is learned.
         cluster: Where it runs.
         runs: Folder that collects the runs of all experiments.
-        view: What is shown: auto (live in a terminal, quiet elsewhere), lines (one per update), quiet.
+        view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
+            every 10 s in supervised stages), quiet (only warnings, errors and the results).
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
@@ -73,7 +75,10 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
 
 def _run(launch: Launch) -> int:
     console = Console()
-    with View(launch.view, launch.experiment.num_updates, console) as view:
+    with (
+        console_logging(launch.view.log_level, console),
+        View(launch.view, launch.experiment.num_updates, console) as view,
+    ):
         results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view)
     return report(results, launch.experiment, console)
 
@@ -81,9 +86,10 @@ def _run(launch: Launch) -> int:
 def resume(run: Path, cluster: Cluster, mode: ViewMode) -> int:
     """Go on with an interrupted run and print its results; returns the exit code."""
     console = Console()
-    results, experiment = resume_experiment(
-        run, cluster, view_of=lambda experiment: View(mode, experiment.num_updates, console)
-    )
+    with console_logging(mode.log_level, console):
+        results, experiment = resume_experiment(
+            run, cluster, view_of=lambda experiment: View(mode, experiment.num_updates, console)
+        )
     return report(results, experiment, console)
 
 

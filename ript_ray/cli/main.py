@@ -1,6 +1,5 @@
 """The command `ript-ray`: everything that is done with finished runs and with the machine."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from ript_ray.cli.doctor import diagnose
 from ript_ray.cli.entrypoint import run_command
 from ript_ray.runtime.cluster import Cluster
+from ript_ray.tracking.logs import console_logging
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ class Resume:
 
     Attributes:
         run_folder: The run's folder.
-        view: What is shown: auto (live in a terminal, quiet elsewhere), lines (one per update), quiet.
+        view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
+            every 10 s in supervised stages), quiet (only warnings, errors and the results).
         cluster: Where it runs; it may be another one than before.
     """
 
@@ -279,7 +280,7 @@ class Demos:
             max_attempts=self.max_attempts,
             seed=self.seed,
         )
-        record_files(plan, files_of(self.out, self.task), self.cluster, report=functools.partial(print, flush=True))
+        record_files(plan, files_of(self.out, self.task), self.cluster)
         return 0
 
 
@@ -305,4 +306,10 @@ def main() -> None:
         "demos": Demos,
         "doctor": Doctor,
     }
-    run_command(lambda: tyro.extras.subcommand_cli_from_dict(commands).run())
+
+    def execute() -> int:
+        command = tyro.extras.subcommand_cli_from_dict(commands)
+        with console_logging():
+            return int(command.run())
+
+    run_command(execute)

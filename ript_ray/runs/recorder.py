@@ -1,6 +1,7 @@
 """What a run writes down during post-training: metrics, checkpoints, and at the end its results."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.plot import plot_curve
 from ript_ray.types import GroupSummary, Progress, Stage
+
+logger = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -89,7 +92,9 @@ class Recorder:
         self.num_updates = record.stats.update
         self._unsaved = record
         self._ledger = carry_over(self._earlier_ledger, record.ledger)
-        self._num_skipped += record.report.error is not None
+        if record.report.error is not None:
+            self._num_skipped += 1
+            logger.warning("update %d was skipped: %s", self.num_updates, record.report.error)
         self._points.append(self._log({**metrics_of(record), **self._sums()}))
         self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:
@@ -178,7 +183,7 @@ class Recorder:
             save()
         except StorageError as error:
             self._num_failed_saves += 1
-            self._books.announce(f"{error}; trying again after the next update")
+            logger.warning("%s; trying again after the next update", error)
 
     def _save_before(self) -> None:
         if self._before is not None:

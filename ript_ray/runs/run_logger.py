@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -18,38 +19,31 @@ from ript_ray.tracking.mlflow_run import Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
 from ript_ray.types import Stage
 
+logger = logging.getLogger(__name__)
+
 
 class RunLogger:
     """Open while a run goes on. A context manager: however the block ends, the journal and the MLflow run are closed.
 
     Attributes:
         folder: The run's folder.
-        announce: Told in words of what cannot be written now.
         kept: Points of an earlier process that still hold.
         tracking_error: What went wrong with the tracking store, or none; known once the books are closed.
     """
 
-    def __init__(
-        self,
-        folder: RunDir,
-        experiment: Experiment,
-        training: TrainingState | None = None,
-        announce: Callable[[str], None] = lambda _: None,
-    ):
+    def __init__(self, folder: RunDir, experiment: Experiment, training: TrainingState | None = None):
         """Open journal and MLflow run.
 
         Args:
             folder: The run's folder.
             experiment: What is learned.
             training: Where an earlier process left off; what it wrote down after that is dropped.
-            announce: Told in words of what cannot be written now.
 
         Raises:
             StorageError: The disk does not take the shorter journal.
         """
         self.tracking_error: str | None = None
         self.folder = folder
-        self.announce = announce
         folder.status.unlink(missing_ok=True)  # it tells of the earlier process
         self._metrics_log = MetricsLog(folder.metrics_log)
         stage, number = (training.stage, training.number) if training else (experiment.stages[0], 0)
@@ -90,7 +84,7 @@ class RunLogger:
         point = MetricPoint(number, env_steps, self.wall_s, now_ms(), metrics, stage)
         self._tracker.log(point)
         if self._metrics_log.error:
-            self.announce(f"{self._metrics_log.error}; trying again with the next point")
+            logger.warning("%s; trying again with the next point", self._metrics_log.error)
         return point
 
     def flush(self) -> None:

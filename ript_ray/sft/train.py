@@ -1,6 +1,7 @@
 """The supervised stages of a run: what RIPT starts from. They can stop after any step and go on to the same bits."""
 
 import json
+import logging
 import shutil
 import zlib
 from dataclasses import replace
@@ -26,6 +27,8 @@ from ript_ray.sft.trainer import SupervisedTrainer
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
 from ript_ray.types import Progress, Stage
+
+logger = logging.getLogger(__name__)
 
 SEMANTIC_FIELDS = ("cameras", "sensors", "standardize", "task_input", "instructions", "fsq_levels", "chunk_length")
 """Settings that change what weights mean, though not always their shapes."""
@@ -66,13 +69,13 @@ def train_supervised(
     if training is not None:
         stages = [stage for stage in stages if stage.place >= training.stage.place]
     if standing is None and experiment.start_from is not None:
-        view.stage(f"starting from {experiment.start_from}")
+        logger.info("starting from %s", experiment.start_from)
     if stages:
         demos, looks = experiment.demos, experiment.policy
         if stages == [Stage.AUTOENCODER] and looks.sensors:
             looks = replace(looks, cameras=())  # it sees actions alone
         told = f"reading from {demos.folder}" if demos.folder else "recording"
-        view.stage(f"{told}: {demos.num_per_task} demonstration(s) of each of {len(experiment.tasks)} tasks")
+        logger.info("%s: %d demonstration(s) of each of %d tasks", told, demos.num_per_task, len(experiment.tasks))
         data = load_dataset(
             experiment.benchmark,
             experiment.tasks,
@@ -165,7 +168,7 @@ class _StageRun:
             fitting.restore(training.step, training.learner)
         if fitting.step == fitting.num_steps:
             return
-        self._view.stage(f"{WORDS[stage]} on {len(data.training.instructions)} windows, {fitting.num_steps} steps")
+        logger.info("%s on %d windows, %d steps", WORDS[stage], len(data.training.instructions), fitting.num_steps)
         policy.train()
         self._take_steps(fitting, policy, data, fingerprint)
         policy.eval()
@@ -197,7 +200,7 @@ class _StageRun:
         except StorageError as error:
             if fitting.step == fitting.num_steps:
                 raise
-            self._view.stage(f"{error}; trying again with the next point")
+            logger.warning("%s; trying again with the next point", error)
             return False
         return True
 
@@ -208,7 +211,7 @@ class _StageRun:
         errors = {f"{name.replace(' ', '_')}_error": error for name, error in found.items()}
         if at_end:
             told = ", ".join(f"{error:.3f} ({name})" for name, error in found.items())
-            self._view.stage(f"{UNITS[self._stage]}: {told}")
+            logger.info("%s: %s", UNITS[self._stage], told)
             atomic_write(self._folder.path / f"{self._stage}.json", json.dumps(errors, indent=2) + "\n")
         return errors
 
