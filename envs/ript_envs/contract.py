@@ -138,8 +138,8 @@ class Benchmark(ABC):
             raise ValueError(f"{self.spec.name} has no camera {cameras[0]!r}; it has none")
         return self
 
-    def with_rendering(self, *, image_size: int, rendering: Rendering) -> Self:
-        """Return the same benchmark with images of another size and quality.
+    def with_rendering(self, *, image_size: int | None = None, rendering: Rendering | None = None) -> Self:
+        """Return the same benchmark with images of another size or quality.
 
         Raises:
             ValueError: The benchmark has no camera.

@@ -2,8 +2,11 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
+
+from rich.console import Console
 
 from ript_ray.errors import RiptError
 
@@ -23,6 +26,25 @@ def run_command(command: Callable[[], int]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def register_plugins(references: Iterable[str]) -> None:
+    """Make policies and benchmarks known that a command line names as MODULE:NAME, from the current directory, too.
+
+    Raises:
+        ConfigError: One cannot be imported, or is neither a policy nor a benchmark.
+    """
+    for reference in references:
+        from ript_ray.config.experiment import load_plugin, register
+
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        register(load_plugin(reference))
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print text as it is: paths are neither colored nor wrapped."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

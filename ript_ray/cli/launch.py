@@ -1,20 +1,26 @@
-"""What `python experiments/<name>.py` does: read the command line, run the experiment, print the result."""
+"""What `python -m experiments.NAME` does: read the command line, run the experiment, print the result."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from ript_ray.cli.entrypoint import run_command
-from ript_ray.config.experiment import Experiment
+from ript_ray.checks import require
+from ript_ray.cli.entrypoint import print_line, register_plugins, run_command
+from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.tables import difference_line, results_table
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.logs import console_logging
+from ript_ray.types import RIPT
+
+CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,18 @@ class Launch:
     Attributes:
         experiment: What is learned.
         cluster: Where it runs.
-        runs: Folder that collects the runs of all experiments.
-        view: What is shown: auto (live in a terminal, quiet elsewhere), lines (one per update), quiet.
+        runs: Folder of the runs of all experiments.
+        view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
+            every 10 s in supervised stages), quiet (only warnings, errors and the results).
+        plugin: Policies and benchmarks of your own, as MODULE:NAME; `--policy.kind` and `--benchmark.kind` may then
+            name their kinds. The module is looked for in the current directory, too.
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     cluster: Cluster = field(default_factory=Cluster)
     runs: Path = Path("runs")
     view: ViewMode = ViewMode.AUTO
+    plugin: tuple[str, ...] = ()
 
 
 def launch(experiment: Experiment, description: str) -> None:
@@ -43,18 +53,14 @@ def launch(experiment: Experiment, description: str) -> None:
     """
 
     def parse() -> Launch:
-        return tyro.cli(
-            Launch,
-            default=Launch(experiment),
-            description=description,
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues),
-        )
+        chosen = _with_kinds(experiment, sys.argv[1:])
+        return tyro.cli(Launch, default=Launch(chosen), description=_describe(description), config=CONFIG)
 
     run_command(lambda: _run(parse()))
 
 
 def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
-    """The same for an experiment of several versions: the first word on the command line says which. Never returns.
+    """Run one of several versions of an experiment: the first word on the command line says which. Never returns.
 
     Args:
         presets: The experiments by the names of their versions.
@@ -62,51 +68,87 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
     """
 
     def parse() -> Launch:
+        chosen = {name: _with_kinds(preset, sys.argv[1:]) for name, preset in presets.items()}
         return tyro.extras.overridable_config_cli(
-            {name: (f"what `{name}` says, but for the options", Launch(preset)) for name, preset in presets.items()},
-            description=description,
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues),
+            {name: (f"preset {name}", Launch(preset)) for name, preset in chosen.items()},
+            description=_describe(description),
+            config=CONFIG,
         )
 
     run_command(lambda: _run(parse()))
 
 
-def _run(launch: Launch) -> int:
-    console = Console()
-    with View(launch.view, launch.experiment.num_updates, console) as view:
-        results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view)
-    return report(results, launch.experiment, console)
-
-
 def resume(run: Path, cluster: Cluster, mode: ViewMode) -> int:
-    """Go on with an interrupted run and print its results; returns the exit code."""
+    """Resume an interrupted run and print its results; returns the exit code."""
     console = Console()
-    results, experiment = resume_experiment(
-        run, cluster, view_of=lambda experiment: View(mode, experiment.num_updates, console)
-    )
-    return report(results, experiment, console)
+    with console_logging(mode.log_level, console):
+        results = resume_experiment(
+            run, cluster, view_of=lambda experiment: View(mode, experiment.num_updates, console)
+        )
+    return report(results, console)
 
 
-def report(results: Results, experiment: Experiment, console: Console) -> int:
+def report(results: Results, console: Console) -> int:
     """Print what was found; returns the exit code."""
-    title = f"{experiment.name}, seed {experiment.seed}: success on held-out contexts"
+    title = f"{results.experiment.name}, seed {results.experiment.seed}: success on held-out contexts"
     if results.before is not None and results.after is not None:
         console.print(results_table({"before RIPT": results.before, "after RIPT": results.after}, title))
-        difference = Comparison.of(results.before, results.after).overall
-        console.print(difference_line(difference), highlight=False, markup=False, soft_wrap=True)
+        print_line(console, difference_line(Comparison.of(results.before, results.after).overall))
     elif results.after is not None:
         console.print(results_table({"success": results.after}, title))
-    console.print(
-        f"results, metrics, checkpoints and curve: {results.folder}", highlight=False, markup=False, soft_wrap=True
-    )
-    console.print("compare runs: mlflow ui", highlight=False, markup=False, soft_wrap=True)
+    print_line(console, f"results, metrics, checkpoints and curve: {results.folder}")
+    print_line(console, "compare runs: mlflow ui")
     if results.tracking_error:
-        later = f"metrics.jsonl is complete; send it later with: ript-ray sync-tracking {results.folder}"
-        console.print(f"MLflow: {results.tracking_error}; {later}", highlight=False, markup=False, soft_wrap=True)
+        later = f"metrics.jsonl is complete; upload it later with: ript-ray sync-tracking {results.folder}"
+        print_line(console, f"MLflow: {results.tracking_error}; {later}")
     exhausted = results.train_result.exhausted if results.train_result else None
     if exhausted is None:
         return 0
-    console.print(
-        f"training ended early: {exhausted}; the last weights are kept", highlight=False, markup=False, soft_wrap=True
-    )
+    print_line(console, f"training ended early: {exhausted}; the last weights are kept")
     return 0 if exhausted.is_success else exhausted.exit_code
+
+
+def _run(launch: Launch) -> int:
+    console = Console()
+    with (
+        console_logging(launch.view.log_level, console),
+        View(launch.view, launch.experiment.num_updates, console) as view,
+    ):
+        results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view)
+    return report(results, console)
+
+
+def _describe(description: str) -> str:
+    kinds = f"--policy.kind: {', '.join(POLICIES.names())}. --benchmark.kind: {', '.join(BENCHMARKS.names())}."
+    return f"{description}\n\nOf another kind, a section begins with that kind's defaults. {kinds}"
+
+
+def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:
+    """Change policy and benchmark to the kinds that the command line names; other options then change their fields."""
+    register_plugins(_values_of("--plugin", arguments))
+    changes: dict[str, Any] = {}
+    for kind in _values_of("--benchmark.kind", arguments)[-1:]:
+        if kind != experiment.benchmark.kind:
+            benchmark = BENCHMARKS.find(kind)()
+            max_steps = min(experiment.max_steps, benchmark.spec.max_steps)
+            changes |= {"benchmark": benchmark, "tasks": benchmark.tasks, "max_steps": max_steps}
+    for kind in _values_of("--policy.kind", arguments)[-1:]:
+        if kind != experiment.policy.kind:
+            policy = POLICIES.find(kind)
+            changes |= {"policy": policy(), "sft": policy.sft_type(), "stages": (*policy.sft_type.stages, RIPT)}
+    return replace(experiment, **changes)
+
+
+def _values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    """What follows an option, up to the next one; `--option=value` counts, too."""
+    values: list[str] = []
+    is_open = False
+    for argument in arguments:
+        if argument.startswith(f"{option}="):
+            values.append(argument.partition("=")[2])
+        elif argument.startswith("--"):
+            is_open = argument == option
+        elif is_open:
+            values.append(argument)
+    require(not is_open or bool(values), f"{option} needs a value")
+    return values

@@ -1,6 +1,5 @@
 """The command `ript-ray`: everything that is done with finished runs and with the machine."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,25 @@ import tyro
 from rich.console import Console
 
 from ript_ray.cli.doctor import diagnose
-from ript_ray.cli.entrypoint import run_command
+from ript_ray.cli.entrypoint import register_plugins, run_command
 from ript_ray.runtime.cluster import Cluster
+from ript_ray.tracking.logs import console_logging
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class WithPlugins:
+    """A command that meets policies and benchmarks.
+
+    Attributes:
+        plugin: Policies and benchmarks of your own, as MODULE:NAME: configuration files may then name their kinds. The
+            module is looked for in the current directory, too.
+    """
+
+    plugin: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class Evaluate(WithPlugins):
     """Measure a checkpoint on held-out contexts, with 95 % intervals.
 
     The contexts and the seed of every rollout are those of the checkpoint's experiment, so a run's own
@@ -46,7 +58,8 @@ class Evaluate:
     def run(self) -> int:
         """Measure, print, and write what was asked for."""
         # Imported here: `doctor` must answer where one of these packages is missing or broken.
-        from ript_ray.cli.evaluate import EvaluationOverrides, evaluate_checkpoint
+        from ript_ray.api import EvaluationOverrides
+        from ript_ray.cli.evaluate import evaluate_checkpoint
         from ript_ray.evaluation.video import VideoSettings
 
         return evaluate_checkpoint(
@@ -60,7 +73,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(WithPlugins):
     """Measure two policies on the same held-out contexts with the same seeds, and their difference in pairs.
 
     Contexts, seeds and longest episode are those of the first one's experiment. The difference is the second's
@@ -84,14 +97,15 @@ class Compare:
 
     def run(self) -> int:
         """Measure both, print, and write what was asked for."""
-        from ript_ray.cli.evaluate import EvaluationOverrides, compare_checkpoints
+        from ript_ray.api import EvaluationOverrides
+        from ript_ray.cli.evaluate import compare_checkpoints
 
         contexts = EvaluationOverrides(self.contexts_per_task, self.tasks)
         return compare_checkpoints(self.first, self.second, contexts, out=self.out, cluster=self.cluster)
 
 
 @dataclass(frozen=True)
-class Replay:
+class Replay(WithPlugins):
     """Repeat one recorded rollout of a run exactly, check it against what was recorded, and film it.
 
     Context, seeds and the version of the policy that acted are those of the run; all rollouts of the group run
@@ -127,12 +141,13 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class Resume:
+class Resume(WithPlugins):
     """Go on with an interrupted run from its newest valid checkpoint, as if it had not been interrupted.
 
     Attributes:
         run_folder: The run's folder.
-        view: What is shown: auto (live in a terminal, quiet elsewhere), lines (one per update), quiet.
+        view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
+            every 10 s in supervised stages), quiet (only warnings, errors and the results).
         cluster: Where it runs; it may be another one than before.
     """
 
@@ -149,7 +164,7 @@ class Resume:
 
 
 @dataclass(frozen=True)
-class SyncTracking:
+class SyncTracking(WithPlugins):
     """Send a run's metrics and results to the tracking store, for what did not arrive while it went on.
 
     The store is the one that MLFLOW_TRACKING_URI names. What has arrived already is not stored twice.
@@ -205,7 +220,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(WithPlugins):
     """Write a policy as the authors' code reads it: a .pth file with the same tensors, byte for byte.
 
     Attributes:
@@ -229,63 +244,68 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Demos:
-    """Record demonstrations of scripted experts, one HDF5 file per task; what is complete already is skipped.
+class Demos(WithPlugins):
+    """Record demonstrations of scripted experts, one HDF5 file per task; files that are complete are skipped.
 
-    The files lie where QueST's loader looks for them (metaworld/ML45_PRISE/train and test below `out`), and are the
-    same however many processes record them.
+    The files are where the benchmark's other loaders look for them (for MetaWorld, metaworld/ML45_PRISE/train and test
+    below `out`), and are the same with any number of processes.
 
     Attributes:
-        benchmark: The benchmark.
-        task: Tasks by name; ml45-train and ml45-test stand for the 45 and the 5 tasks of the papers.
+        benchmark: Kind of the benchmark: metaworld, or one of your own.
+        task: Tasks by name, or the benchmark's names for sets of tasks: ml45-train and ml45-test are the 45 and the 5
+            tasks of the papers.
         episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
-        action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of the action range's
-            half. Source: QueST, 0.2.
-        keep_failures: Keep episodes that fail, as QueST's data does; otherwise they are dropped and made up for.
-        max_steps: When an attempt has failed, in environment steps, 1 to 500. Source: MetaWorld, 500.
+        action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of half the action
+            range. Source: QueST, 0.2.
+        keep_failures: Keep episodes that fail, as QueST's data does; otherwise they are dropped and recorded again.
+        max_steps: When an attempt has failed, in environment steps; the benchmark's own limit unless given.
         max_attempts: Give up on a task after this many failures in a row, at least 1.
-        pictures: Record what the camera sees at each step, 128 x 128, beside the states.
-        rendering: Quality of the pictures: full (the model's own, QueST's) or fast (no shadows, reflections or
-            smooth edges; without a GPU more than ten times as fast).
-        seed: All of the randomness, from 0 to 2147483647.
+        images: Record what the cameras see at each step, beside the states.
+        rendering: Image quality: full (the simulator's own, QueST's) or fast (no shadows, reflections or smooth edges;
+            without a GPU more than ten times as fast).
+        seed: The only source of randomness, from 0 to 2147483647.
         out: Folder that the files go to.
         cluster: Where it runs; an episode may take `group-timeout-s`.
     """
 
-    benchmark: Annotated[Literal["metaworld"], tyro.conf.Positional]
+    benchmark: Annotated[str, tyro.conf.Positional]
     task: tuple[str, ...]
     episodes: int = 50
     action_noise: float = 0.2
     keep_failures: bool = False
-    max_steps: int = 500
+    max_steps: int | None = None
     max_attempts: int = 20
-    pictures: bool = True
+    images: bool = True
     rendering: Literal["full", "fast"] = "full"
     seed: int = 0
     out: Path = Path("data")
     cluster: Cluster = field(default_factory=Cluster)
 
     def run(self) -> int:
-        """Record, say what was recorded."""
-        from ript_envs.metaworld.benchmark import MetaWorld
+        """Record, log each file."""
+        from ript_ray.config.experiment import BENCHMARKS
         from ript_ray.data.recording import Plan, files_of, record_files
 
+        benchmark = BENCHMARKS.find(self.benchmark)()
+        if self.images and benchmark.spec.image_shapes:
+            benchmark = benchmark.with_rendering(rendering=self.rendering)
+            benchmark = benchmark.with_cameras(tuple(benchmark.spec.image_shapes))
         plan = Plan(
-            MetaWorld(cameras=("corner_rgb",) if self.pictures else (), rendering=self.rendering),
+            benchmark,
             num_episodes=self.episodes,
             action_noise=self.action_noise,
             keep_failures=self.keep_failures,
-            max_steps=self.max_steps,
+            max_steps=self.max_steps or benchmark.spec.max_steps,
             max_attempts=self.max_attempts,
             seed=self.seed,
         )
-        record_files(plan, files_of(self.out, self.task), self.cluster, report=functools.partial(print, flush=True))
+        record_files(plan, files_of(benchmark, self.out, self.task), self.cluster)
         return 0
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what this machine has and lacks, with the command that mends each."""
+    """Check the installation and suggest fixes."""
 
     def run(self) -> int:
         """Print the findings; 1 where something that is needed is missing."""
@@ -305,4 +325,11 @@ def main() -> None:
         "demos": Demos,
         "doctor": Doctor,
     }
-    run_command(lambda: tyro.extras.subcommand_cli_from_dict(commands).run())
+
+    def execute() -> int:
+        command = tyro.extras.subcommand_cli_from_dict(commands)
+        with console_logging():
+            register_plugins(getattr(command, "plugin", ()))
+            return int(command.run())
+
+    run_command(execute)

@@ -8,6 +8,7 @@ are the ones that would be made one after the other.
 import functools
 import importlib.metadata
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from ript_ray.data.hdf5 import DemonstrationWriter, Recipe, read_recipe
 from ript_ray.errors import ConfigError, RiptError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.task_pool import TaskPool, open_task_pool
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Counts changes of what a file holds."""
@@ -65,16 +68,13 @@ class Plan:
         return {"format": FORMAT, "task": task, **settings}
 
 
-def record_files(
-    plan: Plan, paths: dict[str, Path], cluster: Cluster, *, report: Callable[[str], None] = lambda text: None
-) -> None:
+def record_files(plan: Plan, paths: dict[str, Path], cluster: Cluster) -> None:
     """Record what is not there yet.
 
     Args:
         plan: What to record.
         paths: Where the file of each task goes.
         cluster: Where it runs.
-        report: Told of each file.
 
     Raises:
         RiptError: A file was recorded differently or is damaged, or an expert failed too often; files that are
@@ -82,7 +82,7 @@ def record_files(
     """
     missing = [task for task, path in paths.items() if not _is_complete(plan, task, path)]
     if len(missing) < len(paths):
-        report(f"{len(paths) - len(missing)} of {len(paths)} files are complete already")
+        logger.info("%d of %d files are complete already", len(paths) - len(missing), len(paths))
     if not missing:
         return
     waiting = deque(missing)
@@ -96,7 +96,7 @@ def record_files(
                 file.take(attempt, episode)
                 if file.is_complete:
                     del active[attempt.task]
-                    report(file.finish())
+                    logger.info(file.finish())
         finally:
             for file in active.values():
                 file.discard()

@@ -5,7 +5,7 @@ that train: the others stay as the checkpoint of update 0 has them.
 """
 
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,8 @@ from ript_ray.rl.weights import snapshot, tensors_of
 from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
 from ript_ray.storage.jsonl import AppendOnlyLog
 from ript_ray.types import GroupSummary, Progress, Version, Weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,10 @@ class RolloutLog:
     """Writes down each group, and keeps the weights of each update: an observer of `train`, and a context manager.
 
     It must observe before whoever saves checkpoints, so that what a checkpoint follows from is on the disk. A full
-    disk does not end the run: lines are written later, weights are left out, and either is announced.
+    disk does not end the run: lines are written later, weights are left out, and either is logged.
     """
 
-    def __init__(
-        self,
-        groups: Path,
-        weights: Path | None,
-        stream: ContextStream,
-        *,
-        start: Progress,
-        announce: Callable[[str], None] = lambda _: None,
-    ):
+    def __init__(self, groups: Path, weights: Path | None, stream: ContextStream, *, start: Progress):
         """Go on from `start`: what comes after it will be done again, and is dropped.
 
         Args:
@@ -78,14 +72,12 @@ class RolloutLog:
             weights: The folder of weights, or none where they are not to be kept.
             stream: Where contexts come from.
             start: Where training stands.
-            announce: Told in words of what cannot be written now.
 
         Raises:
             StorageError: The disk does not take the shortened file.
         """
         self._stream = stream
         self._weights = weights
-        self._announce = announce
         self._lines = AppendOnlyLog(groups, "groups")
         earlier = read_groups(groups)
         self._lines.rewrite(_line_of(record) for record in earlier if record.group < start.next_index)
@@ -123,12 +115,12 @@ class RolloutLog:
             try:
                 save_weights(weights_file(self._weights, record.weights.version), record.weights)
             except StorageError as error:
-                self._announce(f"{error}; rollouts of this version can be replayed only if it has a checkpoint")
+                logger.warning("%s; rollouts of this version can be replayed only if it has a checkpoint", error)
 
     def _flush(self) -> None:
         self._lines.flush()
         if self._lines.error:
-            self._announce(f"{self._lines.error}; trying again after the next update")
+            logger.warning("%s; trying again after the next update", self._lines.error)
 
 
 def read_groups(path: Path) -> list[GroupRecord]:

@@ -1,1 +1,1 @@
-"""Where rollouts and learning happen: in this process, or on Ray. Nothing else in the project imports ray."""
+"""Serial and Ray execution of rollouts and learning. The only package that imports ray."""

@@ -1,4 +1,4 @@
-"""One place in the pool of rollout actors: the process that fills it, and the one thing that it does now."""
+"""One actor slot: its current process and its pending call."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,14 @@ from ript_ray.types import RolloutRequest, Version
 
 @dataclass(frozen=True)
 class Starting:
-    """The actor's constructor runs."""
+    """The actor's constructor is running."""
 
     reference: ray.ObjectRef
 
 
 @dataclass(frozen=True)
 class LoadingWeights:
-    """The actor takes weights."""
+    """The actor is loading weights."""
 
     reference: ray.ObjectRef
     checksum: str
@@ -26,7 +26,7 @@ class LoadingWeights:
 
 @dataclass(frozen=True)
 class RollingOut:
-    """The actor runs a request; `request` is none once another copy of it has answered."""
+    """The actor is running a request; `request` is none once another copy of it has finished."""
 
     reference: ray.ObjectRef
     group: ray.ObjectRef
@@ -36,12 +36,16 @@ class RollingOut:
 
 @dataclass
 class ActorSlot:
-    """One place in the pool and the process that fills it now. It does one thing at a time.
+    """One slot of the pool and the actor process in it, which runs one call at a time.
 
     Attributes:
-        version: Of the weights it holds, none before it has taken any.
-        num_failures: Requests in a row at which its code raised.
-        num_invalid: Malformed groups in a row that it has made.
+        slot: Number of the slot, from 0; a replacement keeps it.
+        handle: Ray's handle of the actor.
+        call: The pending call, or none if the actor is idle.
+        deadline: When the pending call times out, by `time.monotonic`.
+        version: Version of the weights it holds, none before the first load.
+        num_failures: Consecutive requests in which its code raised.
+        num_invalid: Consecutive malformed groups it returned.
     """
 
     slot: int
@@ -54,5 +58,5 @@ class ActorSlot:
 
     @property
     def request(self) -> RolloutRequest | None:
-        """What it works on, if its answer is still wanted."""
+        """The running request, if its answer is still needed."""
         return self.call.request if isinstance(self.call, RollingOut) else None

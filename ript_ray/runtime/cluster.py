@@ -1,4 +1,4 @@
-"""Where an experiment runs: how many actors, and what each may use. At lag 0 nothing here changes a result."""
+"""Where an experiment runs: number of actors, resources, timeouts. At lag 0 none of it changes a result."""
 
 import math
 import os
@@ -10,23 +10,24 @@ from ript_ray.checks import require, require_at_least, require_positive
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster, or this machine.
+    """A Ray cluster or this machine.
 
     Attributes:
-        num_actors: Rollout actors, at least 1; none fills the machine or cluster as it is at the start. Where a
-            cluster that is joined has too few nodes, the run begins with fewer and waits for more.
-        cpus_per_actor: Cores that Ray reserves for a rollout actor, above 0.
-        learner_cpus: Cores that Ray reserves for each learner, at least 0. At lag 0 the learner works while the
-            actors wait for new weights, so by default it reserves none; with max-policy-lag it wants its own.
-        address: Address of a running Ray cluster; none starts Ray on this machine, or joins the cluster
-            that RAY_ADDRESS names (as inside a submitted job).
-        in_process: Run everything in this process, without Ray: the same results, slower, easy to debug.
-        start_timeout_s: Longest wait for the actors to start, in seconds, above 0.
-        group_timeout_s: Longest wait for one group of rollouts, in seconds, above 0.
-        straggler_factor: A group that runs for this many times the median, and for half a second at least, is run
-            by an idle actor too, and the first answer counts; above 1, inf for never.
-        max_replacements: Rollout actors replaced in one run before it ends, at least 0.
-        update_timeout_s: Longest wait for one update of the learner, in seconds, above 0.
+        num_actors: Rollout actors, at least 1; by default as many as the machine or cluster has capacity for at the
+            start. If a joined cluster has too few nodes, the run starts with fewer actors and adds the others when
+            nodes join.
+        cpus_per_actor: Cores that Ray reserves per rollout actor, above 0.
+        learner_cpus: Cores that Ray reserves per learner, at least 0. At lag 0 the learner works while the actors
+            wait for new weights, so the default is none; with max-policy-lag above 0 reserve some.
+        address: Address of a running Ray cluster; by default the cluster that RAY_ADDRESS names (as inside a
+            submitted job), else Ray is started on this machine.
+        in_process: Run everything in this process without Ray: same results, slower, easy to debug.
+        start_timeout_s: Timeout for starting actors and loading weights, in seconds, above 0.
+        group_timeout_s: Timeout for one group of rollouts, in seconds, above 0.
+        straggler_factor: A group that runs for this multiple of the median duration, and for at least half a second,
+            is also run by an idle actor, and the first answer counts; above 1, inf to disable.
+        max_replacements: Rollout actors that may be replaced before the run fails, at least 0.
+        update_timeout_s: Timeout for one learner update, in seconds, above 0.
     """
 
     num_actors: int | None = None
@@ -52,22 +53,22 @@ class Cluster:
 
     @property
     def joined_address(self) -> str | None:
-        """Address of the running cluster to join: the one given, else the one the environment names."""
+        """Address of the running cluster to join: `address`, else RAY_ADDRESS, else none."""
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
     def num_fitting(self, node_cpus: Sequence[float], num_learners: int = 1) -> int:
-        """Actors that nodes with so many cores hold, beside the learners; other jobs are not reckoned with."""
+        """Return how many actors fit on nodes with `node_cpus` cores beside the learners; ignores other jobs."""
         free = list(node_cpus)
         for _ in range(num_learners if free else 0):
             free[free.index(max(free))] -= self.learner_cpus
-        # Cores are handed out in ten-thousandths: 2 / 0.2 is ten actors, whatever floats make of it.
+        # Ray allocates cores in units of 1e-4; without the tolerance, rounding could make 2 / 0.2 nine actors.
         return sum(max(0, math.floor(cpus / self.cpus_per_actor + 1e-4)) for cpus in free)
 
     def count_actors(self, node_cpus: Sequence[float], num_learners: int = 1) -> int:
-        """Actors to start on nodes with so many cores.
+        """Return the number of actors to start on nodes with `node_cpus` cores.
 
         Raises:
-            ConfigError: They do not hold `num_actors`, or not even one.
+            ConfigError: `num_actors` do not fit, or not even one does.
         """
         fits = self.num_fitting(node_cpus, num_learners)
         wanted = max(1, fits) if self.num_actors is None else self.num_actors
@@ -75,7 +76,7 @@ class Cluster:
         require(
             wanted <= fits,
             f"cluster.num-actors: {wanted} rollout actors of {self.cpus_per_actor:g} cores and a learner of "
-            f"{self.learner_cpus:g} do not fit into {cores} cores, which hold {fits}; "
+            f"{self.learner_cpus:g} do not fit into {cores} cores, which have capacity for {fits}; "
             "lower cluster.num-actors or cluster.cpus-per-actor",
         )
         return wanted

@@ -1,7 +1,7 @@
-"""The runtime that a cluster asks for."""
+"""Open the runtime that a cluster configuration selects."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.runtime.cluster import Cluster
@@ -10,20 +10,18 @@ from ript_ray.runtime.serial import SerialRuntime
 
 
 def session(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
-    """Make sure, before any work is done, that the cluster is there and holds the actors asked for."""
+    """Return a context manager that connects to Ray and checks the capacity, before any work is done."""
     return contextlib.nullcontext() if cluster.in_process else ray_session(cluster)
 
 
 @contextlib.contextmanager
-def open_runtime(
-    parts: Components, cluster: Cluster, *, with_learner: bool = True, report: Callable[[str], None] = lambda text: None
-) -> Iterator[Runtime]:
-    """Start a runtime inside a `session`, and stop its processes at the end; see `RayRuntime` for the arguments."""
+def open_runtime(parts: Components, cluster: Cluster, *, with_learner: bool = True) -> Iterator[Runtime]:
+    """Start a runtime inside a `session` and stop its processes at the end; see `RayRuntime` for the arguments."""
     runtime: Runtime
     if cluster.in_process:
-        runtime = SerialRuntime(parts)
+        runtime = SerialRuntime(parts, with_learner=with_learner)
     else:
-        runtime = RayRuntime(parts, cluster, with_learner=with_learner, report=report)
+        runtime = RayRuntime(parts, cluster, with_learner=with_learner)
     try:
         yield runtime
     finally:

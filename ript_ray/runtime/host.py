@@ -1,4 +1,4 @@
-"""What this machine has: cores and memory that this process may really use."""
+"""Cores and memory of this machine that the process may use, container limits included."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def num_cpus() -> int:
-    """Cores this process may use: its affinity, less a container's quota; at least 1."""
+    """Return the number of usable cores, at least 1: CPU affinity, limited by a container's CPU quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (CGROUP / "cpu.max").read_text().split()
@@ -17,7 +17,7 @@ def num_cpus() -> int:
 
 
 def memory_bytes() -> int:
-    """Memory of the machine, or of the container if that is less."""
+    """Return the memory of the machine, or the container's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         return min(total, int((CGROUP / "memory.max").read_text()))

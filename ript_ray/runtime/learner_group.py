@@ -1,47 +1,50 @@
-"""The learner processes on Ray: one, or several that share every minibatch and stay equal."""
+"""The learner processes on Ray: one, or several data-parallel ones with identical weights."""
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ript_ray.errors import WorkerError
-from ript_ray.rl.learner import Learner, UpdateReport
+from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.protocols import Components
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result, is_ready
+from ript_ray.runtime.remote_logs import Logged, LoggedLearner, LogRelay, package_level
 from ript_ray.types import Arrays, Version
 
 
 class LearnerGroup:
-    """All learners receive all groups and update together; the first one speaks for them."""
+    """Sends every group to all learners and runs updates on all; weights and state are read from the first."""
 
     def __init__(self, parts: Components, build_policy: ray.ObjectRef, *, num_cpus: float, timeout_s: float):
-        """Start the learners; `await_start` waits for them.
+        """Start the learner processes; `await_start` waits for them.
 
         Args:
-            parts: What they are made of.
-            build_policy: The factory of the policy, in the object store.
-            num_cpus: Cores that Ray reserves for each.
-            timeout_s: Longest wait for an answer of theirs.
+            parts: Components of the experiment.
+            build_policy: Policy factory, in the object store.
+            num_cpus: Cores that Ray reserves per learner.
+            timeout_s: Timeout of each call, in seconds.
         """
-        # On the driver's node where that has room: should that node die, the run ends anyway.
+        # Prefer the driver's node: if it dies, the run ends anyway.
         near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        learner_class = ray.remote(num_cpus=num_cpus, scheduling_strategy=near, **NO_TASK_EVENTS)(Learner)
+        learner_class = ray.remote(num_cpus=num_cpus, scheduling_strategy=near, **NO_TASK_EVENTS)(LoggedLearner)
+        options: dict[str, Any] = {"seed": parts.seed, "num_threads": parts.learner_threads}
         self._timeout_s = timeout_s
         self._learners = [
-            learner_class.remote(build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
-            for _ in range(parts.num_learners)
+            learner_class.remote(package_level(), build_policy, parts.ppo, **options) for _ in range(parts.num_learners)
         ]
+        self._logs = LogRelay("learner")
         self._receipts: dict[int, list[ray.ObjectRef]] = {}
         self._update: list[ray.ObjectRef] = []
         self._started = 0.0
 
     def await_start(self, timeout_s: float) -> None:
-        """Wait until all learners are there and know each other.
+        """Wait until all learners have started and joined one process group.
 
         Raises:
-            WorkerError: They are not within `timeout_s`, or one fails.
+            WorkerError: A learner failed, or did not start within `timeout_s`.
         """
         for learner in self._learners:
             get_result(learner.__ray_ready__.remote(), "the learner's start", timeout_s)
@@ -57,16 +60,16 @@ class LearnerGroup:
             for rank, learner in enumerate(self._learners)
         ]
         for answer in joined:
-            get_result(answer, "a learner that joins the others", timeout_s)
+            get_result(answer, "a learner joining the process group", timeout_s)
 
     @property
     def is_updating(self) -> bool:
-        """Whether an update was begun whose report has not been taken, finished or not."""
+        """Whether an update was started whose report has not been returned yet, finished or not."""
         return bool(self._update)
 
     @property
     def awaited(self) -> list[ray.ObjectRef]:
-        """Answers that are still to come for the update under way."""
+        """Pending answers of the running update."""
         return [answer for answer in self._update if not is_ready(answer)]
 
     def receive(self, index: int, group: ray.ObjectRef) -> None:
@@ -74,9 +77,9 @@ class LearnerGroup:
         self._receipts[index] = [learner.receive.remote(group) for learner in self._learners]
 
     def undelivered(self, indices: Sequence[int]) -> list[tuple[int, Exception]]:
-        """Which of these groups did not reach every learner, because the node that held them is gone.
+        """Return which of these groups did not reach every learner because the node that stored them is lost.
 
-        A group is asked after once; `receive` has to follow for each that is lost.
+        Each delivery is checked once; call `receive` again for every lost group.
 
         Raises:
             WorkerError: A learner itself failed.
@@ -89,7 +92,7 @@ class LearnerGroup:
             except ray.exceptions.GetTimeoutError as error:
                 raise WorkerError(f"group {index} did not reach the learner within {self._timeout_s:g} s") from error
             except ray.exceptions.RayError as error:
-                # Ray says of a lost group what became of the actor that made it, or of the object: many errors.
+                # For a lost group Ray reports the death of its actor or the loss of its object: many error types.
                 self._require_alive()
                 lost.append((index, error))
         return lost
@@ -99,45 +102,55 @@ class LearnerGroup:
             get_result(learner.__ray_ready__.remote(), "the learner", self._timeout_s)
 
     def start_update(self, indices: Sequence[int]) -> None:
-        """Begin an update from groups that all learners have."""
+        """Start an update on groups that all learners have received."""
         assert not self._update
         self._started = time.monotonic()
-        self._update = [learner.update.remote(indices) for learner in self._learners]
+        self._update = [learner.update_logged.remote(indices) for learner in self._learners]
 
     def finished_update(self) -> UpdateReport | None:
-        """The report of the update under way, once all learners have finished.
+        """Return the report of the running update once all learners have finished, else none.
 
         Raises:
-            WorkerError: A learner failed, or did not finish in time.
+            WorkerError: A learner failed or timed out.
         """
         if not self._update:
             return None
-        # One that failed leaves the others waiting for it, so each is looked at as soon as it has answered.
-        answered = [answer for answer in self._update if is_ready(answer)]
-        reports = [get_result(answer, "the learner", self._timeout_s) for answer in answered]
-        if len(reports) < len(self._update):
+        # If one fails, the others wait for it forever, so check each as soon as it has answered.
+        answered = {rank: answer for rank, answer in enumerate(self._update) if is_ready(answer)}
+        answers = {rank: self._answer_of(rank, answer) for rank, answer in answered.items()}
+        if len(answers) < len(self._update):
             if time.monotonic() - self._started > self._timeout_s:
                 raise WorkerError(f"the learner: no answer within {self._timeout_s:g} s (cluster.update-timeout-s)")
             return None
         self._update = []
-        report: UpdateReport = reports[0]
-        return report
+        for rank, answer in answers.items():
+            self._logs.relay(rank, answer.entries)
+        return answers[0].value
+
+    def _answer_of(self, rank: int, reference: ray.ObjectRef) -> Logged[UpdateReport]:
+        try:
+            answer: Logged[UpdateReport] = get_result(reference, "the learner", self._timeout_s)
+        except WorkerError as error:
+            self._logs.relay_from(rank, error.__cause__)
+            raise
+        return answer
 
     def weights(self) -> ray.ObjectRef:
-        """A reference to the present weights."""
+        """Return a reference to the current weights."""
         return self._learners[0].weights.remote()
 
     def state(self) -> Arrays:
-        """The learner's state besides its weights; see `Learner.state`."""
+        """Return the learner's state without its weights; see `Learner.state`."""
         state: Arrays = get_result(self._learners[0].state.remote(), "the learner's state", self._timeout_s)
         return state
 
     def restore(self, version: Version, state: Arrays) -> None:
-        """Put every learner where a checkpoint left one; see `Learner.restore`."""
+        """Restore every learner from a checkpoint; see `Learner.restore`."""
         for answer in [learner.restore.remote(version, state) for learner in self._learners]:
             get_result(answer, "the learner", self._timeout_s)
 
     def kill(self) -> None:
-        """End them."""
+        """Kill all learner processes."""
+        self._logs.flush()
         for learner in self._learners:
             ray.kill(learner, no_restart=True)

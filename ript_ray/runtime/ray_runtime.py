@@ -1,14 +1,14 @@
 """The system on Ray: a pool of rollout actors and a group of learners.
 
-The driver reads summaries only. A group goes to the learner by reference, as soon as it is accepted; what
-Ray keeps in its object store (results above some 100 kB) moves from actor to learner alone. Weights go out
-as one object that all actors of a node share.
+The driver reads group summaries only. An accepted group is passed to the learner by reference, so data in Ray's
+object store (results above about 100 kB) moves from actor to learner without passing through the driver. Weights are
+broadcast as one object that all actors of a node share.
 """
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,23 +17,23 @@ import ray
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.protocols import Components, DispatchCounts
-from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.runtime.actor_pool import ActorPool, Limits
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import num_cpus
 from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
+from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
 
 
 @contextlib.contextmanager
 def ray_session(cluster: Cluster) -> Iterator[None]:
-    """Start Ray here, or join the cluster that `cluster` names; leave it at the end.
+    """Start Ray on this machine or join a running cluster, and disconnect at the end.
 
     Raises:
         WorkerError: There is no Ray cluster at the address, or Ray does not start.
-        ConfigError: This machine does not hold the actors asked for. (A cluster that is joined may grow.)
+        ConfigError: The requested actors do not fit on this machine. (Not checked for a joined cluster: it may grow.)
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     address = cluster.joined_address
@@ -46,7 +46,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in place: it would end us unsaved
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would exit without saving
     try:
         if address is None:
             cluster.count_actors(node_cpus())
@@ -56,61 +56,57 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
 
 
 def node_cpus() -> list[float]:
-    """Cores of each node that is alive."""
+    """Return the number of cores of each live node."""
     return [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
 
 
 class RayRuntime:
     """See `Runtime`."""
 
-    def __init__(
-        self,
-        parts: Components,
-        cluster: Cluster,
-        *,
-        with_learner: bool = True,
-        report: Callable[[str], None] = lambda text: None,
-    ):
-        """Start the rollout actors and the learners, and wait until they answer. Ray must be there.
+    def __init__(self, parts: Components, cluster: Cluster, *, with_learner: bool = True):
+        """Start the rollout actors and the learners and wait for them; Ray must be initialized.
 
-        Where nodes are missing, it goes on with the actors that there is room for; others join when nodes do.
+        If nodes are missing, the runtime starts with the actors that fit, logs the shortage, and starts the others
+        when nodes join.
 
         Args:
-            parts: What they are made of.
-            cluster: How many, and what each may use.
-            with_learner: False where nothing is learned: then only requests can be run.
-            report: Told what was asked for, what is there and what is waited for, where these differ.
+            parts: Components of actors and learners.
+            cluster: Number of actors, their resources and timeouts.
+            with_learner: False to start no learner; then only requests can be run.
 
         Raises:
-            ConfigError: `cluster.num_actors` is not set and there is no room for a single actor.
-            WorkerError: None start within `cluster.start_timeout_s`.
+            ConfigError: `cluster.num_actors` is not set and not a single actor fits.
+            WorkerError: No actor started within `cluster.start_timeout_s`.
         """
         self._cluster = cluster
         self._requests: dict[int, RolloutRequest] = {}
         self._groups: dict[int, ray.ObjectRef] = {}
         self._summaries: dict[int, GroupSummary] = {}
-        build_policy = ray.put(parts.build_policy)  # stored once, read by every actor of a node
+        build_policy = ray.put(parts.build_policy)  # stored once per node, shared by its actors
         self._learners: LearnerGroup | None = None
         if with_learner:
             self._learners = LearnerGroup(
                 parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
             )
         worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD", **NO_TASK_EVENTS)(
-            RolloutWorker
+            LoggedRolloutWorker
         )
         num_learners = parts.num_learners if with_learner else 0
         num_actors = cluster.num_actors or cluster.count_actors(node_cpus(), num_learners)
         capacity = ActorCapacity(
             lambda: cluster.num_fitting(node_cpus(), num_learners),
             num_actors,
-            report=report,
             timeout_s=cluster.start_timeout_s,
         )
+        log_level = package_level()
         self._pool = ActorPool(
-            lambda: worker_class.remote(build_policy, parts.make_environment, parts.max_steps),
+            lambda: worker_class.remote(log_level, build_policy, parts.make_environment, parts.max_steps),
             num_actors,
             Limits(
-                cluster.start_timeout_s, cluster.group_timeout_s, cluster.max_replacements, cluster.straggler_factor
+                start_timeout_s=cluster.start_timeout_s,
+                group_timeout_s=cluster.group_timeout_s,
+                max_replacements=cluster.max_replacements,
+                straggler_factor=cluster.straggler_factor,
             ),
             capacity=capacity,
         )
@@ -142,7 +138,7 @@ class RayRuntime:
                 self._summaries[summary.index] = summary
                 return summary
             updating = self._learners is not None and self._learners.is_updating
-            assert updating or self._pool.has_work, "nothing is under way: this wait would never end"
+            assert updating or self._pool.has_work, "no request or update is running: this wait would never end"
             self._pool.poll(self._learners.awaited if self._learners else [])
 
     def send_to_learner(self, index: int) -> None:
@@ -162,7 +158,7 @@ class RayRuntime:
         reference = self._learner.weights()
         weights: Weights = get_result(reference, "the learner's weights", self._cluster.update_timeout_s)
         self._pool.load(reference, weights)
-        # The caller's copy must outlive Ray's object store.
+        # The caller's copy must outlive Ray's object store, where the buffer is.
         return replace(weights, buffer=weights.buffer.copy())
 
     def learner_state(self) -> Arrays:
@@ -182,10 +178,10 @@ class RayRuntime:
         return self._learners
 
     def _rerun_undelivered(self, lost: Sequence[tuple[int, Exception]]) -> None:
-        """Run groups again whose node has gone before the learner had them; at lag 0 they come out the same.
+        """Rerun groups whose node was lost before the learner received them; at lag 0 the reruns are bit-identical.
 
-        At a lag newer weights may act. What comes out is trained as it is, even where it is uniform then (it has no
-        gradient), but never where it is malformed.
+        With policy lag the rerun may use newer weights. Its result is trained even if it is uniform (the gradient is
+        then zero), but a malformed result is run again.
         """
         for index, error in lost:
             self._pool.rerun(self._requests[index], error)
@@ -199,13 +195,13 @@ class RayRuntime:
     def _accept_rerun(self, summary: GroupSummary, group: ray.ObjectRef, missing: set[int]) -> None:
         index = summary.index
         if summary.error or summary.layout != self._summaries[index].layout:
-            self._pool.rerun(self._requests[index], WorkerError(summary.error or "its layout has changed"))
+            self._pool.rerun(self._requests[index], WorkerError(summary.error or "the layout of its record changed"))
             return
         self._learner.receive(index, group)
         missing.remove(index)
 
     def _await_start(self) -> None:
-        """Wait for every actor that there is room for, and for the learners."""
+        """Wait for every actor that fits, and for the learners."""
         while self._pool.num_starting or not self._pool.num_ready:
             self._pool.poll()
         if self._learners:

@@ -1,4 +1,4 @@
-"""The whole system in one process: the same parts as on Ray, one request after the other."""
+"""The whole system in one process: the same components as on Ray, one request at a time."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -15,15 +15,20 @@ class SerialRuntime:
 
     num_actors = 1
 
-    def __init__(self, parts: Components):
-        """Build one worker and the learner here.
+    def __init__(self, parts: Components, *, with_learner: bool = True):
+        """Build one worker, and the learner unless only requests are to be run.
 
         Raises:
             ConfigError: The experiment has several learner processes.
         """
-        require(parts.num_learners == 1, f"num-learners is {parts.num_learners}; in one process there is one learner")
+        if with_learner:
+            require(parts.num_learners == 1, f"num-learners is {parts.num_learners}; in one process it must be 1")
         self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps)
-        self._learner = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads)
+        self._optional_learner: Learner | None = None
+        if with_learner:
+            self._optional_learner = Learner(
+                parts.build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads
+            )
         self._requests: deque[RolloutRequest] = deque()
         self._finished: dict[int, Group] = {}
         self._batch: Sequence[int] | None = None
@@ -68,3 +73,8 @@ class SerialRuntime:
 
     def close(self) -> None:
         self._worker.close()
+
+    @property
+    def _learner(self) -> Learner:
+        assert self._optional_learner, "this runtime was started without a learner"
+        return self._optional_learner

@@ -1,6 +1,7 @@
-"""Independent pieces of work: a pure function over many items, in Ray's worker processes or in this one."""
+"""Map a pure function over many items, in Ray worker processes or in this process."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from ript_ray.runtime.ray_calls import describe
 from ript_ray.runtime.ray_runtime import node_cpus
 
 MAX_ATTEMPTS = 3
-"""Times that a piece of work is tried before it, and not a process or a node, is taken for the cause."""
+"""Attempts per item before the item itself, rather than a process or node, counts as the cause of failure."""
 
 POLL_S = 0.5
-"""How often deadlines are looked at while nothing is done."""
+"""Interval between deadline checks while no task finishes, in seconds."""
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,39 +29,39 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class TaskPool(Protocol[Item, Result_co]):
-    """Pieces of work that are done in any order."""
+    """Runs items in any order."""
 
     @property
     def num_free(self) -> int:
-        """How many items can be worked on beyond those that are."""
+        """Number of items that can be submitted now without queuing."""
         ...
 
     def submit(self, item: Item) -> None:
-        """Begin to work on an item."""
+        """Start work on an item."""
         ...
 
     def next_done(self) -> tuple[Item, Result_co]:
-        """Wait for the next item that is done; there must be one that was begun.
+        """Wait for the next finished item and return it with its result; at least one must have been submitted.
 
         Raises:
             RiptError: The function raised it.
-            WorkerError: An item failed wherever it was tried.
+            WorkerError: An item failed `MAX_ATTEMPTS` times.
         """
         ...
 
 
 @contextlib.contextmanager
 def open_task_pool(function: Callable[[Item], Result], cluster: Cluster) -> Iterator[TaskPool[Item, Result]]:
-    """Start what works on items, and stop it at the end, whatever is still at work.
+    """Start workers for a function and stop them at the end, canceling running tasks.
 
     Args:
-        function: Is called in another process, maybe several times for one item: what it gives must depend on
-            its item alone.
-        cluster: Where; an item may take `group_timeout_s`.
+        function: Called in other processes, possibly several times per item: its result must depend on the item
+            alone.
+        cluster: Where to run; `group_timeout_s` limits one item.
 
     Raises:
         WorkerError: There is no Ray cluster at the address, or Ray does not start.
-        ConfigError: There is no room for the processes asked for.
+        ConfigError: The requested processes do not fit.
     """
     with session(cluster):
         if cluster.in_process:
@@ -72,7 +75,7 @@ def open_task_pool(function: Callable[[Item], Result], cluster: Cluster) -> Iter
 
 
 class _SerialTaskPool(Generic[Item, Result]):
-    """One after the other, in this process."""
+    """Runs one item at a time in this process."""
 
     def __init__(self, function: Callable[[Item], Result]):
         self._function = function
@@ -98,15 +101,15 @@ class _Run(Generic[Item]):
 
 
 class _RayTaskPool(Generic[Item, Result]):
-    """As many at once as the nodes that are alive have room for."""
+    """Runs as many items at once as the live nodes have capacity for."""
 
     def __init__(self, function: Callable[[Item], Result], cluster: Cluster):
         self._cluster = cluster
 
         def work(item: Item) -> Result:
-            return function(item)  # Ray takes functions alone, not everything that can be called
+            return function(item)  # Ray accepts plain functions only, not every callable
 
-        # Ray's own retries know no deadline, so there are none.
+        # Ray's own retries have no timeout, so they are disabled.
         options = {"num_cpus": cluster.cpus_per_actor, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         self._remote = ray.remote(**options)(work)
         self._runs: dict[ray.ObjectRef, _Run[Item]] = {}
@@ -114,15 +117,15 @@ class _RayTaskPool(Generic[Item, Result]):
 
     @property
     def num_free(self) -> int:
-        room = max(1, self._cluster.num_fitting(node_cpus()))  # with no node left: wait for one
-        return min(self._num_slots, room) - len(self._runs)
+        capacity = max(1, self._cluster.num_fitting(node_cpus()))  # with no node left: wait for one
+        return min(self._num_slots, capacity) - len(self._runs)
 
     def submit(self, item: Item) -> None:
         self._start(item, attempt=1)
 
     def next_done(self) -> tuple[Item, Result]:
         while True:
-            ready, late = ray.wait(list(self._runs), timeout=POLL_S)
+            ready, pending = ray.wait(list(self._runs), timeout=POLL_S)
             for reference in ready:
                 run = self._runs.pop(reference)
                 try:
@@ -133,14 +136,14 @@ class _RayTaskPool(Generic[Item, Result]):
                     self._retry(run, error)
                 except ray.exceptions.RayError as error:
                     self._retry(run, error)
-            for reference in late:
+            for reference in pending:
                 if self._runs[reference].deadline <= time.monotonic():
                     ray.cancel(reference, force=True)
                     timeout_s = self._cluster.group_timeout_s
-                    self._retry(self._runs.pop(reference), TimeoutError(f"not done within {timeout_s:g} s"))
+                    self._retry(self._runs.pop(reference), TimeoutError(f"not finished within {timeout_s:g} s"))
 
     def cancel(self) -> None:
-        """End what is still at work."""
+        """Cancel running tasks."""
         for reference in self._runs:
             ray.cancel(reference, force=True)
         self._runs.clear()
@@ -151,5 +154,6 @@ class _RayTaskPool(Generic[Item, Result]):
 
     def _retry(self, run: _Run[Item], error: Exception) -> None:
         if run.attempt == MAX_ATTEMPTS:
-            raise WorkerError(f"{run.item} failed {MAX_ATTEMPTS} times, the last time because of {describe(error)}")
+            raise WorkerError(f"{run.item} failed {MAX_ATTEMPTS} times, last error: {describe(error)}")
+        logger.warning("%s failed, attempt %d of %d: %s", run.item, run.attempt, MAX_ATTEMPTS, describe(error))
         self._start(run.item, run.attempt + 1)

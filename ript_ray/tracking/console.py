@@ -1,5 +1,8 @@
-"""What a person sees while a run goes on: live in a terminal, nothing but stages elsewhere."""
+"""Progress of a run on the console: a live table in a terminal, lines elsewhere. Renders only; messages are logged."""
 
+import contextlib
+import logging
+import threading
 import time
 from collections import deque
 from enum import StrEnum
@@ -12,36 +15,48 @@ from rich.text import Text
 
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.tracking.logs import ConsoleHandler, attached
 from ript_ray.types import GroupSummary
 
 SHOWN_UPDATES = 12
 LINE_EVERY_S = 10.0
-"""Between two lines of a supervised stage."""
+"""Interval between two lines of a supervised stage, in seconds."""
 
 
 class ViewMode(StrEnum):
-    """How much is shown.
+    """How much progress is shown.
 
-    `auto` is live in a terminal and quiet elsewhere; `lines` prints one line per update (for job logs).
+    `auto` is a live table in a terminal and `lines` elsewhere; `lines` prints one line per update and, in supervised
+    stages, every 10 s; `quiet` shows no progress, and of the log only warnings and errors.
     """
 
     AUTO = "auto"
     LINES = "lines"
     QUIET = "quiet"
 
+    @property
+    def log_level(self) -> int:
+        """Lowest level of log records that a command prints."""
+        return logging.WARNING if self is ViewMode.QUIET else logging.INFO
+
 
 class View:
-    """Shows stages, updates and the group under way. Use as a context manager."""
+    """Training callback that shows steps, updates and the current rollouts.
+
+    As a context manager it also prints log records, so that they do not tear the live table.
+    """
 
     def __init__(self, mode: ViewMode, num_updates: int, console: Console | None = None):
-        """Decide what to show; nothing is drawn before the first call."""
+        """Choose how to render; nothing is drawn before the first callback."""
         self.console = console or Console()
         self._live_mode = mode is ViewMode.AUTO and self.console.is_terminal
-        self._lines = mode is ViewMode.LINES
+        self._lines = mode is ViewMode.LINES or (mode is ViewMode.AUTO and not self._live_mode)
         self._num_updates = num_updates
         self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN_UPDATES)
         self._live: Live | None = None
-        self._started = time.perf_counter()
+        self._live_lock = threading.RLock()  # records may come from other threads
+        self._handler = ConsoleHandler(self.console, self._before_line)
+        self._exit = contextlib.ExitStack()
         self._training_started: float | None = None
         self._done = 0
         self._shown = 0
@@ -51,19 +66,15 @@ class View:
         self._stage_begun = (0.0, 0)
 
     def __enter__(self) -> "View":
+        self._exit.enter_context(attached(self._handler))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._exit.close()
         self._stop_live()
-
-    def stage(self, text: str) -> None:
-        """Announce what happens now."""
-        self._stop_live()
-        elapsed = time.perf_counter() - self._started
-        self.console.print(f"{elapsed:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
-        """Show progress of a supervised stage; a line every ten seconds where lines are wanted."""
+        """Show progress of a supervised stage."""
         now = time.perf_counter()
         if name != self._stage:
             self._stage, self._stage_begun = name, (now, step)
@@ -77,10 +88,10 @@ class View:
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """Show the rollouts of the update under way."""
+        """Show the rollouts of the current update."""
         if self._training_started is None:
             self._training_started = stats.started
-            self._done = stats.update - 1  # a resumed run does not begin at 0
+            self._done = stats.update - 1  # a resumed run does not start at 0
         if self._live_mode:
             self._draw(self._training(stats))
 
@@ -88,11 +99,7 @@ class View:
         """Add a finished update."""
         self._done = record.stats.update
         self._shown += 1
-        if record.num_replaced > self._num_replaced and not self._live_mode:
-            self.stage(f"{record.num_replaced} rollout actors replaced so far")
         self._num_replaced = record.num_replaced
-        if record.report.error:
-            self.stage(f"update {record.stats.update} was skipped: {record.report.error}")
         self._rows.append(_row(record))
         if self._lines:
             cells = zip(COLUMNS, _row(record), strict=True)
@@ -130,15 +137,22 @@ class View:
         if not force and now - self._last_drawn < 0.1:
             return
         self._last_drawn = now
-        if self._live is None:
-            self._live = Live(console=self.console, auto_refresh=False)
-            self._live.start()
-        self._live.update(body, refresh=True)
+        with self._live_lock:
+            if self._live is None:
+                self._live = Live(console=self.console, auto_refresh=False)
+                self._live.start()
+            self._live.update(body, refresh=True)
+
+    def _before_line(self, record: logging.LogRecord) -> None:
+        """End the live table before a message about the next step; warnings are printed above it."""
+        if record.levelno < logging.WARNING:
+            self._stop_live()
 
     def _stop_live(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        with self._live_lock:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
 
 
 def _minutes(seconds: float) -> str:
@@ -146,7 +160,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _bar(total: float, done: float) -> Table:
-    grid = Table.grid()  # a bare bar would not end its line
+    grid = Table.grid()  # a bare bar does not end its line
     grid.add_row(ProgressBar(total, done, width=60))
     return grid
 

@@ -82,8 +82,8 @@ class MetaWorld(Benchmark):
     def with_cameras(self, cameras: tuple[str, ...]) -> "MetaWorld":
         return replace(self, cameras=cameras)
 
-    def with_rendering(self, *, image_size: int, rendering: Rendering) -> "MetaWorld":
-        return replace(self, image_size=image_size, rendering=rendering)
+    def with_rendering(self, *, image_size: int | None = None, rendering: Rendering | None = None) -> "MetaWorld":
+        return replace(self, image_size=image_size or self.image_size, rendering=rendering or self.rendering)
 
     def instruction(self, task: str) -> str:
         """Return the task's name in words: `drawer-open-v3` -> `drawer open` (MetaWorld ships no sentences)."""

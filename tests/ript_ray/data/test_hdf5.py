@@ -1,5 +1,6 @@
 """Demonstration files: what is in them, who can read them, and what interrupted or foreign ones do."""
 
+import logging
 import shutil
 import signal
 import subprocess
@@ -141,13 +142,13 @@ def test_an_expert_that_keeps_failing_is_named_and_leaves_no_file(tmp_path: Path
 
 
 @pytest.mark.sim
-def test_what_is_complete_is_not_recorded_again(recorded: Path) -> None:
+def test_what_is_complete_is_not_recorded_again(recorded: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = files_of(recorded, TASKS)
     before = [path.stat().st_mtime_ns for path in paths.values()]
-    said: list[str] = []
-    record_files(PLAN, paths, HERE, report=said.append)
+    with caplog.at_level(logging.INFO, "ript_ray"):
+        record_files(PLAN, paths, HERE)
     assert [path.stat().st_mtime_ns for path in paths.values()] == before
-    assert said == ["2 of 2 files are complete already"]
+    assert caplog.messages == ["2 of 2 files are complete already"]
 
 
 @pytest.mark.sim

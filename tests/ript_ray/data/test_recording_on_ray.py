@@ -58,7 +58,7 @@ def test_pieces_whose_process_dies_hangs_or_raises_are_done_again_and_each_is_do
         with pytest.raises(ConfigError, match="one hundred is too much"):
             tasks.next_done()
         tasks.submit((tmp_path, 101))
-        with pytest.raises(WorkerError, match=r"failed 3 times, the last time because of RuntimeError: always"):
+        with pytest.raises(WorkerError, match=r"failed 3 times, last error: RuntimeError: always"):
             tasks.next_done()
     assert {path.name for path in tmp_path.iterdir()} == {"killed", "hung", "raised"}
 

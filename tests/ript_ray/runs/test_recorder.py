@@ -74,15 +74,10 @@ def measured() -> EvaluationResult:
 
 
 @contextlib.contextmanager
-def recording(
-    folder: RunDir,
-    source: SavedPolicy,
-    training: TrainingState | None = None,
-    announce: Callable[[str], None] = lambda _: None,
-) -> Iterator[Recorder]:
+def recording(folder: RunDir, source: SavedPolicy, training: TrainingState | None = None) -> Iterator[Recorder]:
     """As a run does it."""
     with (
-        RunLogger(folder, source.experiment, training, announce) as run_logger,
+        RunLogger(folder, source.experiment, training) as run_logger,
         Recorder(run_logger, source, training) as recorder,
     ):
         yield recorder
@@ -101,9 +96,10 @@ def saved(folder: RunDir) -> list[str]:
     return sorted(path.name for path in (folder.path / "checkpoints").iterdir())
 
 
-def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(folder: RunDir) -> None:
-    told: list[str] = []
-    with recording(folder, SOURCE, announce=told.append) as recorder:
+def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(
+    folder: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    with recording(folder, SOURCE) as recorder:
         recorder.on_evaluation(measured())
         recorder.on_update(record(1))
         with full_disk(ROOM):
@@ -113,9 +109,9 @@ def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(
         recorder.on_update(record(4))
         recorder.on_end(TrainResult())
     assert saved(folder) == ["update-00000", "update-00003", "update-00004"]
-    assert len(told) == 1
-    assert f"{folder.checkpoint(2)} cannot be written: " in told[0]
-    assert "trying again after the next update" in told[0]
+    (told,) = caplog.messages
+    assert f"{folder.checkpoint(2)} cannot be written: " in told
+    assert "trying again after the next update" in told
     newest, problems = checkpoint.latest_valid(folder.path)
     assert (newest.name, problems) == ("update-00004", [])
     assert checkpoint.load_training(newest).totals["env_steps"] == 400
@@ -166,14 +162,13 @@ def test_books_that_cannot_be_written_at_the_end_are_an_error_that_names_the_fil
 
 
 def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_next_checkpoint(
-    folder: RunDir,
+    folder: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
     in_the_way = folder.path / ".before.json.unfinished"
-    with recording(folder, SOURCE, announce=told.append) as recorder:
+    with recording(folder, SOURCE) as recorder:
         in_the_way.mkdir()
         recorder.on_evaluation(measured())
-        assert "before.json cannot be written" in told[0]
+        assert "before.json cannot be written" in caplog.messages[0]
         recorder.on_update(record(1))
         recorder.on_update(record(2))
         assert saved(folder) == ["update-00000"], "a checkpoint without before.json cannot be resumed"
@@ -183,15 +178,16 @@ def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_nex
     assert EvaluationResult.from_json(json.loads(folder.before.read_text())) == measured()
 
 
-def test_a_point_that_the_disk_does_not_take_is_told_and_comes_later(folder: RunDir) -> None:
-    told: list[str] = []
-    with recording(folder, SOURCE, announce=told.append) as recorder:
+def test_a_point_that_the_disk_does_not_take_is_logged_and_written_later(
+    folder: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    with recording(folder, SOURCE) as recorder:
         with full_disk(100):
             recorder.on_update(record(1))
-        assert "metrics.jsonl cannot be written" in told[0]
+        assert "metrics.jsonl cannot be written" in caplog.messages[0]
         recorder.on_update(record(2))
     assert [point.update for point in read_metrics(folder.metrics_log)] == [1, 2]
-    assert len(told) == 1
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(

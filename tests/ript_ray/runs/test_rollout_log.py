@@ -85,8 +85,7 @@ def test_a_run_that_goes_on_drops_what_it_does_again_and_ends_with_the_same_file
     assert files_of(broken) == files_of(whole)
 
 
-def test_a_full_disk_costs_no_line_and_no_run_and_is_told(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_a_full_disk_costs_no_line_and_no_run_and_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     train_with(log_in(whole), 3, SerialRuntime(PARTS))
@@ -96,15 +95,13 @@ def test_a_full_disk_costs_no_line_and_no_run_and_is_told(tmp_path: Path) -> Non
             with full_disk(100 if record.progress.update == 2 else 1_000_000):
                 super().on_update(record)
 
-    log = FullAtTwo(
-        tmp_path / "groups.jsonl", tmp_path / "weights", line_stream(), start=Progress(), announce=told.append
-    )
+    log = FullAtTwo(tmp_path / "groups.jsonl", tmp_path / "weights", line_stream(), start=Progress())
     train_with(log, 3, SerialRuntime(PARTS))
     assert (tmp_path / "groups.jsonl").read_bytes() == (whole / "groups.jsonl").read_bytes()
     assert sorted(path.name[7:12] for path in (tmp_path / "weights").iterdir()) == ["00001", "00003"]
-    assert "groups.jsonl cannot be written" in told[0]
-    assert "update-00002.safetensors cannot be written" in told[1]
-    assert "can be replayed only if it has a checkpoint" in told[1]
+    assert "groups.jsonl cannot be written" in caplog.messages[0]
+    assert "update-00002.safetensors cannot be written" in caplog.messages[1]
+    assert "can be replayed only if it has a checkpoint" in caplog.messages[1]
 
 
 def test_a_run_may_keep_no_weights(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.factory import open_runtime
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary, RolloutRequest
@@ -115,16 +116,19 @@ def test_evaluation_is_the_same_on_every_runtime() -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_with_too_few_nodes_says_what_it_waits_for_and_goes_on_with_what_is_there() -> None:
-    said: list[str] = []
+def test_a_run_with_too_few_nodes_warns_of_the_shortage_and_continues_with_the_actors_that_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cluster = Cluster(num_actors=3, cpus_per_actor=1.0)
-    runtime = RayRuntime(line_parts(POLICIES["laplace"]), cluster, report=said.append)
+    runtime = RayRuntime(line_parts(POLICIES["laplace"]), cluster)
     try:
-        assert said == ["rollout actors: asked for 3, got 2, waiting for 1; the nodes that are alive hold 2 in all"]
+        assert caplog.messages == [
+            "rollout actors: asked for 3, got 2, waiting for 1; the live nodes have capacity for 2"
+        ]
         assert len(train_on(runtime, num_updates=1).records) == 1
     finally:
         runtime.close()
-    with pytest.raises(WorkerError, match=r"asked for 1, got 0, waiting for 1; .* none has come within 1 s"):
+    with pytest.raises(WorkerError, match=r"asked for 1, got 0, waiting for 1; .* none became available within 1 s"):
         RayRuntime(
             line_parts(POLICIES["laplace"]),
             Cluster(num_actors=1, cpus_per_actor=5, start_timeout_s=1),
@@ -180,15 +184,30 @@ def test_an_update_that_ends_while_it_is_asked_after_is_not_taken_for_none(monke
         runtime.close()
 
 
+def test_a_serial_runtime_without_learner_builds_one_policy_and_several_learners_are_refused() -> None:
+    built: list[TinyChunkPolicy] = []
+
+    def build() -> TinyChunkPolicy:
+        built.append(POLICIES["laplace"]())
+        return built[-1]
+
+    contexts = [line_stream().at(index) for index in range(3)]
+    with open_runtime(line_parts(build), Cluster(in_process=True), with_learner=False) as runtime:
+        evaluate(runtime, contexts, batch_size=3, seed=5)
+    assert len(built) == 1
+    with pytest.raises(ConfigError, match="num-learners is 2; in one process it must be 1"):
+        SerialRuntime(replace(line_parts(build), num_learners=2))
+
+
 def test_a_cluster_fills_the_machine_by_default() -> None:
     assert Cluster().count_actors([8]) == 8
     assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors([8]) == 3
     assert Cluster(cpus_per_actor=3).count_actors([4, 4, 2]) == 2, "an actor does not stretch over nodes"
     with pytest.raises(
-        ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 1 \+ 1 cores, which hold 4"
+        ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 1 \+ 1 cores, which have capacity for 4"
     ):
         Cluster(num_actors=9, cpus_per_actor=0.5).count_actors([1, 1])
-    with pytest.raises(ConfigError, match="which hold 0"):
+    with pytest.raises(ConfigError, match="which have capacity for 0"):
         Cluster(cpus_per_actor=4).count_actors([2])
     assert Cluster(cpus_per_actor=0.2).count_actors([2]) == 10
     assert Cluster(cpus_per_actor=0.1, learner_cpus=1).count_actors([2]) == 10

@@ -118,7 +118,9 @@ def test_a_killed_learner_ends_the_run_by_name_and_it_goes_on_to_the_same_weight
             if line.startswith("update 2,"):
                 break
         (learner,) = (
-            child for child in psutil.Process(process.pid).children(recursive=True) if "ray::Learner" in child.name()
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "ray::LoggedLearner" in child.name()
         )
         learner.kill()
         killed = time.monotonic()

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import os
 import signal
 import time
@@ -70,27 +71,32 @@ class Interruption(Log):
             self._do = None
 
 
-def test_actors_spread_over_nodes_and_outlive_one_of_them(nodes: Nodes) -> None:
+def test_actors_spread_over_nodes_and_outlive_one_of_them(nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
     expected = checksums(train_on(SerialRuntime(line_parts(POLICY))))
-    said: list[str] = []
+    caplog.set_level(logging.INFO, "ript_ray")
     cluster = Cluster(num_actors=4, cpus_per_actor=0.5, learner_cpus=1.0)
-    runtime = RayRuntime(line_parts(POLICY), cluster, report=said.append)
+    runtime = RayRuntime(line_parts(POLICY), cluster)
     try:
         before = actor_nodes(runtime)
         assert sorted(before.count(node) for node in set(before)) == [2, 2]
-        assert said == []
+        assert shortages(caplog) == []
         victim = next(iter(nodes.worker_nodes))
         log = Interruption(lambda: nodes.remove_node(victim, allow_graceful=False))
         train(runtime, line_stream(), sampling=SAMPLING, num_updates=3, seed=5, callbacks=[log])
         assert checksums(log) == expected, "a lost node must not change what is learned"
-        go_on_until(runtime, lambda: len(said) > 0)
-        assert said[-1].startswith("rollout actors: asked for 4, got 2, waiting for 2; the nodes that are alive hold 2")
+        go_on_until(runtime, lambda: len(shortages(caplog)) > 0)
+        expected_text = "rollout actors: asked for 4, got 2, waiting for 2; the live nodes have capacity for 2"
+        assert shortages(caplog)[-1] == expected_text
         nodes.add_node(num_cpus=1, **STORE)
         go_on_until(runtime, lambda: runtime._pool.num_ready == 4)
-        assert said[-1] == "rollout actors: asked for 4, got all"
+        assert shortages(caplog)[-1] == "rollout actors: asked for 4, got all"
         assert len(set(actor_nodes(runtime))) == 2
     finally:
         runtime.close()
+
+
+def shortages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "ript_ray.runtime.capacity"]
 
 
 def go_on_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:

@@ -1,6 +1,7 @@
 """The supervised stages: interrupted, they go on to the same bits; run one by one, they end as when run together."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,19 +130,32 @@ EXPERIMENT = Experiment(
 
 
 class Interrupting(View):
-    """Ctrl-C after a step of a stage."""
+    """Ctrl-C after a step of a stage, or, for step 0, before the demonstrations are recorded."""
 
     def __init__(self, stage: Stage, step: int):
         super().__init__(ViewMode.QUIET, 1)
         self._where = (stage, step)
 
+    def __enter__(self) -> View:
+        if self._where[1] == 0:
+            logging.getLogger("ript_ray").setLevel(logging.INFO)
+            logging.getLogger("ript_ray.sft.train").addFilter(interrupt_recording)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger("ript_ray").setLevel(logging.NOTSET)
+        logging.getLogger("ript_ray.sft.train").removeFilter(interrupt_recording)
+        super().__exit__(*error)
+
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
         if (name, step) == self._where:
             raise KeyboardInterrupt
 
-    def stage(self, text: str) -> None:
-        if self._where[1] == 0 and text.startswith("recording"):
-            raise KeyboardInterrupt
+
+def interrupt_recording(record: logging.LogRecord) -> bool:
+    if record.getMessage().startswith("recording"):
+        raise KeyboardInterrupt
+    return True
 
 
 def quiet() -> View:
@@ -267,10 +281,6 @@ class InTheWay(View):
     def __init__(self, runs: Path):
         super().__init__(ViewMode.QUIET, 1)
         self._runs = runs
-        self.told: list[str] = []
-
-    def stage(self, text: str) -> None:
-        self.told.append(text)
 
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
         if name == "autoencoder" and step in (10, 11):
@@ -280,11 +290,11 @@ class InTheWay(View):
 
 @pytest.mark.sim
 def test_a_checkpoint_of_a_stage_that_the_disk_does_not_take_is_written_with_the_next_point(
-    home: Path, together: Results
+    home: Path, together: Results, caplog: pytest.LogCaptureFixture
 ) -> None:
     view = InTheWay(home / "runs" / "in-the-way")
     folder = run(replace(EXPERIMENT, name="in-the-way", stages=("autoencoder",)), home, view).folder
-    assert len([text for text in view.told if "cannot be written" in text and "trying again" in text]) == 2
+    assert len([text for text in caplog.messages if "cannot be written" in text and "retrying" in text]) == 2
     assert checkpoint.find(folder).name == "autoencoder-0000040"
     expected = together.folder / "checkpoints" / "autoencoder-0000040" / "policy.safetensors"
     assert last_weights(folder) == expected.read_bytes()

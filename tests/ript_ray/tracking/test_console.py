@@ -1,7 +1,11 @@
 import io
+import logging
+import re
 import time
+import warnings
 from collections import Counter
 
+import pytest
 from rich.console import Console
 
 from ript_ray.evaluation.comparison import Comparison
@@ -13,6 +17,7 @@ from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
 from ript_ray.rl.weights import snapshot
 from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.logs import ConsoleHandler, attached, console_logging
 from ript_ray.types import GroupSummary, Progress, Version
 from tests.conftest import tiny_quest
 
@@ -41,10 +46,11 @@ def record() -> UpdateRecord:
 def shown(mode: ViewMode, *, terminal: bool) -> str:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=140)
-    with View(mode, num_updates=10, console=console) as view:
-        view.stage("stage 3: RIPT")
+    with console_logging(mode.log_level, console), View(mode, num_updates=10, console=console) as view:
+        logging.getLogger("ript_ray.pipeline").info("stage 3: RIPT")
         view.on_step("prior", 100, 100, 0.5)
         view.on_group(stats(), GroupSummary(0, Version(1), (1.0,), (9,), 0), Verdict.ALL_SOLVED)
+        logging.getLogger("ript_ray.runtime.actor_pool").warning("rollout actor %d failed", 2)
         view.on_update(record())
     return output.getvalue()
 
@@ -64,20 +70,63 @@ def test_a_terminal_shows_update_success_verdicts_speed_and_time_left() -> None:
     assert "step 100 of 100, loss 0.5000" in text
 
 
-def test_elsewhere_only_stages_are_shown_and_no_control_codes() -> None:
-    for mode, terminal in ((ViewMode.AUTO, False), (ViewMode.QUIET, False)):
-        text = shown(mode, terminal=terminal)
-        assert text.strip().endswith("stage 3: RIPT")
-        assert len(text.splitlines()) == 1
+def test_a_warning_is_printed_above_the_live_table_and_does_not_end_it() -> None:
+    text = shown(ViewMode.AUTO, terminal=True)
+    assert "warning: rollout actor 2 failed" in text
+    after = text.split("rollout actor 2 failed")[1]
+    assert "update 2 of 10" in after
+
+
+def test_elsewhere_there_is_one_line_per_message_update_and_end_of_a_supervised_stage() -> None:
+    for mode in (ViewMode.AUTO, ViewMode.LINES):
+        text = shown(mode, terminal=False)
         assert "\x1b" not in text
+        first, second, third, fourth = text.splitlines()
+        assert re.fullmatch(r" +\d+\.\d s  stage 3: RIPT", first)
+        assert second.startswith("prior: step 100 of 100, loss 0.5000")
+        assert re.fullmatch(r" +\d+\.\d s  warning: rollout actor 2 failed", third)
+        assert fourth.startswith("update 2, success 50%")
 
 
-def test_line_mode_prints_one_line_per_update_and_the_end_of_a_supervised_stage() -> None:
-    lines = shown(ViewMode.LINES, terminal=False).splitlines()
-    assert len(lines) == 3
-    assert lines[1].startswith("prior: step 100 of 100, loss 0.5000")
-    assert "update 2" in lines[2]
-    assert "success 50%" in lines[2]
+def test_a_quiet_view_shows_warnings_only() -> None:
+    for terminal in (True, False):
+        (line,) = shown(ViewMode.QUIET, terminal=terminal).splitlines()
+        assert line.endswith("warning: rollout actor 2 failed")
+
+
+def test_a_supervised_stage_has_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    output, now = io.StringIO(), 1000.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    view = View(ViewMode.AUTO, 10, Console(file=output, width=140))
+    for step in range(1, 31):
+        now += 1.0
+        view.on_step("prior", 100, step, 0.5)
+    assert [line.split(",")[0] for line in output.getvalue().splitlines()] == [
+        "prior: step 1 of 100",
+        "prior: step 12 of 100",
+        "prior: step 23 of 100",
+    ]
+
+
+def test_a_commands_log_shows_foreign_warnings_and_leaves_logging_as_it_was() -> None:
+    output = io.StringIO()
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger("ript_ray").level
+    with (
+        console_logging(console=Console(file=output, width=140)),
+        attached(ConsoleHandler(Console(file=io.StringIO()))),
+    ):
+        pass
+    with console_logging(console=Console(file=output, width=140)):
+        logging.getLogger("gymnasium").warning("[odd] :smile:")
+        logging.getLogger("gymnasium").info("not shown")
+        logging.getLogger("ript_ray.cli").info("shown")
+        warnings.warn("deprecated soon", stacklevel=1)
+    first, second, third = [line.partition(" s  ")[2] for line in output.getvalue().splitlines() if " s  " in line]
+    assert first == "warning: gymnasium: [odd] :smile:"
+    assert second == "shown"
+    assert third.startswith("warning: ")
+    assert third.endswith("UserWarning: deprecated soon")
+    assert (list(logging.getLogger().handlers), logging.getLogger("ript_ray").level) == (handlers, level)
 
 
 def test_the_results_table_shows_intervals_and_the_number_of_rollouts() -> None:
