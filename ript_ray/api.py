@@ -26,7 +26,8 @@ from ript_ray.runs.model_dir import Model, from_pretrained, is_model, load_model
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
-from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.console import View
+from ript_ray.tracking.logs import ViewMode, console_logging
 from ript_ray.types import Context, Rollout
 
 
@@ -87,7 +88,8 @@ def run(
     Raises:
         RiptError: A setting is impossible, something it needs is missing, or it fails; the message says what to do.
     """
-    with View(ViewMode(view), experiment.num_updates) as shown:
+    mode = ViewMode(view)
+    with console_logging(mode.log_level), View(mode, experiment.num_updates) as shown:
         return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown)
 
 
@@ -99,9 +101,10 @@ def resume(path: str | Path, cluster: Cluster | None = None, *, view: str = "aut
         RunInUseError: It is still running.
     """
     mode = ViewMode(view)
-    return resume_experiment(
-        Path(path), cluster or Cluster(), view_of=lambda experiment: View(mode, experiment.num_updates)
-    )
+    with console_logging(mode.log_level):
+        return resume_experiment(
+            Path(path), cluster or Cluster(), view_of=lambda experiment: View(mode, experiment.num_updates)
+        )
 
 
 def load_policy(path: str | Path) -> Policy:

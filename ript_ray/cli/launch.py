@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -12,13 +12,12 @@ from rich.console import Console
 from ript_ray.checks import require
 from ript_ray.cli.entrypoint import print_line, register_plugins, run_command
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
-from ript_ray.evaluation.comparison import Comparison
-from ript_ray.evaluation.tables import difference_line, results_table
-from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.tracking.console import View, ViewMode
-from ript_ray.tracking.logs import console_logging
+from ript_ray.tracking.logs import ViewMode, console_logging
 from ript_ray.types import RIPT
+
+if TYPE_CHECKING:
+    from ript_ray.pipeline import Results
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
 
@@ -80,6 +79,9 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode) -> int:
     """Resume an interrupted run and print its results; returns the exit code."""
+    from ript_ray.pipeline import resume_experiment
+    from ript_ray.tracking.console import View
+
     console = Console()
     with console_logging(mode.log_level, console):
         results = resume_experiment(
@@ -88,8 +90,11 @@ def resume(run: Path, cluster: Cluster, mode: ViewMode) -> int:
     return report(results, console)
 
 
-def report(results: Results, console: Console) -> int:
+def report(results: "Results", console: Console) -> int:
     """Print what was found; returns the exit code."""
+    from ript_ray.evaluation.comparison import Comparison
+    from ript_ray.evaluation.tables import difference_line, results_table
+
     title = f"{results.experiment.name}, seed {results.experiment.seed}: success on held-out contexts"
     if results.before is not None and results.after is not None:
         console.print(results_table({"before RIPT": results.before, "after RIPT": results.after}, title))
@@ -109,6 +114,10 @@ def report(results: Results, console: Console) -> int:
 
 
 def _run(launch: Launch) -> int:
+    # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
+    from ript_ray.pipeline import run_experiment
+    from ript_ray.tracking.console import View
+
     console = Console()
     with (
         console_logging(launch.view.log_level, console),

@@ -158,7 +158,7 @@ class Resume(WithPlugins):
     def run(self) -> int:
         """Go on, print the results."""
         from ript_ray.cli.launch import resume
-        from ript_ray.tracking.console import ViewMode
+        from ript_ray.tracking.logs import ViewMode
 
         return resume(self.run_folder, self.cluster, ViewMode(self.view))
 

@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections import deque
-from enum import StrEnum
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,29 +14,12 @@ from rich.text import Text
 
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
-from ript_ray.tracking.logs import ConsoleHandler, attached
+from ript_ray.tracking.logs import ConsoleHandler, ViewMode, attached
 from ript_ray.types import GroupSummary
 
 SHOWN_UPDATES = 12
 LINE_EVERY_S = 10.0
 """Interval between two lines of a supervised stage, in seconds."""
-
-
-class ViewMode(StrEnum):
-    """How much progress is shown.
-
-    `auto` is a live table in a terminal and `lines` elsewhere; `lines` prints one line per update and, in supervised
-    stages, every 10 s; `quiet` shows no progress, and of the log only warnings and errors.
-    """
-
-    AUTO = "auto"
-    LINES = "lines"
-    QUIET = "quiet"
-
-    @property
-    def log_level(self) -> int:
-        """Lowest level of log records that a command prints."""
-        return logging.WARNING if self is ViewMode.QUIET else logging.INFO
 
 
 class View:

@@ -4,10 +4,28 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 
 from rich.console import Console
 
 PACKAGE = "ript_ray"
+
+
+class ViewMode(StrEnum):
+    """How much progress is shown.
+
+    `auto` is a live table in a terminal and `lines` elsewhere; `lines` prints one line per update and, in supervised
+    stages, every 10 s; `quiet` shows no progress, and of the log only warnings and errors.
+    """
+
+    AUTO = "auto"
+    LINES = "lines"
+    QUIET = "quiet"
+
+    @property
+    def log_level(self) -> int:
+        """Lowest level of log records that a command prints."""
+        return logging.WARNING if self is ViewMode.QUIET else logging.INFO
 
 
 class ConsoleHandler(logging.Handler):

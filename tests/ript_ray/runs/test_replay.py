@@ -33,7 +33,8 @@ from ript_ray.runs.rollout_log import read_groups
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.saved_policy import SavedPolicy, new_policy
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.console import View
+from ript_ray.tracking.logs import ViewMode
 from ript_ray.types import Progress
 from tests.conftest import TINY_QUEST
 

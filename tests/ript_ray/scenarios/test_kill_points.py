@@ -15,7 +15,8 @@ import pytest
 from ript_ray.pipeline import resume_experiment
 from ript_ray.runs import checkpoint
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.console import View
+from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
 from tests.commands import RIPT_RAY, environment, quickstart_here, run
 

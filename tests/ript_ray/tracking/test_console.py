@@ -16,8 +16,8 @@ from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
 from ript_ray.rl.weights import snapshot
-from ript_ray.tracking.console import View, ViewMode
-from ript_ray.tracking.logs import ConsoleHandler, attached, console_logging
+from ript_ray.tracking.console import View
+from ript_ray.tracking.logs import ConsoleHandler, ViewMode, attached, console_logging
 from ript_ray.types import GroupSummary, Progress, Version
 from tests.conftest import tiny_quest
 
