@@ -214,9 +214,7 @@ class _PostTraining:
         path = self._folder.before
         if path.exists():
             try:
-                content = json.loads(path.read_text())
-                content.pop("schema", None)  # files of schema 1 have none
-                return EvaluationResult.from_json(content)
+                return EvaluationResult.from_json(json.loads(path.read_text()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(f"{path} cannot be read: {error!r}") from error
         if self._state is not None and self._state.progress.update > 0:

@@ -225,7 +225,7 @@ def test_a_stopped_job_leaves_a_checkpoint_to_go_on_from_and_no_process(head: He
         assert time.monotonic() < deadline, processes_of_jobs(head)
         time.sleep(0.1)
     (folder,) = (head.place / "runs" / "stopped").iterdir()
-    newest, _ = checkpoint.latest_valid(folder)
+    newest = checkpoint.latest_valid(folder).folder
     assert newest.name >= "update-00001"
     client = MlflowClient(head.environment["MLFLOW_TRACKING_URI"])
     (run,) = client.search_runs([client.get_experiment_by_name("stopped").experiment_id])

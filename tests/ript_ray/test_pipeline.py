@@ -147,7 +147,7 @@ def test_a_terminated_run_leaves_in_order_and_is_resumed_to_the_same_weights_and
 
     folder, code = stop_after_first_update(tmp_path)
     assert code == 130
-    newest, _ = checkpoint.latest_valid(folder)
+    newest = checkpoint.latest_valid(folder).folder
     assert newest.name >= "update-00001"
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])

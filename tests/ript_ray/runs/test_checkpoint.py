@@ -12,9 +12,9 @@ from safetensors.torch import save_file as torch_save_file
 from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import TrainingState
-from ript_ray.runs.saved_policy import SavedPolicy, new_policy
-from ript_ray.storage import hashed_dir as sealed_folder
+from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.storage import hashed_dir
 from ript_ray.types import Progress
 from tests.commands import ROOT
 from tests.conftest import TINY_QUEST
@@ -24,7 +24,7 @@ from tests.disk import full_disk
 @pytest.fixture(scope="module")
 def source() -> SavedPolicy:
     experiment = Experiment("small", ("drawer-open-v3", "reach-v3"), policy=TINY_QUEST, seed=4)
-    return SavedPolicy(experiment, new_policy(experiment).state_arrays())
+    return SavedPolicy.initial(experiment)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_checkpoint_gives_back_experiment_and_weights_bit_for_bit(source: Save
     assert loaded.arrays.keys() == source.arrays.keys()
     for name, array in source.arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], array)
-        np.testing.assert_array_equal(loaded().state_arrays()[name], array)
+        np.testing.assert_array_equal(loaded.build().state_arrays()[name], array)
 
 
 def test_a_run_folder_means_its_newest_checkpoint(source: SavedPolicy, saved: Path) -> None:
@@ -116,7 +116,7 @@ def test_foreign_places_are_named(tmp_path: Path, saved: Path) -> None:
 
 def rehash(folder: Path) -> None:
     names = [path.name for path in folder.iterdir() if path.name != "manifest.json"]
-    manifest = {"schema": 1, "sha256": {name: sealed_folder.sha256_of(folder / name) for name in names}}
+    manifest = {"schema": 1, "sha256": {name: hashed_dir.sha256_of(folder / name) for name in names}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -148,7 +148,7 @@ def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Pat
     path.write_text(path.read_text().replace('"prior_layers": 2', '"prior_layers": 1'))
     rehash(saved)
     with pytest.raises(CheckpointError, match=r"unknown policy_prior\.decoder\.layers\.1"):
-        checkpoint.load(saved)()
+        checkpoint.load(saved).build()
 
 
 def test_a_save_that_fails_leaves_nothing_and_what_was_saved_before_stays(source: SavedPolicy, saved: Path) -> None:
@@ -202,14 +202,14 @@ def test_a_malicious_file_is_refused_by_name_and_never_run(
 ) -> None:
     marker, run = tmp_path / "marker", tmp_path / "run"
     folder = run / "checkpoints" / "update-00001"
-    training = TrainingState(Progress(1, 2), {"env_steps": 7.0}, {"exp_avg/x": np.zeros(3, np.float32)})
+    training = TrainingState(Progress(1, 2), RunTotals(env_steps=7), {"exp_avg/x": np.zeros(3, np.float32)})
     checkpoint.save(folder, source, training)
     write(folder / name, marker)
     if is_rehashed:
         rehash(folder)
     is_of_training = name in ("learner.safetensors", "training.json")
     with pytest.raises(CheckpointError, match=name):
-        (checkpoint.load_training if is_of_training else checkpoint.load)(folder)
+        (checkpoint.load_state if is_of_training else checkpoint.load)(folder)
     with pytest.raises(CheckpointError, match=name):
         checkpoint.latest_valid(run)
     assert not marker.exists(), "the file was run"

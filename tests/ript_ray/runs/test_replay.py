@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from ript_envs.contract import EnvironmentSpec
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.cli.main import Compare, Evaluate, Replay
 from ript_ray.config.experiment import Experiment
@@ -20,7 +21,6 @@ from ript_ray.errors import CheckpointError, ConfigError, ReplayError, StorageEr
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.evaluation.video import VideoSettings, render_video, rerun_request
 from ript_ray.pipeline import resume_experiment
-from ript_ray.policies.quest.presets import Interface
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.rollout_worker import RolloutWorker
@@ -31,7 +31,7 @@ from ript_ray.runs.model_dir import Card, Model, Provenance, save_model
 from ript_ray.runs.replay import RecordedRun
 from ript_ray.runs.rollout_log import read_groups
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.saved_policy import SavedPolicy, new_policy
+from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
@@ -56,7 +56,7 @@ HERE = Cluster(in_process=True)
 
 def able_source(experiment: Experiment) -> SavedPolicy:
     """A policy that pushes forwards and down, more or less: it closes a drawer now and then, without any training."""
-    arrays = new_policy(experiment).state_arrays()
+    arrays = SavedPolicy.initial(experiment).arrays
     arrays["autoencoder.action_head.bias"] = np.array([0, 0.5, -0.25, 0], np.float32)
     return SavedPolicy(experiment, arrays)
 
@@ -64,7 +64,7 @@ def able_source(experiment: Experiment) -> SavedPolicy:
 def begin(root: Path, experiment: Experiment) -> Path:
     """A run whose supervised stages have been."""
     folder = RunDir.create(root, experiment)
-    checkpoint.save(folder.checkpoint(0), able_source(experiment), TrainingState(Progress(), {}, {}))
+    checkpoint.save(folder.checkpoint(0), able_source(experiment), TrainingState(Progress()))
     return folder.path
 
 
@@ -145,7 +145,7 @@ def test_a_rollout_that_comes_out_otherwise_is_an_error_that_names_what_has_chan
         Replay(copy, group=0, member=0).run()
     versions = json.loads((copy / "versions.json").read_text()) | {"mujoco": "1.2.3"}
     (copy / "versions.json").write_text(json.dumps(versions))
-    with pytest.raises(ReplayError, match=r"since the run began there changed: mujoco 1\.2\.3 \(now "):
+    with pytest.raises(ReplayError, match=r"changed since the run began: mujoco 1\.2\.3 \(now "):
         Replay(copy, group=0, member=0).run()
     assert not (copy / "videos").exists()
 
@@ -158,7 +158,7 @@ def test_without_kept_weights_versions_with_a_checkpoint_can_be_replayed_and_oth
     assert recorded.repeat(by_version[0])
     with pytest.raises(ReplayError, match=r"version 1 of the policy, .* the versions there are 0, 2$"):
         recorded.repeat(by_version[1])
-    checkpoint.save(recorded.folder.checkpoint(1), replace(recorded.source, arrays=policy.state_arrays()))
+    checkpoint.save(recorded.folder.checkpoint(1), replace(recorded.initial, arrays=policy.state_arrays()))
     assert recorded.repeat(by_version[1])
 
 
@@ -196,8 +196,8 @@ def test_a_checkpoint_compared_with_itself_and_with_another(run: Path, tmp_path:
 def test_a_policy_without_experiment_is_compared_on_the_others_contexts(run: Path, tmp_path: Path) -> None:
     source = checkpoint.load(run / "checkpoints" / "update-00000")
     provenance = Provenance("policy.pth", "0" * 64, "sft")
-    fitting = Interface(EXPERIMENT.policy, action_dim=4, state_dims={"state": 39})
-    save_model(tmp_path / "model", Model(Card("able", fitting, (), provenance), source.arrays))
+    fitting = EXPERIMENT.benchmark.spec
+    save_model(tmp_path / "model", Model(Card("able", EXPERIMENT.policy, fitting, (), provenance), source.arrays))
     assert (
         Compare(run, tmp_path / "model", tasks=EXPERIMENT.tasks[:1], out=tmp_path / "out.json", cluster=HERE).run() == 0
     )
@@ -205,8 +205,10 @@ def test_a_policy_without_experiment_is_compared_on_the_others_contexts(run: Pat
     assert found["B"]["outcomes"] == {task: before["outcomes"][task] for task in EXPERIMENT.tasks[:1]}
     with pytest.raises(CheckpointError, match="holds a policy without experiment"):
         Compare(tmp_path / "model", run, cluster=HERE).run()
-    foreign = Interface(EXPERIMENT.policy, action_dim=7, state_dims={"state": 9})
-    model = Model(Card("foreign", foreign, (), provenance), foreign.new_policy().state_arrays())
+    foreign = EnvironmentSpec("foreign", action_dim=7, state_dims={"state": 9})
+    model = Model(
+        Card("foreign", EXPERIMENT.policy, foreign, (), provenance), EXPERIMENT.policy.build(foreign).state_arrays()
+    )
     save_model(tmp_path / "foreign", model)
     with pytest.raises(ConfigError, match="it has sensor state of length 9, actions of 7 entries, where there is"):
         Compare(run, tmp_path / "foreign", cluster=HERE).run()
@@ -232,7 +234,7 @@ def test_filming_changes_nothing_for_a_policy_that_sees() -> None:
     source = able_source(experiment)
     request = group_request(ContextStream(training_contexts(experiment), 0), 0, group_size=2, seed=0)
     parts = source.components()
-    worker = RolloutWorker(source, parts.make_environment, parts.max_steps)
+    worker = RolloutWorker(source.build, parts.make_environment, parts.max_steps)
     summary, _ = worker.roll(request)
     again, episodes = rerun_request(parts, request)
     assert again == summary

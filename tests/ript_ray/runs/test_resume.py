@@ -7,12 +7,11 @@ import pytest
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.state_dict import load_module_arrays, module_arrays
 from ript_ray.rl.train import train
 from ript_ray.rl.weights import apply
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import TrainingState
-from ript_ray.runs.saved_policy import SavedPolicy, new_policy
+from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Progress, Version
 from tests.conftest import TINY_QUEST, line_parts, line_stream
@@ -37,11 +36,11 @@ def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str,
     state = record.learner_state()
     policy = POLICIES[kind]()
     apply(record.weights, policy)
-    arrays = module_arrays(policy)
+    arrays = policy.state_arrays()
 
     def build():
         rebuilt = POLICIES[kind]()
-        load_module_arrays(rebuilt, arrays)
+        rebuilt.load_state_arrays(arrays)
         return rebuilt
 
     resumed = SerialRuntime(line_parts(build))
@@ -60,23 +59,24 @@ def test_moments_of_another_policy_are_refused_by_name() -> None:
 def run(tmp_path: Path) -> Path:
     """A run folder with resumable checkpoints of updates 0 to 3, and weights alone of update 4."""
     experiment = Experiment("small", ("reach-v3",), policy=TINY_QUEST)
-    source = SavedPolicy(experiment, new_policy(experiment).state_arrays())
+    source = SavedPolicy.initial(experiment)
     checkpoint.save(tmp_path / "checkpoints" / "update-00000", source)
     for update in (1, 2, 3):
         moments = {"exp_avg/x": np.full(3, update, np.float32)}
-        training = TrainingState(Progress(update, 10 * update), {"env_steps": 7.0}, moments)
+        training = TrainingState(Progress(update, 10 * update), RunTotals(env_steps=7), moments)
         checkpoint.save(tmp_path / "checkpoints" / f"update-{update:05d}", source, training)
     checkpoint.save(tmp_path / "checkpoints" / "update-00004", source)
     return tmp_path
 
 
 def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(run: Path) -> None:
-    newest, problems = checkpoint.latest_valid(run)
+    point = checkpoint.latest_valid(run)
+    newest, problems = point.folder, list(point.skipped)
     assert newest.name == "update-00003"
-    assert problems == [f"{run}/checkpoints/update-00004 holds weights alone"]
+    assert problems == [f"{run}/checkpoints/update-00004 has no optimizer state"]
     training = checkpoint.load_state(newest)
     assert training.progress == Progress(3, 30)
-    assert training.totals == {"env_steps": 7.0}
+    assert training.totals == RunTotals(env_steps=7)
     np.testing.assert_array_equal(training.learner["exp_avg/x"], np.full(3, 3, np.float32))
 
 
@@ -84,14 +84,15 @@ def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(
 def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(run: Path, name: str) -> None:
     path = run / "checkpoints" / "update-00003" / name
     path.write_bytes(path.read_bytes()[:-3])
-    newest, problems = checkpoint.latest_valid(run)
+    point = checkpoint.latest_valid(run)
+    newest, problems = point.folder, list(point.skipped)
     assert newest.name == "update-00002"
     assert any(f"{path} is damaged" in problem for problem in problems)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"next_index": 30', '"next_index": "30"'), ('"env_steps": 7.0', '"env_steps": "many"'), ('"update"', '"upd"')],
+    [('"next_index": 30', '"next_index": "30"'), ('"env_steps": 7', '"env_steps": "many"'), ('"update"', '"upd"')],
 )
 def test_a_standing_that_makes_no_sense_is_named(run: Path, old: str, new: str) -> None:
     folder = run / "checkpoints" / "update-00003"
@@ -99,14 +100,14 @@ def test_a_standing_that_makes_no_sense_is_named(run: Path, old: str, new: str) 
     assert old in text
     (folder / "training.json").write_text(text.replace(old, new))
     rehash(folder)
-    with pytest.raises(CheckpointError, match=r"training\.json does not describe where training stood"):
+    with pytest.raises(CheckpointError, match=r"training\.json does not describe a training state"):
         checkpoint.load_state(folder)
 
 
 def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         (folder / "policy.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"no checkpoint to go on from(.|\n)*update-00003(.|\n)*update-00000"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint to resume from(.|\n)*update-00003(.|\n)*update-00000"):
         checkpoint.latest_valid(run)
 
 

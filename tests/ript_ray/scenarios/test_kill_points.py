@@ -32,9 +32,9 @@ TINY = (
 POINTS = {
     "in the middle of an episode": "call rollout.py:execute",
     "in the middle of learning": "call learner.py:_step",
-    "inside a save, between two files": "return sealed_folder.py:save_arrays",
+    "inside a save, between two files": "return hashed_dir.py:save_arrays",
     "inside a save, right after it got its name": "c_return rename",
-    "while the journal is written": "call journal.py:append",
+    "while the metrics log is written": "call metrics_log.py:append",
 }
 
 DIE_AT = """
@@ -100,7 +100,8 @@ def test_a_driver_killed_anywhere_goes_on_to_the_same_weights(point: str, undist
     command = (sys.executable, "-c", DIE_AT, POINTS[point], "resume", str(folder), "--cluster.in-process")
     result = run(*command, cwd=tmp_path)
     assert result.returncode == -signal.SIGKILL, result.stdout + result.stderr
-    newest, problems = checkpoint.latest_valid(folder)
+    point = checkpoint.latest_valid(folder)
+    newest, problems = point.folder, list(point.skipped)
     assert newest.name in ("update-00002", "update-00003")
     assert problems == []
     assert_it_goes_on_to_the_same_end(folder, undisturbed, tmp_path)
