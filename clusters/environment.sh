@@ -12,3 +12,6 @@ export RAY_health_check_failure_threshold=3
 
 # Ray would report to its makers how it is used.
 export RAY_USAGE_STATS_ENABLED=0
+
+# Torch's threads sleep while they wait for each other: spinning makes learners slow wherever cores are shared.
+export OMP_WAIT_POLICY=PASSIVE

@@ -99,13 +99,14 @@ class Benchmark(ABC):
     def tasks(self) -> tuple[str, ...]:
         """Names of all tasks."""
 
-    @abstractmethod
     def instruction(self, task: str) -> str:
-        """Return the instruction of a task in natural language.
+        """Return the instruction of a task in natural language; by default the words of its name.
 
         Raises:
             ValueError: The benchmark has no such task.
         """
+        require_task(task, self.tasks, self.spec.name)
+        return task.replace("-", " ").replace("_", " ")
 
     @abstractmethod
     def make(self, task: str) -> Environment:

@@ -1,6 +1,5 @@
 """Exit codes and error messages of the commands; errors that a user can fix are printed without a traceback."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -10,13 +9,12 @@ from types import FrameType
 from rich.console import Console
 
 from ript_ray.errors import RiptError
+from ript_ray.runtime.host import let_threads_sleep
 
 
 def run_command(command: Callable[[], int]) -> None:
     """Run a command and exit with its code; on an error, print the message and exit with the error's code."""
-    # Before torch is imported: OpenMP's threads spin while they wait for each other, which makes two learner threads up
-    # to twenty times slower wherever something else needs a core. Asleep they cost nothing measurable.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()  # before torch is imported
     signal.signal(signal.SIGTERM, _terminate)  # sent by `kill` and job schedulers: shut down as on Ctrl-C
     try:
         code = command()

@@ -101,9 +101,9 @@ class PolicyConfig(ABC):
     """
 
     kind: str
-    cameras: tuple[str, ...]
-    sensors: tuple[str, ...]
-    chunk_length: int
+    cameras: tuple[str, ...] = ()
+    sensors: tuple[str, ...] = ()
+    chunk_length: int = 1
     sft_type: ClassVar[type[SFTConfig]] = NoSFT
     semantic_fields: ClassVar[tuple[str, ...]] = ()
 

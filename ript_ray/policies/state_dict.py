@@ -51,7 +51,11 @@ def _type_of(array: torch.Tensor | NDArray[np.generic]) -> str:
 
 
 class ModulePolicy(nn.Module):
-    """A policy whose checkpoint is its whole state dict: the two methods of the contract that follow from that."""
+    """A policy whose checkpoint is its whole state dict: the methods of the contract that follow from that."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return every parameter that takes gradients."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def state_arrays(self) -> Arrays:
         """Return copies of every persistent parameter and buffer."""

@@ -126,6 +126,7 @@ class SupervisedTask(ABC):
         purpose: Number of the stage's random stream. The package's own are in `ript_ray.seeding.Purpose`; others take
             100 or more, a different one per stage.
         reads_images: Whether it reads the cameras; without, their images are not loaded.
+        settings: Steps or epochs, and the optimizer's settings.
     """
 
     name: ClassVar[str]
@@ -133,11 +134,7 @@ class SupervisedTask(ABC):
     unit: ClassVar[str]
     purpose: ClassVar[int]
     reads_images: ClassVar[bool] = True
-
-    @property
-    @abstractmethod
-    def settings(self) -> SupervisedStage:
-        """Steps or epochs, and the optimizer's settings."""
+    settings: SupervisedStage
 
     @abstractmethod
     def parameters(self, policy: Any) -> "Mapping[str, torch.nn.Parameter]":
@@ -147,9 +144,13 @@ class SupervisedTask(ABC):
     def loss_fn(self, policy: Any, windows: Windows) -> LossFn:
         """Return the loss to minimize."""
 
-    @abstractmethod
     def error(self, policy: Any, windows: Windows) -> float:
-        """Return the mean error over all windows, in `unit`, without dropout and augmentation."""
+        """Return the mean error over all windows, in `unit`, without dropout and augmentation; by default the loss."""
+        import torch
+
+        with torch.no_grad():
+            loss = self.loss_fn(policy, windows)
+            return float(loss(torch.arange(len(windows)), np.random.default_rng(0)))
 
     def prepare(self, policy: Any, windows: Windows) -> None:  # noqa: B027 (most have nothing to prepare)
         """Set what follows from the data alone, such as input normalization, before the stage's first step."""

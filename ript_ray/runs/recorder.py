@@ -91,6 +91,8 @@ class Recorder:
             ledger=carry_over(self._earlier_ledger, record.ledger),
             skipped_updates=totals.skipped_updates + (record.report.error is not None),
         )
+        if record.report.error:
+            logger.warning("update %d was skipped: %s", self.num_updates, record.report.error)
         self._points.append(self._log({**metrics_of(record), **self._sums()}, "update"))
         self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:

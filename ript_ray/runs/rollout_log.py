@@ -1,7 +1,7 @@
-"""What it takes to replay any rollout of a run: a line per group, and the weights of every version that acted.
+"""What replaying needs: a line per group, and the weights of every version that acted.
 
-The lines say what was drawn and what came of it; seeds and contexts follow from the experiment. Weights are those
-that train: the others stay as the checkpoint of update 0 has them.
+The lines say what was drawn and what came of it; seeds and contexts follow from the experiment. Weights are the
+trainable ones: the others stay as the checkpoint of update 0 has them.
 """
 
 import json
@@ -29,6 +29,10 @@ from ript_ray.types import GroupSummary, Progress, Version, Weights
 logger = logging.getLogger(__name__)
 
 
+GROUPS_SCHEMA = 2
+"""Version of the line format, written to every line; lines of version 1 do not state it."""
+
+
 @dataclass(frozen=True)
 class GroupRecord:
     """One finished group.
@@ -38,8 +42,8 @@ class GroupRecord:
         update: The update whose batch was being collected.
         version: Of the policy that acted.
         task: Name of the task.
-        context: Place of its context among the experiment's training contexts, from 0.
-        successes: Per rollout 1 or 0, none where the environment answered something else.
+        context: Index of its context in the experiment's training contexts, from 0.
+        successes: Per rollout 1 or 0, none where the environment returned something else.
         num_steps: Environment steps of each rollout.
         verdict: Whether it entered the batch, and if not, why.
     """
@@ -58,23 +62,23 @@ _READ = pydantic.TypeAdapter(GroupRecord)
 
 
 class RolloutLog:
-    """Writes down each group, and keeps the weights of each update: an observer of `train`, and a context manager.
+    """Training callback that logs each group and keeps the weights of each update; a context manager.
 
-    It must observe before whoever saves checkpoints, so that what a checkpoint follows from is on the disk. A full
-    disk does not end the run: lines are written later, weights are left out, and either is logged.
+    It comes before the callback that saves checkpoints, so that all that leads to a checkpoint is on disk before it. A
+    full disk does not end the run: lines are written later, weights are left out, with a warning.
     """
 
     def __init__(self, groups: Path, weights: Path | None, stream: ContextStream, *, start: Progress):
-        """Go on from `start`: what comes after it will be done again, and is dropped.
+        """Open the log; groups and weights after `start` are dropped, for they will be made again.
 
         Args:
             groups: The file of lines; it may exist.
-            weights: The folder of weights, or none where they are not to be kept.
-            stream: Where contexts come from.
-            start: Where training stands.
+            weights: The folder of weights, or none if they are not to be kept.
+            stream: The order of the contexts.
+            start: Progress of training.
 
         Raises:
-            StorageError: The disk does not take the shortened file.
+            StorageError: The truncated file cannot be written.
         """
         self._stream = stream
         self._weights = weights
@@ -95,7 +99,7 @@ class RolloutLog:
         self._flush()
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """Note a group; it is written when the update ends."""
+        """Queue a group; it is written when the update ends."""
         record = GroupRecord(
             group=summary.index,
             update=stats.update,
@@ -109,7 +113,7 @@ class RolloutLog:
         self._lines.append(_line_of(record))
 
     def on_update(self, record: UpdateRecord) -> None:
-        """Write the groups down, and keep the weights that act from now on."""
+        """Write the groups, and keep the weights that act from now on."""
         self._flush()
         if self._weights is not None:
             try:
@@ -120,18 +124,31 @@ class RolloutLog:
     def _flush(self) -> None:
         self._lines.flush()
         if self._lines.error:
-            logger.warning("%s; trying again after the next update", self._lines.error)
+            logger.warning("%s; retrying after the next update", self._lines.error)
 
 
 def read_groups(path: Path) -> list[GroupRecord]:
-    """All groups of a file, up to a line that was cut short; none where there is no file."""
+    """Read all groups, up to the first line that is torn or corrupt; a missing file has none.
+
+    Raises:
+        CheckpointError: A line has a newer schema than `GROUPS_SCHEMA`.
+    """
     records: list[GroupRecord] = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
+            _require_known_schema(json.loads(line), path)
             records.append(_READ.validate_json(line, strict=True))
-        except pydantic.ValidationError:
+        except (ValueError, pydantic.ValidationError):
             break
     return records
+
+
+def _require_known_schema(content: object, path: Path) -> None:
+    schema = content.get("schema", 1) if isinstance(content, dict) else 1
+    if schema not in range(1, GROUPS_SCHEMA + 1):
+        raise CheckpointError(
+            f"{path} was written by a newer version of ript-ray (schema {schema}); this one reads up to {GROUPS_SCHEMA}"
+        )
 
 
 def weights_file(folder: Path, version: int) -> Path:
@@ -175,4 +192,4 @@ def load_weights(path: Path, policy: Policy) -> None:
 
 
 def _line_of(record: GroupRecord) -> str:
-    return json.dumps(asdict(record))
+    return json.dumps({"schema": GROUPS_SCHEMA, **asdict(record)})

@@ -20,7 +20,7 @@ from ript_ray.rl.protocols import Components, DispatchCounts
 from ript_ray.runtime.actor_pool import ActorPool, Limits
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.host import num_cpus
+from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
@@ -36,6 +36,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
         ConfigError: The requested actors do not fit on this machine. (Not checked for a joined cluster: it may grow.)
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    let_threads_sleep()
     address = cluster.joined_address
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:

@@ -56,7 +56,7 @@ class QuestSFT(SFTConfig):
         """Return the autoencoder's stage and the prior's."""
         from ript_ray.policies.quest.stages import AutoencoderTask, PriorTask
 
-        return AutoencoderTask(self), PriorTask(self)
+        return AutoencoderTask(self.autoencoder, self), PriorTask(self.prior, self)
 
 
 @dataclass(frozen=True)

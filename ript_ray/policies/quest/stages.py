@@ -25,6 +25,7 @@ EVALUATION_BATCH_SIZE = 64
 class _QuestTask(SupervisedTask):
     """What both stages share."""
 
+    settings: SupervisedStage
     sft: QuestSFT
 
     def prepare(self, policy: QuestPolicy, windows: Windows) -> None:
@@ -42,11 +43,6 @@ class AutoencoderTask(_QuestTask):
     unit = "mean action error"
     purpose = Purpose.AUTOENCODER_STAGE
     reads_images = False
-
-    @property
-    def settings(self) -> SupervisedStage:
-        """Steps and optimizer of the stage."""
-        return self.sft.autoencoder
 
     def parameters(self, policy: QuestPolicy) -> Mapping[str, nn.Parameter]:
         """Return the autoencoder's parameters."""
@@ -78,11 +74,6 @@ class PriorTask(_QuestTask):
     unit = "nats per token"
     purpose = Purpose.PRIOR_STAGE
     reads_images = True
-
-    @property
-    def settings(self) -> SupervisedStage:
-        """Steps and optimizer of the stage."""
-        return self.sft.prior
 
     def parameters(self, policy: QuestPolicy) -> Mapping[str, nn.Parameter]:
         """Return every parameter outside the autoencoder that takes gradients."""

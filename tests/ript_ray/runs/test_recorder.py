@@ -18,7 +18,7 @@ from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
 from ript_ray.rl.weights import snapshot
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import TrainingState
+from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.recorder import Recorder
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import RunLogger
