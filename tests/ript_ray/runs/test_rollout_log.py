@@ -58,7 +58,7 @@ def test_every_group_has_a_line_that_says_what_was_drawn_and_what_came_of_it(tmp
         assert stream._contexts[record.context] == stream.at(record.group)
         assert len(record.successes) == len(record.num_steps) == SAMPLING.group_size
     line = json.loads((tmp_path / "groups.jsonl").read_text().splitlines()[0])
-    assert list(line) == ["group", "update", "version", "task", "context", "successes", "num_steps", "verdict"]
+    assert list(line) == ["schema", "group", "update", "version", "task", "context", "successes", "num_steps", "verdict"]
 
 
 def test_weights_of_every_update_come_back_to_the_bit(tmp_path: Path) -> None:
