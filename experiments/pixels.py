@@ -1,23 +1,23 @@
-"""Does RIPT lift a policy that sees nothing but a picture and its own arm, on two CPU cores?
+"""Does RIPT lift a policy that sees only a camera image and its own arm, on two CPU cores?
 
 Question: how far does post-training with nothing but success or failure take a small QueST policy that was
-    imitation-learned, from pictures, with three demonstrations of each of three MetaWorld tasks?
+    imitation-learned, from images, with three demonstrations of each of three MetaWorld tasks?
 Source: RIPT-VLA (Tan et al. 2025), section 5.3 (ML45, five demonstrations: 63.6 -> 76.0 %); sizes and steps are ours.
 Expected: success on held-out contexts rises by 30 points or more (README, "From pixels").
-Hardware: two CPU cores, 6 GiB of memory, no GPU; OpenGL in software (`ript-ray doctor` says whether it is there).
+Hardware: two CPU cores, 6 GiB of memory, no GPU; software OpenGL (`ript-ray doctor` checks for it).
 Time: about fifteen minutes.
 
-What it changes, against the paper: pictures of 128 x 128 without shadows, scaled down to 64 x 64, and encoders of 16
-and 32 channels for 64 and 128; a prior of 0.37 M parameters for 11.4 M, over 200 skills for 1000; chunks of 8 actions,
-all executed, for 32 of which 8 are; K = 8 for 16, B = 96 for 2880, N = 8 passes in minibatches of 32 at a learning rate
-of 2e-4 for 20 in minibatches of 24 at 1e-6; 300 training contexts per task for 50; episodes of 150 steps for 500.
-Tokens are drawn from the whole vocabulary, not from the top 5. Demonstrations are noisy (0.3).
+Differences from the paper: images of 128 x 128 without shadows, scaled down to 64 x 64, and encoders with 16 and 32
+channels instead of 64 and 128; a prior with 0.37 M parameters instead of 11.4 M, over 200 skills instead of 1000;
+chunks of 8 actions, all executed, instead of 32 with 8 executed; K = 8 instead of 16, B = 96 instead of 2880, N = 8
+passes over minibatches of 32 at a learning rate of 2e-4 instead of 20 over minibatches of 24 at 1e-6; 300 training
+contexts per task instead of 50; episodes of 150 steps instead of 500. Tokens are sampled from the whole vocabulary, not
+from the top 5. Demonstrations have action noise (0.3).
 """
 
 from dataclasses import replace
 
-from quickstart import EXPERIMENT as FROM_STATES
-
+from experiments import quickstart
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.cli.launch import launch
 from ript_ray.config.data import Demonstrations
@@ -26,12 +26,12 @@ from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.supervised import SupervisedStage
 
 EXPERIMENT = replace(
-    FROM_STATES,
+    quickstart.EXPERIMENT,
     name="pixels",
     tasks=("drawer-open-v3", "faucet-open-v3", "window-open-v3"),
     benchmark=MetaWorld(rendering="fast"),
     policy=replace(
-        FROM_STATES.policy,
+        quickstart.POLICY,
         cameras=("corner_rgb",),
         sensors=("robot_states",),
         image_size=64,

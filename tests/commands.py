@@ -1,43 +1,44 @@
-"""The project's commands, from the sources of this checkout: as processes of their own, or in this one."""
+"""The project's commands from this checkout, as child processes or in this process."""
 
 import contextlib
 import io
 import os
-import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments import quickstart
+from ript_ray.cli.launch import launch
 from ript_ray.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-QUICKSTART = (sys.executable, str(ROOT / "experiments" / "quickstart.py"))
+QUICKSTART = (sys.executable, "-m", "experiments.quickstart")
 RIPT_RAY = (sys.executable, "-c", "from ript_ray.cli.main import main; main()")
 
 
 def environment() -> dict[str, str]:
-    """This process's own, with the sources importable and MLflow's default store."""
+    """Return this process's environment, with the sources importable and MLflow's default store."""
     own = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}", "COLUMNS": "120"}
     own.pop("MLFLOW_TRACKING_URI", None)
     return own
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, within 280 s."""
+    """Run a command as a child process, for at most 280 s."""
     return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=280, check=False)
 
 
 def quickstart_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The quickstart with these arguments in this process: a fresh one takes seconds to import everything."""
-    with _as_command([QUICKSTART[1], *arguments], cwd) as result:
-        runpy.run_path(QUICKSTART[1], run_name="__main__")
+    """Run the quickstart in this process: a child process takes seconds to import everything."""
+    with _as_command(["quickstart", *arguments], cwd) as result:
+        launch(quickstart.EXPERIMENT, quickstart.__doc__ or "")
     return result
 
 
 def ript_ray_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`ript-ray` with these arguments, likewise."""
+    """Run `ript-ray` in this process."""
     with _as_command(["ript-ray", *arguments], cwd) as result:
         main()
     return result
@@ -45,7 +46,7 @@ def ript_ray_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str
 
 @contextlib.contextmanager
 def _as_command(command: list[str], cwd: Path) -> Iterator[subprocess.CompletedProcess[str]]:
-    """What a process of its own would be: argument list, folder, output, exit code, signal handler."""
+    """Imitate a child process: arguments, working directory, output, exit code, signal handler."""
     result = subprocess.CompletedProcess(command, 0, "", "")
     output, errors, argv, on_terminate = io.StringIO(), io.StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = command

@@ -18,7 +18,9 @@ def only_run(store: str) -> Any:
     from mlflow import MlflowClient
 
     client = MlflowClient(store)
-    (run,) = client.search_runs([client.get_experiment_by_name("line").experiment_id])
+    experiment = client.get_experiment_by_name("line")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
     return run
 
 

@@ -1,12 +1,12 @@
 """How long do new weights take to reach every actor?
 
-Question: how many seconds is one broadcast (the learner's snapshot with its checksum, the object store, and on every
-    actor the checksum again and the copy into the policy), by the size of the policy and the number of actors?
-Method: a policy of nothing but parameters; the learner gives them a new version, so that every actor takes them
-    again. `RayRuntime.broadcast` returns once every actor has answered with the checksum of what arrived. The first
-    one (fresh memory) is not counted.
-Expected: 300 MB to 8 actors on two cores within a few seconds: the actors read one copy and hash it each for itself,
-    so the time grows with the actors per core, and stays nearly the same where every actor has a core of its own.
+Question: how long does one broadcast take (snapshot and checksum in the learner, object store, then checksum and copy
+    into the policy on every actor), as a function of policy size and number of actors?
+Method: the policy is parameters only; the learner assigns them a new version, so that every actor loads them again.
+    `RayRuntime.broadcast` returns once every actor has answered with the checksum of what it received. The first
+    broadcast (fresh memory) is not counted.
+Expected: 300 MB to 8 actors on two cores within a few seconds. The actors read one shared copy, but each hashes it, so
+    the time grows with the number of actors per core and stays nearly constant if every actor has its own core.
 """
 
 import functools
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import tyro
 from rich.progress import track
-from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests
 
+from experiments.benchmarks.timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests
 from ript_ray.config.rl import PPO
 from ript_ray.rl.protocols import Components
 from ript_ray.runtime.cluster import Cluster
@@ -26,12 +26,12 @@ from ript_ray.types import GroupSummary, Version
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured.
+    """Sizes of the benchmark.
 
     Attributes:
         megabytes: Sizes of the trainable parameters, in MB (10^6 bytes).
         actors: Numbers of actors.
-        num_broadcasts: Broadcasts per point that are counted.
+        num_broadcasts: Broadcasts measured per point.
     """
 
     megabytes: tuple[int, ...] = (1, 80, 300)
@@ -40,7 +40,7 @@ class Options:
 
 
 def measure(num_bytes: int, num_actors: int, num_broadcasts: int) -> list[float]:
-    """Seconds of each broadcast."""
+    """Return the duration of each broadcast, in seconds."""
     parts = Components(
         build_policy=functools.partial(TimedPolicy, num_bytes=num_bytes),
         make_environment=functools.partial(make_timed, group_s=0.0, group_size=1, num_steps=1),
@@ -60,12 +60,12 @@ def measure(num_bytes: int, num_actors: int, num_broadcasts: int) -> list[float]
         runtime.launch(timed_requests(1, group_size=1)[0])
         event = runtime.next_event()
         assert isinstance(event, GroupSummary)
-        assert event.version == num_broadcasts, "the actors did not take the weights"
+        assert event.version == num_broadcasts, "the actors did not load the weights"
     return durations_s[1:]
 
 
 def main(options: Options) -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     points = [(size, count) for size in options.megabytes for count in options.actors]
     rows = []
     for size, count in track(points, "points"):

@@ -1,12 +1,12 @@
-"""What is gained where rollouts and learning overlap?
+"""How much faster is training if rollouts and learning overlap?
 
-Question: how many groups per second more does `sampling.max_policy_lag` 1 or 2 bring than 0, where the learner is as
-    slow as the rollouts?
-Method: environments sleep, and so does the policy when it scores decisions: a batch of rollouts takes about as long
-    as an update. One run per lag, on the same number of actors; groups trained per second from the end of the first
+Question: how much does `sampling.max_policy_lag` 1 or 2 increase throughput (groups per second) over 0, if the learner
+    is as slow as the rollouts?
+Method: environments sleep, and the policy sleeps when it scores decisions, so that a batch of rollouts takes about as
+    long as an update. One run per lag, with the same number of actors; throughput is measured from the end of the first
     update to the end of the last.
-Expected: nearly 2 for a lag of 1 (while one batch is learned from, the next one is rolled out), and no more for a lag
-    of 2, which helps only where durations vary; no group older than the lag.
+Expected: a speedup of nearly 2 at lag 1 (one batch is collected while the previous one is learned from), and no more at
+    lag 2, which helps only if durations vary; no group is older than the lag.
 """
 
 import functools
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tyro
-from timed import TimedPolicy, local_ray, make_timed, print_table, timed_stream
 
+from experiments.benchmarks.timed import TimedPolicy, local_ray, make_timed, print_table, timed_stream
 from ript_ray.config.rl import PPO, Sampling
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
@@ -32,14 +32,14 @@ GROUP_SIZE, NUM_STEPS, NUM_ITERATIONS = 4, 5, 4
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured.
+    """Sizes of the benchmark.
 
     Attributes:
-        lags: Values of `sampling.max_policy_lag`; the gain is against the first.
+        lags: Values of `sampling.max_policy_lag`; the speedup is relative to the first.
         num_actors: Rollout actors.
-        batch_groups: Groups of an update.
-        group_s: Seconds that a group takes.
-        num_updates: Updates that are counted, after the first.
+        batch_groups: Groups per update.
+        group_s: Duration of a group, in seconds.
+        num_updates: Updates measured, after the first.
     """
 
     lags: tuple[int, ...] = (0, 1, 2)
@@ -49,48 +49,48 @@ class Options:
     num_updates: int = 15
 
 
-class WatchedRuntime(RayRuntime):
-    """Notes the version of every group, and how old it is when it is trained."""
+class AgeRecordingRuntime(RayRuntime):
+    """Runtime that records how many versions old each group is when it is trained on."""
 
     def __init__(self, parts: Components, cluster: Cluster):
         super().__init__(parts, cluster)
         self.ages: list[int] = []
         self._version = Version(0)
-        self._made_by: dict[int, Version] = {}
+        self._sampled_by: dict[int, Version] = {}
 
     def next_event(self) -> GroupSummary | UpdateReport:
-        """Note who made a group, and that an update is over."""
+        """Record the version that sampled a group, and count updates."""
         event = super().next_event()
         if isinstance(event, GroupSummary):
-            self._made_by[event.index] = event.version
+            self._sampled_by[event.index] = event.version
         else:
             self._version = Version(self._version + 1)
         return event
 
     def start_update(self, indices: Sequence[int]) -> None:
-        """Note the groups' ages."""
-        self.ages += [self._version - self._made_by.pop(index) for index in indices]
+        """Record the ages of the groups."""
+        self.ages += [self._version - self._sampled_by.pop(index) for index in indices]
         super().start_update(indices)
 
 
 class Stopwatch:
-    """Notes when each update ends, and how long it took."""
+    """Callback that records when each update ends and how long the learner took."""
 
     def __init__(self) -> None:
         self.ends_s: list[float] = []
         self.learn_s: list[float] = []
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """Let `train` go on."""
+        """Do nothing."""
 
     def on_update(self, record: UpdateRecord) -> None:
-        """Note the time."""
+        """Record the time."""
         self.ends_s.append(time.perf_counter())
         self.learn_s.append(record.report.learn_s)
 
 
 def measure(lag: int, options: Options) -> tuple[float, float, int]:
-    """Groups trained per second, seconds per update of the learner alone, and the age of the oldest group."""
+    """Return groups trained per second, seconds per update in the learner alone, and the age of the oldest group."""
     batch_rollouts = options.batch_groups * GROUP_SIZE
     batch_s = options.group_s * options.batch_groups / options.num_actors
     parts = Components(
@@ -103,8 +103,8 @@ def measure(lag: int, options: Options) -> tuple[float, float, int]:
         seed=0,
         learner_threads=1,
     )
-    runtime = WatchedRuntime(parts, Cluster(num_actors=options.num_actors, cpus_per_actor=0.01))
-    watch = Stopwatch()
+    runtime = AgeRecordingRuntime(parts, Cluster(num_actors=options.num_actors, cpus_per_actor=0.01))
+    stopwatch = Stopwatch()
     try:
         train(
             runtime,
@@ -112,17 +112,17 @@ def measure(lag: int, options: Options) -> tuple[float, float, int]:
             sampling=Sampling(group_size=GROUP_SIZE, batch_rollouts=batch_rollouts, max_policy_lag=lag),
             num_updates=1 + options.num_updates,
             seed=0,
-            callbacks=[watch],
+            callbacks=[stopwatch],
         )
     finally:
         runtime.close()
     num_groups = options.num_updates * options.batch_groups
-    groups_per_s = num_groups / (watch.ends_s[-1] - watch.ends_s[0])
-    return groups_per_s, sum(watch.learn_s[1:]) / options.num_updates, max(runtime.ages)
+    groups_per_s = num_groups / (stopwatch.ends_s[-1] - stopwatch.ends_s[0])
+    return groups_per_s, sum(stopwatch.learn_s[1:]) / options.num_updates, max(runtime.ages)
 
 
 def main(options: Options) -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     figures = [(lag, *measure(lag, options)) for lag in options.lags]
     first = figures[0][1]
     rows = [
@@ -130,8 +130,8 @@ def main(options: Options) -> None:
         for lag, groups_per_s, learn_s, oldest in figures
     ]
     batch_s = options.group_s * options.batch_groups / options.num_actors
-    title = f"Rollouts of {batch_s:g} s and updates as long, {options.num_updates} times"
-    print_table(title, ("lag", "groups/s", "gain", "update, s", "largest lag seen"), rows)
+    title = f"{options.num_updates} updates; rollouts and learning take {batch_s:g} s each"
+    print_table(title, ("lag", "groups/s", "speedup", "update, s", "largest lag seen"), rows)
 
 
 if __name__ == "__main__":

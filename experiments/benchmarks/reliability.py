@@ -1,14 +1,14 @@
-"""What does it cost that nothing is lost, nothing is trained twice, and nothing hangs?
+"""What does fault tolerance cost?
 
-Question: how much slower are rollouts under deadlines, ledger, inspection, summaries, checksums and backup copies than
-    under a loop that has nothing of it?
-Method: the same rollouts in turn, batch by batch: inside `train` on the Ray runtime, then in a bare loop of the same
-    number of actors with `ray.wait` around the same `roll_out`, which puts weights into the store, has actors copy
-    them, and sends groups on by reference: no deadline, no check, no book. Groups burn a fixed amount of processor
-    time, like those of the quickstart in size and number of queries. The ratio is taken batch by batch, on the wall
-    clock (what a user waits; neighbours on the machine disturb it) and in processor time of all of Ray's processes
-    and this one, over all batches (what the machinery costs; neighbours hardly matter). Learning is not counted.
-Expected: at most 2 % for groups of 0.2 s.
+Question: how much slower are rollouts with timeouts, ledger, validation, summaries, checksums and speculative execution
+    of stragglers than in a loop without any of them?
+Method: the same rollouts, alternating batch by batch: inside `train` on the Ray runtime, then in a bare loop with the
+    same number of actors and `ray.wait` around the same `roll_out`, which puts weights into the object store, lets
+    actors copy them, and passes groups on by reference, without timeouts, checks or bookkeeping. Groups use a fixed
+    amount of processor time and resemble the quickstart's in size and number of queries. Both are compared batch by
+    batch in wall-clock time (what a user waits for; other processes disturb it) and over all batches in processor time
+    of this process and all of Ray's (what the machinery costs; other processes hardly matter). Learning is not counted.
+Expected: at most 2 % overhead for groups of 0.2 s.
 """
 
 import functools
@@ -22,8 +22,16 @@ import ray
 import torch
 import tyro
 from numpy.typing import NDArray
-from timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests, timed_stream
 
+from experiments.benchmarks.timed import (
+    TimedPolicy,
+    local_ray,
+    make_timed,
+    print_table,
+    spread,
+    timed_requests,
+    timed_stream,
+)
 from ript_ray.config.rl import PPO, Sampling
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
@@ -41,14 +49,14 @@ NUM_STEPS, CHUNK_LENGTH = 104, 8
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured.
+    """Sizes of the benchmark.
 
     Attributes:
-        group_s: Processor time that a group takes, in seconds.
-        group_size: Rollouts of a group, even.
-        num_actors: Actors of each of the two.
-        batch_groups: Groups of a batch.
-        num_batches: Batches of each of the two.
+        group_s: Processor time per group, in seconds.
+        group_size: Rollouts per group, even.
+        num_actors: Rollout actors, in either loop.
+        batch_groups: Groups per batch.
+        num_batches: Batches measured, in either loop.
     """
 
     group_s: float = 0.2
@@ -59,7 +67,7 @@ class Options:
 
 
 class BareWorker(RolloutWorker):
-    """The same worker without inspection, summary and checksum."""
+    """Rollout worker without validation, summaries and checksums."""
 
     def load_unchecked(self, weights: Weights) -> None:
         """Copy weights into the policy."""
@@ -72,20 +80,20 @@ class BareWorker(RolloutWorker):
                 start = end
 
     def roll_unchecked(self, request: RolloutRequest) -> Group:
-        """Run a request's episodes."""
+        """Run the episodes of a request."""
         torch.set_num_threads(1)
         return roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
 
 
 class Sink:
-    """Where the bare loop's groups go, as the others go to the learner."""
+    """Receiver of the bare loop's groups, in place of the learner."""
 
     def receive(self, group: Group) -> None:
-        """Forget it."""
+        """Discard a group."""
 
 
 class BareLoop:
-    """Everything that rollouts on Ray need, and nothing else."""
+    """The minimum that rollouts on Ray need."""
 
     def __init__(self, parts: Components, num_actors: int):
         worker_class = ray.remote(num_cpus=0, **NO_TASK_EVENTS)(BareWorker)
@@ -95,7 +103,7 @@ class BareLoop:
         ray.get([actor.__ray_ready__.remote() for actor in self._actors], timeout=600)
 
     def run(self, weights: Weights, requests: list[RolloutRequest]) -> None:
-        """Send weights out and run requests."""
+        """Broadcast weights and run requests."""
         reference = ray.put(weights)
         ray.get([actor.load_unchecked.remote(reference) for actor in self._actors], timeout=600)
         waiting = deque(requests)
@@ -109,45 +117,45 @@ class BareLoop:
 
 
 def clocks() -> NDArray[np.float64]:
-    """The wall clock, and the processor time of this process and all of Ray's, which are its children; seconds."""
+    """Return wall-clock time and the processor time of this process and its children (all of Ray's), in seconds."""
     driver = psutil.Process()
-    times = [process.cpu_times() for process in (driver, *driver.children(recursive=True))]
-    return np.array([time.perf_counter(), sum(spent.user + spent.system for spent in times)])
+    used = [process.cpu_times() for process in (driver, *driver.children(recursive=True))]
+    return np.array([time.perf_counter(), sum(times.user + times.system for times in used)])
 
 
-class Turns:
-    """After every batch of `train`, the bare loop takes its turn with one as large.
+class AlternatingLoops:
+    """Callback that runs one batch in the bare loop after every batch in `train`.
 
     Attributes:
-        with_machinery: Wall and processor time of each batch in `train`, seconds.
-        bare: The same of each batch in the bare loop.
+        fault_tolerant: Wall-clock and processor time of each batch in `train`, in seconds.
+        bare: The same for each batch in the bare loop.
     """
 
     def __init__(self, loop: BareLoop, requests: list[RolloutRequest]):
-        self.with_machinery: list[NDArray[np.float64]] = []
+        self.fault_tolerant: list[NDArray[np.float64]] = []
         self.bare: list[NDArray[np.float64]] = []
         self._loop = loop
         self._requests = requests
         self._since = clocks()
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """Let `train` go on."""
+        """Do nothing."""
 
     def on_update(self, record: UpdateRecord) -> None:
-        """Note what the batch took, its learning apart; then run the other one."""
+        """Record the time of the batch without learning, then run the bare loop."""
         before = clocks()
-        self.with_machinery.append(before - self._since - record.report.learn_s)  # one busy thread: both clocks
+        self.fault_tolerant.append(before - self._since - record.report.learn_s)  # one busy thread: both clocks
         self._loop.run(record.weights, self._requests)
         self._since = clocks()
         self.bare.append(self._since - before)
 
 
-def measure(options: Options) -> Turns:
-    """Run both in turns; the first batch of each, which builds the environments, does not count."""
+def measure(options: Options) -> AlternatingLoops:
+    """Run both loops; the first batch of each, which builds the environments, is not counted."""
     parts = Components(
         build_policy=functools.partial(TimedPolicy, chunk_length=CHUNK_LENGTH),
         make_environment=functools.partial(
-            make_timed, group_s=options.group_s, group_size=options.group_size, num_steps=NUM_STEPS, at_work=True
+            make_timed, group_s=options.group_s, group_size=options.group_size, num_steps=NUM_STEPS, is_busy=True
         ),
         max_steps=NUM_STEPS,
         ppo=PPO(num_iterations=1, minibatch_rollouts=options.batch_groups * options.group_size),
@@ -158,25 +166,25 @@ def measure(options: Options) -> Turns:
     cluster = Cluster(num_actors=options.num_actors, cpus_per_actor=0.01)
     with open_runtime(parts, cluster) as runtime:
         requests = timed_requests(options.batch_groups, group_size=options.group_size)
-        turns = Turns(BareLoop(parts, options.num_actors), requests)
+        loops = AlternatingLoops(BareLoop(parts, options.num_actors), requests)
         train(
             runtime,
             timed_stream(),
             sampling=sampling,
             num_updates=1 + options.num_batches,
             seed=0,
-            callbacks=[turns],
+            callbacks=[loops],
         )
-    turns.with_machinery, turns.bare = turns.with_machinery[1:], turns.bare[1:]
-    return turns
+    loops.fault_tolerant, loops.bare = loops.fault_tolerant[1:], loops.bare[1:]
+    return loops
 
 
 def main(options: Options) -> None:
-    """Measure and print."""
-    turns = measure(options)
+    """Run the benchmark and print the table."""
+    loops = measure(options)
     rows = []
     for clock, name in enumerate(("wall clock", "processor time")):
-        ours, bare = (np.array(batches)[:, clock] for batches in (turns.with_machinery, turns.bare))
+        ours, bare = (np.array(batches)[:, clock] for batches in (loops.fault_tolerant, loops.bare))
         low, median, high = spread(ours / bare)
         rows.append(
             (
@@ -187,8 +195,8 @@ def main(options: Options) -> None:
                 f"{low - 1:+.1%} to {high - 1:+.1%}",
             )
         )
-    title = f"{options.num_batches} batches of {options.batch_groups} groups of {options.group_s:g} s in turns"
-    columns = ("seconds per group", "bare", "with", "overhead", "median", "quartiles")
+    title = f"{options.num_batches} batches of {options.batch_groups} groups of {options.group_s:g} s in either loop"
+    columns = ("seconds per group", "bare", "train", "overhead", "median", "quartiles")
     print_table(title, columns, rows)
 
 

@@ -1,14 +1,15 @@
-"""What do cached keys and values gain when QueST acts, and what does recording context tokens save?
+"""How much does key-value caching speed up QueST's sampling, and how much does recording context tokens save?
 
-Question: how much processor time does a query take (the prior's tokens alone, and all of `act`) with keys and values
-    cached, against running the whole sequence again for every token as the authors' code does; are the tokens the
-    same; how many bytes do a decision and a group weigh with context tokens, and would with pictures?
-Method: the published MetaWorld policy (one camera, 128 x 128) with random weights, one thread as an actor has. Both
-    ways draw from the same generators, in turn, `repeats` times; processor time of the thread, so that busy
-    neighbours count for little. Bytes are those of the arrays that `act` is given and records.
-Expected: the same tokens, and log-probabilities to within rounding. A gain that grows with K, from 1.5 for one rollout
-    to 2 for 16 on one core: with few rows both ways are bound by reading 44 MB of weights for each of 8 tokens; with
-    more rows running again costs what its 52 positions cost, against 10. A decision weighs a sixteenth of its picture.
+Question: how much processor time does a query take (sampling the prior's tokens alone, and all of `act`) with cached
+    keys and values, compared with recomputing the whole sequence for every token as the authors' code does? Are the
+    tokens the same? How large are a decision and a group with recorded context tokens, and with images?
+Method: the published MetaWorld policy (one camera, 128 x 128) with random weights and one thread, as in an actor. Both
+    methods sample from the same generators, alternating, `repeats` times; processor time of the thread is measured, so
+    that other processes hardly matter. Sizes are those of the arrays that `act` receives and records.
+Expected: the same tokens, and log-probabilities equal up to rounding. A speedup that grows with K, from 1.5 for one
+    rollout to 2 for 16 on one core: with few rows, both methods are bound by reading 44 MB of weights for each of 8
+    tokens; with more rows, recomputing processes 52 positions instead of 10. A decision is 16 times smaller than its
+    image.
 """
 
 import time
@@ -19,10 +20,10 @@ import numpy as np
 import torch
 import tyro
 from rich.progress import track
-from timed import print_table, spread
 
+from experiments.benchmarks.timed import print_table, spread
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.quest.presets import published
+from ript_ray.policies.quest.presets import SPECS, published
 from ript_ray.policies.quest.skill_prior import SampledTokens, SkillPrior, score
 from ript_ray.types import Arrays
 
@@ -31,13 +32,13 @@ INSTRUCTION = "drawer open"
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured.
+    """Sizes of the benchmark.
 
     Attributes:
-        rollouts: Numbers of rollouts that a query decides for, K.
-        repeats: Queries per point and way.
-        group_rollouts: Rollouts of the group that is weighed.
-        group_decisions: Decisions of each of them: an episode of 500 steps has 63.
+        rollouts: Numbers of rollouts per query, K.
+        repeats: Queries per point and method.
+        group_rollouts: Rollouts of the group whose size is computed.
+        group_decisions: Decisions per rollout; an episode of 500 steps has 63.
     """
 
     rollouts: tuple[int, ...] = (1, 8, 16)
@@ -47,10 +48,10 @@ class Options:
 
 
 @torch.no_grad()
-def sample_again(
+def sample_uncached(
     prior: SkillPrior, context_BLD: torch.Tensor, generators: Sequence[np.random.Generator], top_k: int
 ) -> SampledTokens:
-    """Draw as `SkillPrior.sample` does at temperature 1, but run the whole sequence again for every token."""
+    """Sample like `SkillPrior.sample` at temperature 1, but recompute the whole sequence for every token."""
     uniforms_BU = torch.from_numpy(np.stack([rng.random(prior.num_tokens) for rng in generators]))
     tokens_BU = torch.full((len(context_BLD), 1), prior.start_token)
     logits = []
@@ -67,53 +68,53 @@ def sample_again(
 
 
 def observations(num_rollouts: int) -> Arrays:
-    """What the camera and the sensor of MetaWorld give, random."""
+    """Return random observations of MetaWorld's camera and sensor."""
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (num_rollouts, 128, 128, 3), dtype=np.uint8)
-    return {"corner_rgb": pictures, "robot_states": rng.normal(size=(num_rollouts, 8)).astype(np.float32)}
+    images = rng.integers(0, 256, (num_rollouts, 128, 128, 3), dtype=np.uint8)
+    return {"corner_rgb": images, "robot_states": rng.normal(size=(num_rollouts, 8)).astype(np.float32)}
 
 
 def generators(num_rollouts: int) -> list[np.random.Generator]:
-    """The same ones every time."""
+    """Return one generator per rollout, with the same seeds every time."""
     return [np.random.default_rng(row) for row in range(num_rollouts)]
 
 
-def milliseconds(ways: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median processor time of each way, taken in turn; the first turn is not counted."""
-    durations: list[list[float]] = [[] for _ in ways]
+def milliseconds(methods: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median processor time of each method, alternating between them; the first round is not counted."""
+    durations_s: list[list[float]] = [[] for _ in methods]
     for _ in range(1 + repeats):
-        for way, taken in zip(ways, durations, strict=True):
+        for method, samples_s in zip(methods, durations_s, strict=True):
             started = time.thread_time()
-            way()
-            taken.append(time.thread_time() - started)
-    return [1000 * spread(taken[1:])[1] for taken in durations]
+            method()
+            samples_s.append(time.thread_time() - started)
+    return [1000 * spread(samples_s[1:])[1] for samples_s in durations_s]
 
 
 def measure(policy: QuestPolicy, num_rollouts: int, repeats: int) -> tuple[str, ...]:
-    """A row of the first table."""
+    """Return a row of the first table."""
     prior, top_k = policy.policy_prior, policy.settings.top_k
-    seen, texts = observations(num_rollouts), [INSTRUCTION] * num_rollouts
+    observed, texts = observations(num_rollouts), [INSTRUCTION] * num_rollouts
     with torch.no_grad():
-        context = policy.context_tokens({name: torch.from_numpy(array) for name, array in seen.items()}, texts)
+        context = policy.context_tokens({name: torch.from_numpy(array) for name, array in observed.items()}, texts)
 
     def cached() -> SampledTokens:
         return prior.sample(context, generators(num_rollouts), top_k=top_k, temperature=1.0)
 
-    def again() -> SampledTokens:
-        return sample_again(prior, context, generators(num_rollouts), top_k)
+    def uncached() -> SampledTokens:
+        return sample_uncached(prior, context, generators(num_rollouts), top_k)
 
     def act() -> object:
-        return policy.act(seen, texts, generators(num_rollouts))
+        return policy.act(observed, texts, generators(num_rollouts))
 
-    cached_ms, again_ms, act_ms = milliseconds((cached, again, act), repeats)
-    ours, theirs = cached(), again()
-    are_same = torch.equal(ours.tokens_BU, theirs.tokens_BU)
-    scores = [score(sampled.logits_BUV, sampled.tokens_BU) for sampled in (ours, theirs)]
+    cached_ms, uncached_ms, act_ms = milliseconds((cached, uncached, act), repeats)
+    ours, reference = cached(), uncached()
+    are_same = torch.equal(ours.tokens_BU, reference.tokens_BU)
+    scores = [score(sampled.logits_BUV, sampled.tokens_BU) for sampled in (ours, reference)]
     return (
         f"{num_rollouts}",
-        f"{again_ms:.0f}",
+        f"{uncached_ms:.0f}",
         f"{cached_ms:.0f}",
-        f"{again_ms / cached_ms:.2f}",
+        f"{uncached_ms / cached_ms:.2f}",
         "yes" if are_same else "NO",
         f"{(scores[0] - scores[1]).abs().max():.0e}",
         f"{act_ms:.0f}",
@@ -121,15 +122,15 @@ def measure(policy: QuestPolicy, num_rollouts: int, repeats: int) -> tuple[str, 
     )
 
 
-def weigh(policy: QuestPolicy, num_rollouts: int, num_decisions: int) -> list[tuple[str, ...]]:
-    """Rows of the second table."""
-    seen = observations(num_rollouts)
-    decisions = policy.act(seen, [INSTRUCTION] * num_rollouts, generators(num_rollouts))
+def sizes_of(policy: QuestPolicy, num_rollouts: int, num_decisions: int) -> list[tuple[str, ...]]:
+    """Return the rows of the second table."""
+    observed = observations(num_rollouts)
+    decisions = policy.act(observed, [INSTRUCTION] * num_rollouts, generators(num_rollouts))
     scored = decisions.log_probs_BU.nbytes + decisions.valid_BU.nbytes
     sampled = decisions.record["tokens"].nbytes + scored
     sizes = {
         "context tokens": decisions.record["context"].nbytes + sampled,
-        "picture and state": sum(array.nbytes for array in seen.values()) + sampled,
+        "image and state": sum(array.nbytes for array in observed.values()) + sampled,
     }
     return [
         (name, f"{size / num_rollouts:,.0f}", f"{size * num_decisions / 1e6:.2f}", f"{size / min(sizes.values()):.1f}")
@@ -138,20 +139,20 @@ def weigh(policy: QuestPolicy, num_rollouts: int, num_decisions: int) -> list[tu
 
 
 def main(options: Options) -> None:
-    """Measure and print."""
+    """Run the benchmark and print the tables."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    policy = published("metaworld", (INSTRUCTION,)).new_policy()
+    policy = published("metaworld", (INSTRUCTION,)).build(SPECS["metaworld"])
     rows = [measure(policy, count, options.repeats) for count in track(options.rollouts, "points")]
     print_table(
-        f"Processor time of a query in ms, medians of {options.repeats}",
-        ("K", "run again", "cached", "gain", "same tokens", "log-probs", "act", "per rollout"),
+        f"Processor time per query in ms, median of {options.repeats}",
+        ("K", "uncached", "cached", "speedup", "same tokens", "log-probs", "act", "act / K"),
         rows,
     )
     print_table(
-        f"What travels: a group of {options.group_rollouts} rollouts of {options.group_decisions} decisions",
-        ("recorded", "bytes per decision", "MB per group", "times"),
-        weigh(policy, options.group_rollouts, options.group_decisions),
+        f"Size of a group of {options.group_rollouts} rollouts with {options.group_decisions} decisions each",
+        ("recorded", "bytes per decision", "MB per group", "relative size"),
+        sizes_of(policy, options.group_rollouts, options.group_decisions),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: environments and policies of known duration, a Ray session, a table."""
+"""Shared parts of the benchmarks: environments and policies of known duration, a Ray session, tables."""
 
 import contextlib
 import itertools
@@ -16,40 +16,48 @@ from torch import nn
 
 from ript_envs.contract import Environment, Observation
 from ript_ray.policies.base import Decisions
-from ript_ray.policies.state_dict import load_module_arrays, module_arrays
+from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.runtime.host import num_cpus
 from ript_ray.types import Arrays, Context, RolloutRequest
 
 TENSOR_BYTES = 4_000_000
-"""Largest tensor of a policy, as a layer of a real one has."""
+"""Size of the largest tensor of a policy, like a layer of a real one."""
 
 STATE_DIM = 16
+IMAGE_SIZE = 8
 
 
 class TimedEnvironment:
-    """Every step takes `step_s`, asleep or at work; an episode lasts `num_steps`.
+    """An environment whose steps take a known time, sleeping or busy.
 
-    Of those built in one process every second one succeeds, with its last step: a group whose size is even takes
-    the same time as any other, and is never rejected.
+    Every second environment built in a process succeeds, at its last step: groups of even size all take the same time
+    and are never rejected.
     """
 
     _built = itertools.count()
 
-    def __init__(self, *, step_s: float, num_steps: int, at_work: bool):
+    def __init__(self, *, step_s: float, num_steps: int, is_busy: bool):
+        """Create the environment.
+
+        Args:
+            step_s: Duration of a step, in seconds.
+            num_steps: Steps until every second environment succeeds.
+            is_busy: Whether a step uses processor time rather than sleep.
+        """
         self._step_s = step_s
         self._num_steps = num_steps
-        self._at_work = at_work
+        self._is_busy = is_busy
         self._succeeds = next(self._built) % 2 == 1
         self._num_done = 0
 
     def reset(self, initial_state: NDArray[np.float64]) -> None:
-        """Begin an episode; the state does not matter."""
+        """Start an episode; the state is ignored."""
         self._num_done = 0
 
     def step(self, action: NDArray[np.float32]) -> bool:
-        """Let `step_s` pass, of this thread's processor time where it is at work."""
-        if self._at_work:
+        """Take `step_s`; if busy, of this thread's processor time."""
+        if self._is_busy:
             end = time.thread_time() + self._step_s
             while time.thread_time() < end:
                 pass
@@ -59,21 +67,28 @@ class TimedEnvironment:
         return self._succeeds and self._num_done == self._num_steps
 
     def observe(self) -> Observation:
-        """Zeros."""
+        """Return zeros."""
         return {"state": np.zeros(STATE_DIM, np.float32)}
 
-    def expert_action(self) -> NDArray[np.float32]:
-        """Nothing."""
-        return np.zeros(1, np.float32)
+    def render(self, camera: str) -> NDArray[np.uint8]:
+        """Return a black image."""
+        return np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
     def close(self) -> None:
-        """Free nothing."""
+        """Do nothing."""
 
 
-class TimedPolicy(nn.Module):
-    """One Gaussian action per chunk step; trains `num_bytes` of parameters, and takes `score_s` to score decisions."""
+class TimedPolicy(ModulePolicy):
+    """A policy with one Gaussian action per chunk step, of known size and duration."""
 
     def __init__(self, *, chunk_length: int = 1, num_bytes: int = 4, score_s: float = 0.0):
+        """Build the policy.
+
+        Args:
+            chunk_length: Actions per query.
+            num_bytes: Size of the trainable parameters.
+            score_s: Seconds that `log_probs` sleeps.
+        """
         super().__init__()
         sizes = [min(TENSOR_BYTES, num_bytes - start) // 4 for start in range(0, num_bytes, TENSOR_BYTES)]
         self.layers = nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in sizes])
@@ -83,7 +98,7 @@ class TimedPolicy(nn.Module):
     def act(
         self, observations: Arrays, instructions: Sequence[str], generators: Sequence[np.random.Generator]
     ) -> Decisions:
-        """Draw actions around the first parameter."""
+        """Sample actions; the mean is the first parameter."""
         actions_BU = np.stack([generator.normal(0.0, 1.0, self._chunk_length) for generator in generators])
         with torch.no_grad():
             log_probs_BU = self._log_probs(torch.from_numpy(actions_BU.astype(np.float32))).numpy()
@@ -95,33 +110,25 @@ class TimedPolicy(nn.Module):
         )
 
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Score actions, after `score_s`."""
+        """Score actions after sleeping for `score_s`."""
         time.sleep(self._score_s)
         return self._log_probs(record["action"])
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """All parameters."""
+        """Return all parameters."""
         return dict(self.named_parameters())
-
-    def state_arrays(self) -> Arrays:
-        """All parameters, copied."""
-        return module_arrays(self)
-
-    def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take over all parameters."""
-        load_module_arrays(self, arrays)
 
     def _log_probs(self, actions_NU: torch.Tensor) -> torch.Tensor:
         return torch.distributions.Normal(self.layers[0][0], 1.0).log_prob(actions_NU)
 
 
-def make_timed(task: str, *, group_s: float, group_size: int, num_steps: int, at_work: bool = False) -> Environment:
-    """An environment with which a group of `group_size` episodes of `num_steps` takes `group_s`."""
-    return TimedEnvironment(step_s=group_s / (group_size * num_steps), num_steps=num_steps, at_work=at_work)
+def make_timed(task: str, *, group_s: float, group_size: int, num_steps: int, is_busy: bool = False) -> Environment:
+    """Build an environment in which a group of `group_size` episodes of `num_steps` steps takes `group_s` seconds."""
+    return TimedEnvironment(step_s=group_s / (group_size * num_steps), num_steps=num_steps, is_busy=is_busy)
 
 
 def timed_requests(num_requests: int, *, group_size: int) -> list[RolloutRequest]:
-    """Requests that differ in nothing but their index and seeds."""
+    """Return requests that differ only in their index and seeds."""
     context = timed_stream().at(0)
     return [
         RolloutRequest(index, (context,) * group_size, tuple((index, member) for member in range(group_size)))
@@ -130,13 +137,13 @@ def timed_requests(num_requests: int, *, group_size: int) -> list[RolloutRequest
 
 
 def timed_stream() -> ContextStream:
-    """A stream of one context."""
+    """Return a stream of a single context."""
     return ContextStream([Context("wait", "wait", (0.0,))], seed=0)
 
 
 @contextlib.contextmanager
 def local_ray() -> Iterator[None]:
-    """Ray on this machine, with its true number of cores."""
+    """Run Ray on this machine, with its actual number of cores."""
     ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         yield
@@ -145,13 +152,13 @@ def local_ray() -> Iterator[None]:
 
 
 def spread(values: Iterable[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile."""
+    """Return lower quartile, median and upper quartile."""
     low, median, high = np.quantile(list(values), [0.25, 0.5, 0.75])
     return float(low), float(median), float(high)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print figures, right-aligned."""
+    """Print a table with right-aligned columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

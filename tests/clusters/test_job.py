@@ -1,4 +1,4 @@
-"""Jobs as a user submits them: the shipped scripts, the README's command, a real head with its token."""
+"""Jobs as a user submits them: the shipped scripts, the README's command, a real head with a token."""
 
 import contextlib
 import os
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import RunInfo
 
 from ript_ray.runs import checkpoint
 from tests.commands import ROOT
@@ -48,32 +50,32 @@ for place, found in {"driver": (ript_ray.__file__, ript_envs.__file__), "worker"
 
 @dataclass(frozen=True)
 class Head:
-    """A head node of this test alone.
+    """A head node for these tests.
 
     Attributes:
-        place: Folder of everything that it writes.
+        folder: Folder of everything that it writes.
         project: The copy of the project that jobs are submitted from.
-        url: Its dashboard.
-        environment: What a user's shell has there, before it sources anything.
+        url: Address of its dashboard.
+        environment: Environment of a user's shell before it sources anything.
     """
 
-    place: Path
+    folder: Path
     project: Path
     url: str
     environment: dict[str, str]
 
     @property
     def shipped(self) -> Path:
-        """Where Ray unpacks what jobs bring along."""
-        return self.place / "ray" / "session_latest" / "runtime_resources" / "working_dir_files"
+        """Folder into which Ray unpacks the shipped sources of jobs."""
+        return self.folder / "ray" / "session_latest" / "runtime_resources" / "working_dir_files"
 
     def shell(self, command: str, *options: str) -> list[str]:
-        """A command of the README, with its address and folder replaced by those of this test."""
-        command = command.replace("http://localhost:8265", self.url).replace("/shared/runs", str(self.place / "runs"))
+        """Return a command of the README with its address and folder replaced by those of this test."""
+        command = command.replace("http://localhost:8265", self.url).replace("/shared/runs", str(self.folder / "runs"))
         return ["sh", "-c", f'. clusters/environment.sh && {command} "$@"', "sh", *options]
 
     def ray(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-        """Run such a command to its end."""
+        """Run such a command and wait for it."""
         return subprocess.run(
             self.shell(command, *options),
             cwd=self.project,
@@ -85,12 +87,12 @@ class Head:
         )
 
     def logs(self, job: str) -> str:
-        """What `ray job logs` prints of a job."""
+        """Return the output of `ray job logs` for a job."""
         return self.ray(documented("ray job logs").replace("JOB", job)).stdout
 
 
 def documented(start: str) -> str:
-    """The one command of clusters/README.md that starts so."""
+    """Return the one command of clusters/README.md that starts with `start`."""
     (command,) = re.findall(rf"^    ({re.escape(start)}.*)$", README, re.MULTILINE)
     return command
 
@@ -99,7 +101,7 @@ SUBMIT = documented("ray job submit")
 
 
 def submit(name: str) -> str:
-    """The README's command, under a name that the test can ask for."""
+    """Return the README's command with a job name that the test can refer to."""
     return SUBMIT.replace("ray job submit", f"ray job submit --submission-id {name}")
 
 
@@ -111,38 +113,38 @@ def free_port() -> str:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    place = Path(tempfile.mkdtemp(prefix="ript-"))  # short: Ray puts sockets there, whose paths are limited
+    folder = Path(tempfile.mkdtemp(prefix="ript-"))  # short: Ray puts sockets there, whose paths are limited
     try:
         for name in SHIPPED:
-            shutil.copytree(ROOT / name, place / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
         port = free_port()
-        options = ("--port", free_port(), "--dashboard-port", port, "--temp-dir", str(place / "ray"), "--block")
+        options = ("--port", free_port(), "--dashboard-port", port, "--temp-dir", str(folder / "ray"), "--block")
         own_ports = ("--dashboard-agent-listen-port", free_port(), "--ray-client-server-port", free_port())
         small = ("--num-cpus", "2", "--object-store-memory", "100000000")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         environment.pop("PYTHONPATH", None)  # what is imported must come from the job
         environment |= {
-            "HOME": str(place),
+            "HOME": str(folder),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         }
-        head = Head(place, place / "project", f"http://127.0.0.1:{port}", environment)
+        head = Head(folder, folder / "project", f"http://127.0.0.1:{port}", environment)
         with running([str(head.project / "clusters" / "head.sh"), *options, *own_ports, *small], head):
             yield head
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def running(command: list[str], head: Head) -> Iterator[None]:
-    """Start the head, wait until it answers, and end it and all that came of it."""
-    with (head.place / "head.log").open("w") as log:
+    """Start the head, wait until it responds, and stop it with all its child processes."""
+    with (head.folder / "head.log").open("w") as log:
         process = psutil.Popen(command, cwd=head.project, env=head.environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 100
         while status_of(head.url) is None:
-            assert process.poll() is None, (head.place / "head.log").read_text()
-            assert time.monotonic() < deadline, (head.place / "head.log").read_text()
+            assert process.poll() is None, (head.folder / "head.log").read_text()
+            assert time.monotonic() < deadline, (head.folder / "head.log").read_text()
             time.sleep(0.2)
         yield
     finally:
@@ -156,7 +158,7 @@ def running(command: list[str], head: Head) -> Iterator[None]:
 
 
 def status_of(url: str, token: str | None = None) -> int | None:
-    """Status code of the answer to a request; none where nobody answers."""
+    """Return the status code of the response to a request; None if there is no response."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=5) as answer:
@@ -168,7 +170,7 @@ def status_of(url: str, token: str | None = None) -> int | None:
 
 
 def test_without_the_token_nothing_is_answered_and_the_token_is_for_its_owner_alone(head: Head) -> None:
-    token = head.place / ".ray" / "auth_token"
+    token = head.folder / ".ray" / "auth_token"
     assert status_of(head.url) == 401
     assert status_of(head.url, token="0" * 64) == 403
     assert status_of(head.url, token=token.read_text()) == 200
@@ -186,18 +188,15 @@ def test_driver_and_workers_of_a_job_import_both_packages_from_what_was_shipped(
 
 
 def test_a_job_runs_an_experiment_and_its_results_outlive_it(head: Head) -> None:
-    from mlflow import MlflowClient
-
     result = head.ray(submit("whole"), *TINY, "--num-updates", "1", "--name", "whole")
     assert result.returncode == 0, result.stdout + result.stderr
     for text in (result.stdout, head.logs("whole")):
         assert "update 1, success" in text
         assert "before RIPT, %" in text
-    (folder,) = (head.place / "runs" / "whole").iterdir()
+    (folder,) = (head.folder / "runs" / "whole").iterdir()
     assert (folder / "results.json").exists()
-    client = MlflowClient(head.environment["MLFLOW_TRACKING_URI"])
-    (run,) = client.search_runs([client.get_experiment_by_name("whole").experiment_id])
-    assert (run.info.run_name, run.info.status) == (folder.name, "FINISHED")
+    info = run_info_of("whole", head)
+    assert (info.run_name, info.status) == (folder.name, "FINISHED")
 
 
 def test_a_job_with_a_bad_option_fails_and_says_why(head: Head) -> None:
@@ -206,9 +205,7 @@ def test_a_job_with_a_bad_option_fails_and_says_why(head: Head) -> None:
     assert "--ppo.clip-high" in head.logs("bad")
 
 
-def test_a_stopped_job_leaves_a_checkpoint_to_go_on_from_and_no_process(head: Head) -> None:
-    from mlflow import MlflowClient
-
+def test_a_stopped_job_leaves_a_checkpoint_to_resume_from_and_no_process(head: Head) -> None:
     with subprocess.Popen(
         head.shell(submit("stopped"), *TINY, "--name", "stopped"),
         cwd=head.project,
@@ -216,6 +213,7 @@ def test_a_stopped_job_leaves_a_checkpoint_to_go_on_from_and_no_process(head: He
         stdout=subprocess.PIPE,
         text=True,
     ) as watched:
+        assert watched.stdout is not None
         assert any("update 1, success" in line for line in watched.stdout), head.logs("stopped")
         assert processes_of_jobs(head)
         stopped = head.ray(documented("ray job stop").replace("JOB", "stopped"))
@@ -224,17 +222,23 @@ def test_a_stopped_job_leaves_a_checkpoint_to_go_on_from_and_no_process(head: He
     while processes_of_jobs(head):
         assert time.monotonic() < deadline, processes_of_jobs(head)
         time.sleep(0.1)
-    (folder,) = (head.place / "runs" / "stopped").iterdir()
-    newest = checkpoint.latest_valid(folder).folder
-    assert newest.name >= "update-00001"
-    client = MlflowClient(head.environment["MLFLOW_TRACKING_URI"])
-    (run,) = client.search_runs([client.get_experiment_by_name("stopped").experiment_id])
-    assert run.info.status == "KILLED"
+    (folder,) = (head.folder / "runs" / "stopped").iterdir()
+    assert checkpoint.latest_valid(folder).folder.name >= "update-00001"
+    assert run_info_of("stopped", head).status == "KILLED"
     assert "Traceback" not in head.logs("stopped")
 
 
+def run_info_of(experiment: str, head: Head) -> RunInfo:
+    """Return what MLflow knows of the experiment's only run."""
+    client = MlflowClient(head.environment["MLFLOW_TRACKING_URI"])
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = client.search_runs([found.experiment_id])
+    return run.info
+
+
 def processes_of_jobs(head: Head) -> list[str]:
-    """Those that work in what jobs brought along: drivers and their workers."""
+    """Return the drivers and workers of jobs: processes whose working directory is shipped code."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
