@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ript_ray.optim import decay_groups
-from ript_ray.policies.quest.presets import Variant, published
+from ript_ray.policies.quest.presets import SPECS, Variant, published
 
 UNDECAYED = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 """Source: QueST's optimizers, restricted to the modules it has."""
@@ -24,7 +24,7 @@ def authors_undecayed(module: nn.Module) -> set[str]:
 @pytest.mark.parametrize(("variant", "num_embeddings"), [("libero", 1), ("metaworld", 2)])
 def test_the_published_policies_decay_the_same_parameters_as_the_authors(variant: Variant, num_embeddings: int) -> None:
     with torch.device("meta"):
-        policy = published(variant, ("open the drawer",) if variant == "metaworld" else ()).new_policy()
+        policy = published(variant, ("open the drawer",) if variant == "metaworld" else ()).build(SPECS[variant])
     assert sum(isinstance(module, nn.Embedding) for module in policy.modules()) == num_embeddings
     names = {id(value): name for name, value in policy.named_parameters()}
     decayed, kept = decay_groups(policy.named_parameters(), 0.1)
@@ -34,7 +34,7 @@ def test_the_published_policies_decay_the_same_parameters_as_the_authors(variant
 
 
 def test_an_optimizer_step_shrinks_decayed_parameters_only() -> None:
-    policy = published("metaworld", ("open the drawer",)).new_policy()
+    policy = published("metaworld", ("open the drawer",)).build(SPECS["metaworld"])
     before = {name: value.detach().clone() for name, value in policy.named_parameters()}
     optimizer = torch.optim.AdamW(decay_groups(policy.named_parameters(), 0.5), lr=0.1)
     for value in policy.parameters():
