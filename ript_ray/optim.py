@@ -1,12 +1,13 @@
-"""AdamW helpers: weight-decay groups, and the moments as named arrays."""
+"""AdamW helpers: weight-decay groups, the cosine schedule, and the moments as named arrays."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
-from ript_ray.errors import CheckpointError
 from ript_ray.policies.embedding import is_embedding
+from ript_ray.policies.state_dict import copy_into
 from ript_ray.types import Arrays
 
 
@@ -27,7 +28,9 @@ def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: f
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+def cosine(initial: float, final: float, done: float) -> float:
+    """Return the value of a cosine schedule from `initial` to `final`, of which the fraction `done` has passed."""
+    return final + 0.5 * (1.0 + math.cos(math.pi * done)) * (initial - final)
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Arrays:
@@ -43,15 +46,21 @@ def put_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Pa
     """Restore the arrays of `moments_of`.
 
     Raises:
-        CheckpointError: A name is unknown or missing, or a shape differs.
+        CheckpointError: Names, shapes or types differ; all differences are listed, and nothing was restored.
     """
-    wanted = {f"{part}/{name}" for name in parameters for part in MOMENTS} if moments else set()
-    if moments.keys() != wanted:
-        differing = ", ".join(sorted(moments.keys() ^ wanted))
-        raise CheckpointError(f"the optimizer's state does not fit the policy: {differing}")
-    for key, array in moments.items():
-        part, name = key.split("/", 1)
-        if array.shape != (() if part == "step" else tuple(parameters[name].shape)):
-            raise CheckpointError(f"the optimizer's state does not fit the policy: {key} of shape {array.shape}")
-        value = torch.from_numpy(array.copy())
-        optimizer.state[parameters[name]][part] = value if part == "step" else value.to(parameters[name].device)
+    if not moments:
+        return
+    states = {name: _new_moments(parameter) for name, parameter in parameters.items()}
+    expected = {f"{part}/{name}": value for name, state in states.items() for part, value in state.items()}
+    copy_into(expected, moments, "the optimizer's state does not fit the policy")
+    for name, state in states.items():
+        optimizer.state[parameters[name]].update(state)
+
+
+def _new_moments(parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    """State of AdamW before the first step; torch keeps the step count on the CPU."""
+    return {
+        "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+        "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        "step": torch.zeros((), dtype=torch.float32, device="cpu"),
+    }

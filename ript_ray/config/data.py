@@ -1,4 +1,4 @@
-"""Settings of the demonstrations."""
+"""Settings of expert demonstrations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,17 @@ class Demonstrations:
     """Expert demonstrations for the supervised stages.
 
     Attributes:
-        folder: Folder of demonstration files, one per task, as `ript-ray demos` or QueST's authors write them; unless
+        folder: Folder of demonstration files, one per task, as written by `ript-ray demos` or QueST's authors; if not
             given, scripted experts are recorded at the start.
-        num_per_task: Demonstrations per task that are trained on, at least 1. Source: paper, section 5.1.
-        selection: Which of a file's demonstrations: first (the first so many) or spread (evenly from first to last,
-            as the authors choose few). Without a folder the first so many successes are recorded.
-        num_held_out: Demonstrations per task that no stage trains on, at least 0: the error of the supervised stages
-            is measured on them, too. Source: ours.
-        action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of the action
-            range's half. Source: QueST's MetaWorld data has 0.2.
-        max_attempts: Failed attempts are dropped; give up on a task after this many in a row, at least 1.
-            Source: ours.
+        num_per_task: Training demonstrations per task, at least 1. Source: paper, section 5.1.
+        selection: Which demonstrations of a file: first (the first num-per-task) or spread (evenly spaced from first
+            to last, as in the authors' few-shot experiments). Without a folder, the first successes are recorded.
+        num_held_out: Held-out demonstrations per task, at least 0: the supervised stages report their error on them
+            but do not train on them. Source: ours.
+        action_noise: Standard deviation of Gaussian noise on the expert's actions, 0 to 1, in units of half the
+            action range. Source: QueST's MetaWorld data has 0.2.
+        max_attempts: Consecutive failed attempts after which recording a task is given up, at least 1; failed
+            attempts are dropped. Source: ours.
     """
 
     folder: Path | None = None

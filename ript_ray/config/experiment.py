@@ -1,7 +1,7 @@
-"""One experiment as a frozen value: what is learned, and nothing of where it runs.
+"""The configuration of an experiment: what is learned, independent of the cluster it runs on.
 
-Checks only: nothing is mutated, derived values are properties. Defaults are the paper's wherever it gives a figure;
-"Source: ours" marks the rest. Docstrings are what `--help` prints: meaning, unit, range, source.
+A frozen value that is only checked: derived values are properties. Defaults are the paper's where it gives a number;
+"Source: ours" marks the others. The docstrings are printed by `--help`: meaning, unit, range, source.
 
 This is the only module that names all policies and benchmarks.
 """
@@ -28,10 +28,14 @@ POLICIES: Kinds[PolicyConfig] = Kinds("policy", PolicyConfig, QuestConfig, entry
 
 
 class _SFTKinds(Kinds[SFTConfig]):
-    """The supervised settings that belong to the known policies."""
+    """The supervised settings of the known policies, under the policies' kinds."""
+
+    def names(self) -> list[str]:
+        """Return every known kind."""
+        return sorted({NoSFT.kind, *POLICIES.names()})
 
     def find(self, kind: object) -> type[SFTConfig]:
-        """Return the settings of the policy of that kind."""
+        """Return the supervised settings of the policy of that kind."""
         return super().find(kind) if kind == NoSFT.kind else POLICIES.find(kind).sft_type
 
 
@@ -40,33 +44,32 @@ SFT_KINDS = _SFTKinds("sft", SFTConfig, NoSFT, entry_points="ript_ray.policies")
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment: what is learned, and nothing of where it runs.
+    """One experiment: what is learned, independent of the cluster it runs on.
 
     Attributes:
-        name: Name of the experiment; its runs lie under runs/<name>/.
-        tasks: Tasks of the benchmark that one policy serves, at least one.
-        stages: The stages that the experiment trains, in their order and without a gap: those of the policy, then
-            ript.
-        start_from: The policy that the first stage starts from, where that is not the autoencoder: a model folder, a
-            checkpoint, or a run's folder (its newest checkpoint).
-        benchmark: Where the tasks come from.
-        policy: The policy's sizes and sampling.
+        name: Name of the experiment; its runs are in runs/<name>/.
+        tasks: Tasks of the benchmark, at least one; one policy is trained on all of them.
+        stages: The stages to train, consecutive and in order: those of the policy, then ript.
+        start_from: The policy that the first stage starts from, unless that is the policy's very first stage: a model
+            folder, a checkpoint, or a run (its newest checkpoint).
+        benchmark: The benchmark of the tasks.
+        policy: Sizes, inputs and sampling of the policy.
         demos: Demonstrations for the supervised stages.
         sft: The supervised stages.
         sampling: Contexts, groups and dynamic sampling.
-        ppo: Policy optimisation.
-        evaluation: Measuring success.
-        num_updates: M, updates of the policy, at least 1. Source: authors' code, 15 to 30.
-        checkpoint_every: Updates from one checkpoint to the next, at least 1; the last weights are always
-            saved. Source: authors' code, 5 to 10.
+        ppo: Policy optimization.
+        evaluation: Evaluation of success rates.
+        num_updates: M, policy updates, at least 1. Source: authors' code, 15 to 30.
+        checkpoint_every: Updates between two checkpoints, at least 1; the last one is always saved. Source: authors'
+            code, 5 to 10.
         keep_weights: Keep the trainable weights of every update in the run's folder, so that any rollout can be
-            replayed; without them, those of versions that have a checkpoint. Costs 4 bytes per trainable parameter
+            replayed; otherwise only rollouts of checkpointed versions can be. Costs 4 bytes per trainable parameter
             and update: 1.5 MB for the quickstart's policy, 46 MB for the published one. Source: ours.
-        max_steps: Longest episode in environment steps, 1 to the benchmark's own limit. Source: MetaWorld, 500.
-        learner_threads: Torch threads of the learner, at least 1; decides the order of sums, so it belongs
-            to the experiment. Source: ours.
-        num_learners: Learner processes that share every minibatch (data parallel), at least 1; for the same
-            reason part of the experiment. Source: ours.
+        max_steps: Episode length limit in environment steps, 1 to the benchmark's own limit. Source: MetaWorld, 500.
+        learner_threads: Torch threads of the learner, at least 1. Part of the experiment because it determines the
+            order of floating-point sums. Source: ours.
+        num_learners: Data-parallel learner processes that share every minibatch, at least 1. Part of the experiment
+            for the same reason. Source: ours.
         seed: Seed of every random stream, from 0 to 2147483647.
     """
 
@@ -114,12 +117,12 @@ class Experiment:
 
     @property
     def all_stages(self) -> tuple[str, ...]:
-        """The stages that there are for this policy, in their order."""
+        """All stages of the policy, in order."""
         return (*self.sft.stages, RIPT)
 
     @property
     def supervised_tasks(self) -> tuple[SupervisedTask, ...]:
-        """The supervised stages that the experiment trains, in their order."""
+        """The supervised stages to train, in order."""
         return tuple(task for task in self.sft.tasks() if task.name in self.stages)
 
     def _check_stages(self) -> None:
@@ -137,7 +140,7 @@ class Experiment:
 
 
 def register(*classes: type) -> None:
-    """Make policies (`PolicyConfig`) and benchmarks of your own known in this process: then files may name their kind.
+    """Register policies (`PolicyConfig`) and benchmarks (`Benchmark`) of your own: files may then name their kinds.
 
     Raises:
         ConfigError: A class is neither, has no kind, or its kind is taken.
@@ -150,16 +153,13 @@ def register(*classes: type) -> None:
 
 
 def load_plugin(reference: str) -> Any:
-    """Import what a command line names.
-
-    Args:
-        reference: MODULE:NAME.
+    """Import the class or function that a command line names as MODULE:NAME.
 
     Raises:
-        ConfigError: It is not of that form, or cannot be imported.
+        ConfigError: The reference has another form, or cannot be imported.
     """
     module, _, name = reference.partition(":")
-    require(bool(module and name), f"a plugin is named MODULE:NAME, not {reference!r}")
+    require(bool(module and name), f"a plugin must be given as MODULE:NAME, not {reference!r}")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

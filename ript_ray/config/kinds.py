@@ -1,7 +1,7 @@
-"""The known kinds of policies and benchmarks: the tags by which configuration files name a class.
+"""Registry of the kinds of policies and benchmarks: the tags by which configuration files name a class.
 
-A kind is known because it is ours, because an installed package offers it as an entry point, or because the command
-line or the program named it. It is never known because a file names it: reading a file imports nothing.
+A kind is known if it is built in, if an installed package provides it as an entry point, or if the command line or
+the program registered it. A file cannot make a kind known: reading one never imports a module that it names.
 """
 
 import difflib
@@ -19,20 +19,20 @@ T = TypeVar("T")
 
 
 class Kinds(Generic[T]):
-    """The classes that a section of the configuration may be of, by their field `kind`.
+    """The classes that one section of the configuration may have, by their field `kind`.
 
-    As the annotation of a field (`Annotated[PolicyConfig, POLICIES]`) it makes pydantic read and write the section as a
-    tagged union.
+    As the annotation of a field (`Annotated[PolicyConfig, POLICIES]`), it makes pydantic read and write the section as
+    a tagged union.
     """
 
     def __init__(self, section: str, base: type[Any], *builtin: type[T], entry_points: str):
-        """Know the classes of this package.
+        """Register the built-in classes.
 
         Args:
             section: Name of the section, for messages.
-            base: What every class must be derived from.
-            builtin: The package's own.
-            entry_points: Name of the entry-point group in which installed packages offer theirs, under their kind.
+            base: Base class of all classes of the section.
+            builtin: The package's own classes.
+            entry_points: Entry-point group of the classes that installed packages provide, named by their kinds.
         """
         self._section = section
         self._base = base
@@ -40,10 +40,10 @@ class Kinds(Generic[T]):
         self._classes = {self._kind_of(cls): cls for cls in builtin}
 
     def add(self, cls: type[T]) -> None:
-        """Make a class known in this process; adding it again does no harm.
+        """Register a class in this process; doing so twice is harmless.
 
         Raises:
-            ConfigError: It is not derived from the section's base class, has no kind, or another class has that kind.
+            ConfigError: The class is not derived from the base class or has no kind, or its kind is taken.
         """
         known = self._classes.setdefault(self._kind_of(cls), cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -54,22 +54,22 @@ class Kinds(Generic[T]):
         self._classes[self._kind_of(cls)] = cls
 
     def accepts(self, cls: object) -> bool:
-        """Return whether an object is a class that `add` could take."""
+        """Return whether an object is a class of this section: derived from its base class."""
         return isinstance(cls, type) and issubclass(cls, self._base)
 
     def names(self) -> list[str]:
-        """Return every known kind; nothing is imported."""
-        return sorted({*self._classes, *(entry.name for entry in self._offered())})
+        """Return every known kind, without importing any."""
+        return sorted({*self._classes, *(entry.name for entry in self._provided())})
 
     def find(self, kind: object) -> type[T]:
         """Return the class of a kind.
 
         Raises:
-            ConfigError: It is unknown, or the package that offers it cannot be imported.
+            ConfigError: It is unknown, or the package that provides it cannot be imported.
         """
         if not isinstance(kind, str):
             raise ConfigError(f"{self._section}.kind must be one of {', '.join(self.names())}, not {kind!r}")
-        for entry in self._offered():
+        for entry in self._provided():
             if entry.name == kind and kind not in self._classes:
                 try:
                     self.add(entry.load())
@@ -81,8 +81,8 @@ class Kinds(Generic[T]):
             near = difflib.get_close_matches(kind, self.names(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(
-                f"{self._section}.kind {kind!r} is not known here, only {', '.join(self.names())}{hint}; "
-                "name a class of your own with --plugin MODULE:NAME"
+                f"{self._section}.kind {kind!r} is unknown; known are {', '.join(self.names())}{hint}; "
+                "register a class of your own with --plugin MODULE:NAME"
             )
         return self._classes[kind]
 
@@ -96,11 +96,11 @@ class Kinds(Generic[T]):
             )
         return kind
 
-    def _offered(self) -> importlib.metadata.EntryPoints:
+    def _provided(self) -> importlib.metadata.EntryPoints:
         return importlib.metadata.entry_points(group=self._entry_points)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
-        """Read a section by its tag, write it as what it is."""
+        """Validate a section as the class that its kind names; serialize it as its own class."""
 
         def read(value: Any) -> Any:
             if isinstance(value, self._base):

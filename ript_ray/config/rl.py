@@ -1,6 +1,5 @@
-"""Settings of Algorithm 1: where rollouts come from, how the policy is updated, how success is measured."""
+"""Settings of Algorithm 1: sampling of rollouts, policy optimization, evaluation."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +8,21 @@ from ript_ray.checks import require, require_at_least, require_positive
 
 @dataclass(frozen=True)
 class Sampling:
-    """Where the rollouts of an update come from: contexts, groups, dynamic sampling.
+    """Sampling of the rollouts of an update: contexts, groups, dynamic sampling.
 
     Attributes:
-        group_size: K, rollouts of one context, at least 2. Source: paper, section 5.1, 16 for QueST.
-        batch_rollouts: B, rollouts of one update, a multiple of group_size. Source: paper, 2880 for a suite,
+        group_size: K, rollouts per context, at least 2. Source: paper, section 5.1, 16 for QueST.
+        batch_rollouts: B, rollouts per update, a multiple of group_size. Source: paper, 2880 for a suite,
             160 for a single task.
         contexts_per_task: Training contexts per task, at least 1. Source: paper, one per demonstration, 50.
-        max_uniform_groups: The search for a mixed group ends after this many useless (uniform or invalid)
-            groups in a row, at least 1. Source: ours; the authors' code searches for ever.
-        context_source: A folder of demonstration files (the first state of each demonstration), or a JSON file of
-            contexts; unless given, contexts are drawn from the seed. Source: paper, the demonstrations.
-        context_noise_m: Standard deviation of noise on the contexts' initial object positions, in metres, at least 0.
+        max_uniform_groups: Consecutive rejected (uniform or invalid) groups after which the search for a mixed group
+            ends, at least 1. Source: ours; the authors' code searches forever.
+        context_source: A folder of demonstration files (the first state of each demonstration) or a JSON file of
+            contexts; if not given, contexts are drawn from the seed. Source: paper, the demonstrations.
+        context_noise_m: Standard deviation of the noise on initial object positions, in metres, at least 0.
             Source: paper, appendix A.4, up to 0.175.
-        max_policy_lag: Updates that may pass between a group's rollouts and its training, at least 0. At 0
-            actors wait while the learner learns; above, both work at once. Source: paper, 0.
+        max_policy_lag: Largest number of updates between sampling a group and training on it, at least 0. At 0,
+            actors wait while the learner trains; above, both work concurrently. Source: paper, 0.
     """
 
     group_size: int = 16
@@ -48,27 +47,27 @@ class Sampling:
 
     @property
     def groups_per_update(self) -> int:
-        """Mixed groups that make one batch, B / K."""
+        """Mixed groups per batch, B / K."""
         return self.batch_rollouts // self.group_size
 
 
 @dataclass(frozen=True)
 class PPO:
-    """Policy optimisation.
+    """Policy optimization.
 
     Attributes:
         num_iterations: N, passes over the batch, at least 1. Source: paper, 20 for QueST.
-        minibatch_rollouts: Rollouts of one optimiser step, at least 1. Source: paper, 24.
+        minibatch_rollouts: Rollouts per optimizer step, at least 1. Source: paper, 24.
         learning_rate: AdamW learning rate, above 0. Source: paper, 1e-6 for QueST.
-        final_learning_rate: Where a cosine schedule ends, above 0; the learning rate stays as it is unless given.
+        final_learning_rate: End of the cosine schedule, above 0; if not given, the learning rate is constant.
             Source: authors' code, 9e-7 for QueST.
-        schedule_updates: Updates that the schedule takes, at least 1; afterwards the rate stays. Source: authors'
-            code, 40 for QueST.
-        schedule_every: Updates from one move of the schedule to the next, at least 1. Source: authors' code, 2.
-        clip_low: How far the ratio may fall below 1, above 0 and below 1. Source: paper, 0.2.
-        clip_high: How far the ratio may rise above 1, above 0. Source: paper, 0.2.
+        schedule_updates: Length of the schedule, in updates, at least 1; afterwards the rate is constant. Source:
+            authors' code, 40 for QueST.
+        schedule_every: Updates between two steps of the schedule, at least 1. Source: authors' code, 2.
+        clip_low: Lower clip range of the probability ratio (1 - clip_low), above 0 and below 1. Source: paper, 0.2.
+        clip_high: Upper clip range of the probability ratio (1 + clip_high), above 0. Source: paper, 0.2.
         weight_decay: AdamW weight decay, at least 0. Source: authors' code, 1e-4.
-        max_grad_norm: Gradients are scaled down to this norm, above 0. Source: authors' code, 1.0.
+        max_grad_norm: Gradients are clipped to this norm, above 0. Source: authors' code, 1.0.
     """
 
     num_iterations: int = 20
@@ -95,22 +94,14 @@ class PPO:
         require_at_least("ppo.weight-decay", self.weight_decay, 0.0)
         require_positive("ppo.max-grad-norm", self.max_grad_norm)
 
-    def learning_rate_of(self, update: int) -> float:
-        """The learning rate of an update, counted from 1. Source: authors' code (torch's CosineAnnealingLR)."""
-        if self.final_learning_rate is None:
-            return self.learning_rate
-        moved = (update - 1) // self.schedule_every * self.schedule_every
-        share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, moved / self.schedule_updates)))
-        return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How success rates are measured.
+    """Evaluation of success rates.
 
     Attributes:
         contexts_per_task: Held-out contexts per task, one rollout each, at least 1. Source: paper, 50.
-        batch_size: Episodes that one actor runs side by side, at least 1. Source: ours.
+        batch_size: Episodes per actor that run as one batch, at least 1. Source: ours.
     """
 
     contexts_per_task: int = 50

@@ -1,8 +1,8 @@
-"""Frozen dataclasses to JSON files and back, strictly, and across versions of this package.
+"""Strict serialization of frozen dataclasses to JSON, readable across versions of this package.
 
-Every file states the schema that it was written in. A field that is younger than a file takes the value that the code
-had before there was such a field: `field(default=NEW, metadata={"before": OLD})`. Without it, an older file that lacks
-the field is refused, so whoever adds a field must say what its absence means.
+Every file contains the number of its schema. A field that was added after a file was written takes the value that
+reproduces the earlier behavior: `field(default=NEW, metadata={"before": OLD})`. Without it, older files are refused, so
+whoever adds a field must state what its absence means.
 """
 
 import difflib
@@ -19,19 +19,19 @@ from ript_ray.config.kinds import Kinds
 from ript_ray.errors import CheckpointError, ConfigError
 
 SCHEMA = 2
-"""Of the JSON files that this version writes. 1: had no number, and no kinds of policies and benchmarks."""
+"""Number of the schema that this version writes. Files of schema 1 have neither a number nor kinds."""
 
 BEFORE = "before"
-"""Key in a field's metadata: the field's value in files that are older than the field."""
+"""Key in a field's metadata: the value of the field for files that are older than the field."""
 
 T = TypeVar("T")
 Content = dict[str, Any]
 Upgrades = Mapping[int, Callable[[Content], Content]]
-"""By schema: what turns a file's content into that of the next schema."""
+"""By schema: converts the content of a file to the next schema."""
 
 
 def to_json(value: Any) -> str:
-    """Serialize a dataclass with every field, defaults included, under the schema's number."""
+    """Serialize a dataclass with all fields, defaults included, and the schema's number."""
     content = pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
     return json.dumps({"schema": SCHEMA, **content}, indent=2)
 
@@ -42,12 +42,12 @@ def from_json(path: Path, cls: type[T], what: str, upgrades: Upgrades | None = N
     Args:
         path: The file.
         cls: The dataclass.
-        what: What it describes, for the message.
-        upgrades: For files of earlier schemas, where fields moved.
+        what: What the file describes, for the message.
+        upgrades: Conversions of earlier schemas.
 
     Raises:
-        CheckpointError: The file is missing or not JSON, was written by a newer version, lacks a field, has an unknown
-            one, names an unknown kind, or a value is out of range or of another type.
+        CheckpointError: The file is missing, not JSON or of a newer schema, a field is missing or unknown, a kind is
+            unknown, or a value is out of range or has another type.
     """
     try:
         content = _upgraded(json.loads(path.read_text()), upgrades or {})
@@ -65,7 +65,7 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under their full names: {"ppo": {"clip_low": 0.2}} becomes {"ppo.clip_low": 0.2}."""
+    """Flatten nested settings to dotted names: {"ppo": {"clip_low": 0.2}} becomes {"ppo.clip_low": 0.2}."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -73,7 +73,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _name_kinds(content: Content) -> Content:
-    """Schema 1 knew one benchmark and one policy."""
+    """Schema 1 had a single benchmark and a single policy."""
     kinds = {"benchmark": "metaworld", "policy": "quest", "sft": "quest"}
     tagged = {
         name: {"kind": kind, **content[name]} for name, kind in kinds.items() if isinstance(content.get(name), dict)
@@ -86,14 +86,14 @@ def _upgraded(content: Any, upgrades: Upgrades) -> Content:
         raise ConfigError("it is not a JSON object")
     schema = content.pop("schema", 1)
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-        raise ConfigError(f"it has schema {schema!r}, and this version of ript-ray reads schemas 1 to {SCHEMA}")
+        raise ConfigError(f"it has schema {schema!r}, but this version of ript-ray reads schemas 1 to {SCHEMA}")
     for step in range(schema, SCHEMA):
         content = upgrades[step](content) if step in upgrades else content
     return content
 
 
 def _complete(content: Content, cls: Any, prefix: str) -> list[str]:
-    """Fill in fields that are younger than the file; returns what is missing or unknown."""
+    """Fill in fields that are newer than the file, in place; returns the missing and unknown fields."""
     known = {field.name: field for field in fields(cls)}
     hints = get_type_hints(cls, include_extras=True)
     problems = []
@@ -116,7 +116,7 @@ def _fill(content: Content, field: "Field[Any]") -> bool:
 
 
 def _dataclass_of(hint: Any, value: Any) -> Any:
-    """The dataclass that a JSON object stands for; none where the value is something else."""
+    """The dataclass that a JSON object represents, or None if the value is something else."""
     if not isinstance(value, dict):
         return None
     for candidate in (hint, *get_args(hint)):

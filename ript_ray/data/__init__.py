@@ -1,1 +1,1 @@
-"""What policies learn from: contexts and demonstrations."""
+"""Training data: contexts and demonstrations."""

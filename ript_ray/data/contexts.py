@@ -1,4 +1,4 @@
-"""Contexts: the dataset an experiment draws from, and the endless order it is drawn in.
+"""The context dataset of an experiment: drawn from the seed, or read from files.
 
 Source: RIPT-VLA Algorithm 1, lines 1 and 6.
 """
@@ -14,16 +14,15 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.data.hdf5 import find_file, read_initial_states
 from ript_ray.errors import ConfigError
 from ript_ray.seeding import Purpose, seed_of, text_code
-from ript_ray.storage.atomic import atomic_write
 from ript_ray.types import Context
 
 
 def draw_contexts(
     benchmark: Benchmark, tasks: Sequence[str], *, num_per_task: int, seed: int, purpose: Purpose
 ) -> tuple[Context, ...]:
-    """Contexts of all tasks, task by task.
+    """Draw contexts of all tasks, task by task.
 
-    Different purposes give disjoint sets, the same arguments the same set in every process.
+    Different purposes give disjoint sets; the same arguments give the same set in every process.
 
     Raises:
         ValueError: The benchmark has no such task.
@@ -40,17 +39,17 @@ def draw_contexts(
 
 
 def with_noise(benchmark: Benchmark, contexts: Sequence[Context], *, std_m: float, seed: int) -> tuple[Context, ...]:
-    """The contexts with their objects moved at random, as when scenes are set up by hand.
+    """Return the contexts with randomly perturbed object positions, as when scenes are set up by hand.
 
     Args:
-        benchmark: Where the tasks come from.
-        contexts: What is to be moved.
+        benchmark: The benchmark of the tasks.
+        contexts: The contexts to perturb.
         std_m: Standard deviation along each horizontal axis, in metres, at least 0. Source: RIPT-VLA, appendix A.4
-            (there up to 0.175; 0.025 is how far LIBERO-LONG's own initial states spread).
-        seed: The experiment's.
+            (up to 0.175; 0.025 is the spread of LIBERO-LONG's own initial states).
+        seed: The experiment's seed.
 
     Raises:
-        ConfigError: Some context cannot be moved so.
+        ConfigError: No valid perturbation of a context was found.
     """
     if std_m == 0.0:
         return tuple(contexts)
@@ -65,21 +64,11 @@ def with_noise(benchmark: Benchmark, contexts: Sequence[Context], *, std_m: floa
     return tuple(moved)
 
 
-def write_contexts(path: Path, contexts: Sequence[Context]) -> None:
-    """Write contexts to a JSON file, which `read_contexts` gives back to the last bit.
-
-    Raises:
-        StorageError: The disk does not take it.
-    """
-    rows = [json.dumps({"task": context.task, "initial_state": context.initial_state}) for context in contexts]
-    atomic_write(path, "[\n" + ",\n".join(rows) + "\n]\n")
-
-
 def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num_per_task: int) -> tuple[Context, ...]:
-    """The first contexts of each task from a JSON file: a list of objects with `task` and `initial_state`.
+    """Read the first contexts of each task from a JSON file: a list of objects with `task` and `initial_state`.
 
     Raises:
-        ConfigError: The file is missing or something else, or has too few contexts of a task.
+        ConfigError: The file is missing or invalid, or has too few contexts of a task.
     """
     by_task: dict[str, list[Context]] = {task: [] for task in tasks}
     try:
@@ -89,12 +78,12 @@ def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num
                 by_task[row["task"]].append(Context(row["task"], benchmark.instruction(row["task"]), state))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
-            f"{path} is no file of contexts, a list of objects with task and initial_state: {error!r}"
+            f"{path} is not a valid context file (a list of objects with task and initial_state): {error!r}"
         ) from None
     for task, contexts in by_task.items():
         if len(contexts) < num_per_task:
             raise ConfigError(
-                f"{path} holds {len(contexts)} contexts of {task}, fewer than the {num_per_task} asked for"
+                f"{path} contains {len(contexts)} contexts of {task}, fewer than the {num_per_task} needed"
             )
     return tuple(context for contexts in by_task.values() for context in contexts[:num_per_task])
 
@@ -108,19 +97,19 @@ def collect_contexts(
     noise_m: float,
     seed: int,
 ) -> tuple[Context, ...]:
-    """The training contexts of all tasks, task by task.
+    """Return the training contexts of all tasks, task by task.
 
     Args:
-        benchmark: Where the tasks come from.
+        benchmark: The benchmark of the tasks.
         tasks: The tasks.
-        source: A folder of demonstration files (the first state of each demonstration), a JSON file of contexts,
-            or none: drawn from the seed.
-        num_per_task: The first so many of each task, at least 1.
+        source: A folder of demonstration files (the first state of each demonstration) or a JSON file of contexts;
+            None to draw from the seed.
+        num_per_task: Contexts per task, the first ones of the source, at least 1.
         noise_m: Standard deviation of the noise on initial object positions, in metres, at least 0.
-        seed: The experiment's.
+        seed: The experiment's seed.
 
     Raises:
-        RiptError: The source is missing, damaged, or has too few contexts, or the noise leaves no valid state.
+        RiptError: The source is missing, corrupt, or has too few contexts, or no valid perturbation was found.
     """
     if source is None:
         contexts = draw_contexts(
@@ -138,7 +127,7 @@ def collect_contexts(
 
 
 def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
-    """The contexts an experiment is measured on; training never draws them."""
+    """Return the contexts that an experiment is evaluated on; training never draws them."""
     return draw_contexts(
         experiment.benchmark,
         experiment.tasks,
@@ -149,10 +138,10 @@ def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
 
 
 def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
-    """The context dataset that RIPT draws from.
+    """Return the context dataset of RIPT.
 
     Raises:
-        RiptError: The source of contexts is missing, damaged, or has too few.
+        RiptError: The source of contexts is missing, corrupt, or has too few.
     """
     sampling = experiment.sampling
     return collect_contexts(

@@ -1,4 +1,4 @@
-"""The demonstrations that the supervised stages train on, and those that their error is measured on."""
+"""Datasets of the supervised stages: training and held-out demonstrations, from files or recorded now."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ript_ray.policies.base import PolicyConfig
 from ript_ray.policies.supervised import Windows
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-"""Images of all demonstrations together stay in their files beyond this."""
+"""If the images of all demonstrations exceed this size, they are read from their files on demand."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class SupervisedDataset:
     """Windows of the demonstrations.
 
     Attributes:
-        training: What the stages train on.
-        held_out: What they do not, or none.
+        training: Windows of the training demonstrations.
+        held_out: Windows of the held-out demonstrations, or None.
     """
 
     training: Windows
@@ -38,10 +38,10 @@ class SupervisedDataset:
 
 
 class DemonstrationSource(Protocol):
-    """Where the demonstrations of a task come from."""
+    """Source of the demonstrations of a task."""
 
     def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
-        """Return the demonstrations to train on, and those to hold out."""
+        """Return the training and the held-out demonstrations of a task."""
         ...
 
 
@@ -60,17 +60,18 @@ def load_dataset(
     Args:
         benchmark: The benchmark of the tasks.
         tasks: The tasks.
-        settings: Where demonstrations come from, how many, and which.
-        policy: The sensors that are read, and the length of the chunks.
-        cameras: The cameras that are read: the policy's, or none for stages that see no images.
-        max_steps: When an expert's attempt has failed, in environment steps.
+        settings: Source, number and selection of the demonstrations.
+        policy: Configuration with the sensors to load and the chunk length.
+        cameras: The cameras to load: the policy's, or none for stages that do not read images.
+        max_steps: Length limit of an expert's attempt, in environment steps.
         seed: The experiment's seed.
 
     Raises:
-        RiptError: Files are missing, damaged, or have too few demonstrations, or an expert failed too often.
+        RiptError: Files are missing, corrupt, or have too few demonstrations, or an expert failed too often.
     """
-    action = f"reading from {settings.folder}" if settings.folder else "recording"
-    logger.info("%s: %d demonstration(s) of each of %d tasks", action, settings.num_per_task, len(tasks))
+    num_each = settings.num_per_task + settings.num_held_out
+    source_name = f"reading from {settings.folder}" if settings.folder else "recording"
+    logger.info("%s: %d demonstrations per task, %d tasks", source_name, num_each, len(tasks))
     source: DemonstrationSource
     if settings.folder is None:
         source = _Expert(benchmark.with_cameras(cameras), settings, max_steps, seed)
@@ -90,7 +91,7 @@ def load_dataset(
 
 @dataclass(frozen=True)
 class _Expert:
-    """Scripted experts, recorded now."""
+    """Scripted experts that are recorded now."""
 
     benchmark: Benchmark
     settings: Demonstrations
@@ -117,7 +118,7 @@ class _Files:
         sensors: tuple[str, ...],
         cameras: tuple[str, ...],
     ):
-        """Find and count all demonstrations before any is read."""
+        """Find and count all demonstrations before reading any."""
         self._benchmark = benchmark
         self._settings = settings
         self._names = cameras + sensors
@@ -126,7 +127,7 @@ class _Files:
             for path in self._paths.values():
                 _require_same_rendering(benchmark, path)
         self._counts = {task: count_demonstrations(path) for task, path in self._paths.items()}
-        self._stored = sum(num_bytes for _, num_bytes in self._counts.values()) > MAX_BYTES_IN_MEMORY
+        self._on_demand = sum(num_bytes for _, num_bytes in self._counts.values()) > MAX_BYTES_IN_MEMORY
 
     def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
         """Read the task's file; see `DemonstrationSource`."""
@@ -137,16 +138,16 @@ class _Files:
             instruction=self._benchmark.instruction(task),
             sensors=self._names,
             chosen=chosen + held_out,
-            stored=self._stored,
+            on_demand=self._on_demand,
         )
         return demonstrations[: len(chosen)], demonstrations[len(chosen) :]
 
 
 def _require_same_rendering(benchmark: Benchmark, path: Path) -> None:
-    """Check that the policy will see images like those that it learns from.
+    """Check that the images of a file were rendered with the benchmark's settings.
 
     Raises:
-        ConfigError: The file's images were rendered with other settings.
+        ConfigError: They were not.
     """
     for name, recorded in recorded_rendering(path).items():
         option, expected = name.replace("_", "-"), benchmark.render_settings.get(name)
@@ -156,11 +157,11 @@ def _require_same_rendering(benchmark: Benchmark, path: Path) -> None:
 
 
 def choose(num_available: int, settings: Demonstrations, *, where: Path) -> tuple[list[int], list[int]]:
-    """Choose the demonstrations of a file to train on and to hold out, counted from 0.
+    """Choose the training and the held-out demonstrations of a file, as indices from 0.
 
     Args:
         num_available: Demonstrations in the file.
-        settings: How many of each, and how they are selected.
+        settings: Number of each, and the selection.
         where: The file, for the message.
 
     Raises:
@@ -169,8 +170,8 @@ def choose(num_available: int, settings: Demonstrations, *, where: Path) -> tupl
     num_needed = settings.num_per_task + settings.num_held_out
     if num_available < num_needed:
         raise ConfigError(
-            f"{where} holds {num_available} demonstrations, fewer than demos.num-per-task {settings.num_per_task} and "
-            f"demos.num-held-out {settings.num_held_out} together"
+            f"{where} contains {num_available} demonstrations, fewer than demos.num-per-task {settings.num_per_task} "
+            f"and demos.num-held-out {settings.num_held_out} together"
         )
     chosen = list(range(settings.num_per_task))
     if settings.selection == "spread":

@@ -1,4 +1,4 @@
-"""Demonstrations, and the scripted experts that give them."""
+"""Demonstrations, and scripted experts that perform them."""
 
 import itertools
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from ript_ray.types import Arrays
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode of an expert; a successful one, unless failures were kept on purpose.
+    """One episode of an expert: a success, unless failures were kept on purpose.
 
     Attributes:
-        instruction: The task in words.
-        observations: T rows per sensor: what the expert saw before each action.
-        actions_TA: The actions it took, float32 in [-1, 1].
+        instruction: The language instruction.
+        observations: T rows per sensor: the observation before each action.
+        actions_TA: The actions, float32 in [-1, 1].
     """
 
     instruction: str
@@ -32,13 +32,13 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class ExpertEpisode:
-    """One attempt of an expert, as it went.
+    """The result of one attempt of an expert.
 
     Attributes:
-        initial_state: Where it began, in the benchmark's own form.
-        observations: T rows per sensor: what was seen before each action; T + 1 where the end was wanted, too.
-        actions_TA: The actions taken, noise included, float32 in [-1, 1].
-        success: Whether the last of them solved the task.
+        initial_state: Initial state, in the benchmark's own format.
+        observations: T rows per sensor: the observation before each action; T + 1 rows if the final one is included.
+        actions_TA: The executed actions, noise included, float32 in [-1, 1].
+        success: Whether the last action solved the task.
     """
 
     initial_state: NDArray[np.float64]
@@ -49,14 +49,14 @@ class ExpertEpisode:
 
 @dataclass(frozen=True)
 class Attempt:
-    """All that an attempt depends on: the same attempt is the same episode, bit for bit, in every process.
+    """All inputs of an attempt: equal attempts give the same episode, bit for bit, in every process.
 
     Attributes:
         task: The task.
-        index: Its number, from 0: the attempts of a task are numbered through.
+        index: Number of the attempt at this task, from 0.
         action_noise: See `Demonstrations`.
-        max_steps: When it is given up, in environment steps.
-        seed: The experiment's, or the data set's.
+        max_steps: Length limit, in environment steps.
+        seed: Seed of the experiment or of the dataset.
     """
 
     task: str
@@ -67,7 +67,7 @@ class Attempt:
 
 
 class FailureLimit:
-    """Gives up on a task whose expert keeps failing."""
+    """Limit on consecutive failures of a task's expert."""
 
     def __init__(self, task: str, *, max_attempts: int, max_steps: int):
         self._task = task
@@ -76,7 +76,7 @@ class FailureLimit:
         self._streak = 0
 
     def count(self, success: bool) -> None:
-        """Count an attempt.
+        """Record the outcome of an attempt.
 
         Raises:
             RiptError: `max_attempts` in a row have failed.
@@ -92,10 +92,10 @@ class FailureLimit:
 def record_demonstrations(
     benchmark: Benchmark, task: str, *, settings: Demonstrations, max_steps: int, seed: int
 ) -> list[Demonstration]:
-    """Record as many successes of a task as are needed to train on and to hold out.
+    """Record the successes of a task that are needed for training and as held-out demonstrations.
 
     Raises:
-        RiptError: The expert failed `settings.max_attempts` times in a row, or there is none.
+        RiptError: There is no expert, or it failed `settings.max_attempts` times in a row.
     """
     environment = benchmark.make(task)
     limit = FailureLimit(task, max_attempts=settings.max_attempts, max_steps=max_steps)
@@ -114,20 +114,21 @@ def record_demonstrations(
 def run_expert(
     benchmark: Benchmark, environment: Environment, attempt: Attempt, *, include_final: bool = False
 ) -> ExpertEpisode:
-    """Let the expert try, in an environment of the attempt's task.
+    """Run one attempt of the scripted expert.
 
     Args:
-        benchmark: Where the task comes from.
-        environment: One of this task's.
-        attempt: What to do.
-        include_final: Whether the observation after the last action is wanted, too.
+        benchmark: The benchmark of the task.
+        environment: An environment of the task.
+        attempt: The attempt.
+        include_final: Whether to include the observation after the last action.
 
     Raises:
         RiptError: The environment has no scripted expert.
     """
     if not isinstance(environment, ScriptedExpert):
         raise RiptError(
-            f"{benchmark.spec.name} has no scripted expert for {attempt.task}: name files with demos.folder"
+            f"{benchmark.spec.name} has no scripted expert for {attempt.task}: demonstrations cannot be recorded, only "
+            "read from files (demos.folder)"
         )
     context_seed = seed_of(attempt.seed, Purpose.DEMONSTRATION_CONTEXTS, attempt.index)
     initial_state = benchmark.draw_initial_state(attempt.task, context_seed)
@@ -146,12 +147,12 @@ def run_expert(
         success = environment.step(actions[-1])
     if include_final:
         observations.append(environment.observe())
-    stacked = {name: np.stack([seen[name] for seen in observations]) for name in observations[0]}
+    stacked = {name: np.stack([observation[name] for observation in observations]) for name in observations[0]}
     return ExpertEpisode(initial_state, stacked, np.stack(actions), success)
 
 
 def demonstration_of(instruction: str, episode: ExpertEpisode) -> Demonstration:
-    """What the supervised stages train on: an observation per action."""
+    """Return an episode as a demonstration: one observation per action."""
     num_actions = len(episode.actions_TA)
     observations = {name: rows[:num_actions] for name, rows in episode.observations.items()}
     return Demonstration(instruction, observations, episode.actions_TA)

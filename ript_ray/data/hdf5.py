@@ -1,15 +1,15 @@
 """Demonstrations in HDF5 files, one per task, in the layout that QueST's and LIBERO's loaders read.
 
-    data                        total, env_args; recipe, versions (what this file was recorded with)
+    data                        total, env_args; recipe, versions (how this file was recorded)
       demo_0                    num_samples, attempt
         actions                 (T, A) float32
-        obs/<sensor>            (T + 1, ...), what was seen before each action and at the end
-        states                  (1, D) float64, the initial state; LIBERO's files hold T rows, QueST's none
-        reward, success         (T,) float32, 1 where the task was solved
+        obs/<sensor>            (T + 1, ...), the observation before each action and the final one
+        states                  (1, D) float64, the initial state; LIBERO's files have T rows, QueST's none
+        reward, success         (T,) float32, 1 where the task is solved
         terminated, truncated   (T,) bool
 
-Pictures are compressed (gzip, one frame per chunk), which readers do not notice. A file gets its name when it is
-complete: what lies under a final name is whole.
+Images are compressed (gzip, one frame per chunk), transparently to readers. A file is renamed to its final name when it
+is complete, so files under final names are never partial.
 """
 
 import contextlib
@@ -32,26 +32,26 @@ from ript_ray.storage.atomic import fsync_path, os_errors_as_storage_error
 SUFFIX = ".hdf5"
 
 NAMES_IN_FILES = {"state": "obs_gt"}
-"""Sensors that the layout calls otherwise than the benchmark does."""
+"""Sensors whose names in the files differ from the benchmark's."""
 
 Recipe = dict[str, Any]
-"""What the content of a file depends on, as JSON."""
+"""All settings that determine the content of a file, as JSON."""
 
 
 class DemonstrationWriter:
-    """Writes the demonstrations of one task, episode by episode; ends with `finish` or `discard`."""
+    """Writes the demonstrations of one task; must end with `finish` or `discard`."""
 
     def __init__(self, path: Path, task: str, *, recipe: Recipe, versions: dict[str, str]):
-        """Begin under a temporary name.
+        """Open the file under a temporary name.
 
         Args:
-            path: The file's final name; what is there is replaced at the end.
+            path: Final name of the file; an existing file is replaced at the end.
             task: The task.
-            recipe: What the content depends on.
-            versions: What it is recorded with.
+            recipe: The settings that determine the content.
+            versions: Versions of the packages it is recorded with.
 
         Raises:
-            StorageError: The disk does not take it, or another process is writing it.
+            StorageError: The file cannot be written, or another process is writing it.
         """
         self._path = path
         self._unfinished = path.with_name(f".{path.name}.unfinished")
@@ -69,10 +69,10 @@ class DemonstrationWriter:
             )
 
     def finish(self) -> None:
-        """Give the file its name.
+        """Flush the file and rename it to its final name.
 
         Raises:
-            StorageError: The disk does not take it.
+            StorageError: The file cannot be written.
         """
         with os_errors_as_storage_error(self._path):
             self._file.close()
@@ -81,8 +81,8 @@ class DemonstrationWriter:
             fsync_path(self._path.parent)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
-        with contextlib.suppress(OSError, RuntimeError):  # what does not close any more is deleted all the same
+        """Delete the unfinished file."""
+        with contextlib.suppress(OSError, RuntimeError):  # deleted even if it cannot be closed
             self._file.close()
         self._unfinished.unlink(missing_ok=True)
 
@@ -90,7 +90,7 @@ class DemonstrationWriter:
         """Append an episode.
 
         Raises:
-            StorageError: The disk does not take it.
+            StorageError: The file cannot be written.
         """
         num_actions = len(episode.actions_TA)
         at_end = np.arange(num_actions) == num_actions - 1
@@ -111,7 +111,7 @@ class DemonstrationWriter:
 
 
 def find_file(folder: Path, task: str) -> Path:
-    """The one demonstration file of a task in a folder or below it.
+    """Find the demonstration file of a task in a folder or its subfolders.
 
     Raises:
         RiptError: There is none, or there are several.
@@ -120,33 +120,33 @@ def find_file(folder: Path, task: str) -> Path:
     if not found:
         there = sorted({path.stem for path in folder.rglob(f"*{SUFFIX}")})
         raise RiptError(
-            f"{folder} holds no demonstrations of {task}: no file {task}{SUFFIX} "
-            + (f"(there are {', '.join(there)})" if there else "(there are none of any task)")
+            f"{folder} has no demonstrations of {task}: no file {task}{SUFFIX} "
+            + (f"(there are files of {', '.join(there)})" if there else "(there are none of any task)")
         )
     if len(found) > 1:
-        raise RiptError(f"{folder} holds several files for {task}: {', '.join(map(str, found))}")
+        raise RiptError(f"{folder} has several files for {task}: {', '.join(map(str, found))}")
     return found[0]
 
 
 def read_recipe(path: Path) -> Recipe:
-    """What a file of ours was recorded with.
+    """Read the settings that a file was recorded with.
 
     Raises:
-        RiptError: It is damaged or foreign.
+        RiptError: The file is corrupt, or was not recorded by ript-ray.
     """
     with _reading(path) as data:
         if "recipe" not in data.attrs:
-            raise RiptError(f"{path} was not recorded by ript-ray: it says nothing of how it was made")
+            raise RiptError(f"{path} was not recorded by ript-ray: it has no recipe")
         recipe: Recipe = json.loads(data.attrs["recipe"])
-        recipe.get("benchmark", {}).setdefault("kind", "metaworld")  # older files know no other
+        recipe.get("benchmark", {}).setdefault("kind", "metaworld")  # older files are all MetaWorld's
         return recipe
 
 
 def recorded_rendering(path: Path) -> dict[str, Any]:
-    """How the pictures of a file of ours look: `image_size` and `rendering`; nothing is known of others'.
+    """Read the render settings of a file: `image_size` and `rendering`; empty if ript-ray did not record it.
 
     Raises:
-        RiptError: The file is damaged.
+        RiptError: The file is corrupt.
     """
     with _reading(path) as data:
         benchmark = json.loads(data.attrs["recipe"])["benchmark"] if "recipe" in data.attrs else {}
@@ -154,19 +154,24 @@ def recorded_rendering(path: Path) -> dict[str, Any]:
 
 
 def read_demonstrations(
-    path: Path, *, instruction: str, sensors: Sequence[str], chosen: Sequence[int] | None = None, stored: bool = False
+    path: Path,
+    *,
+    instruction: str,
+    sensors: Sequence[str],
+    chosen: Sequence[int] | None = None,
+    on_demand: bool = False,
 ) -> tuple[Demonstration, ...]:
-    """Demonstrations for the supervised stages.
+    """Read demonstrations for the supervised stages.
 
     Args:
-        path: A file of ours or of QueST's.
-        instruction: The task in words.
-        sensors: Sensors and cameras to read; nothing else is.
-        chosen: Which of them, counted from 0 in the order they were recorded in; all unless given.
-        stored: Leave pictures in the file, to be read when they are asked for.
+        path: A file recorded by ript-ray or by QueST's authors.
+        instruction: The language instruction of the task.
+        sensors: Sensors and cameras to read.
+        chosen: Indices of the demonstrations, in the order of recording; all if not given.
+        on_demand: Leave images in the file and read them when they are indexed.
 
     Raises:
-        RiptError: The file is damaged, foreign, or holds too few demonstrations or another sensor.
+        RiptError: The file is corrupt or of another format, has too few demonstrations, or lacks a sensor.
     """
     with _reading(path) as data:
         groups = _demos(data, path, None if chosen is None else max(chosen) + 1)
@@ -176,7 +181,7 @@ def read_demonstrations(
             observations: dict[str, Rows] = {}
             for name in sensors:
                 within = f"obs/{NAMES_IN_FILES.get(name, name)}"
-                if stored and within in group and group[within].dtype == np.uint8:
+                if on_demand and within in group and group[within].dtype == np.uint8:
                     observations[name] = StoredRows(path, f"{group.name}/{within}", len(actions_TA))
                 else:
                     observations[name] = _rows(group, path, within, end=len(actions_TA))
@@ -186,12 +191,12 @@ def read_demonstrations(
 
 @dataclass(frozen=True)
 class StoredRows:
-    """What one sensor saw in one demonstration, read from its file row by row.
+    """Observations of one sensor in one demonstration, read from the file row by row.
 
     Attributes:
         path: The file.
-        name: The array in it.
-        num_rows: Its rows, but for what lies behind the last action.
+        name: Name of the array in the file.
+        num_rows: Number of rows, without the final observation.
     """
 
     path: Path
@@ -202,16 +207,16 @@ class StoredRows:
         return self.num_rows
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-        """The rows asked for, in that order.
+        """Read the given rows, in their order.
 
         Raises:
-            RiptError: The file is damaged.
+            RiptError: The file is corrupt.
         """
         try:
             array = _open_file(self.path)[self.name]
             return np.stack([array[row] for row in rows])
         except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise RiptError(f"{self.path} is damaged or no HDF5 file: {error}") from error
+            raise RiptError(f"{self.path} is corrupt or not an HDF5 file: {error}") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -220,32 +225,32 @@ def _open_file(path: Path) -> h5py.File:
 
 
 def count_demonstrations(path: Path) -> tuple[int, int]:
-    """How many demonstrations a file holds, and how many bytes all their pictures take in memory.
+    """Return the number of demonstrations in a file, and the size of their images in memory, in bytes.
 
     Raises:
-        RiptError: The file is damaged or foreign.
+        RiptError: The file is corrupt or of another format.
     """
     with _reading(path) as data:
         groups = _demos(data, path, None)
-        pictures = [array for group in groups for array in group.get("obs", {}).values() if array.dtype == np.uint8]
-        return len(groups), sum(array.size for array in pictures)
+        images = [array for group in groups for array in group.get("obs", {}).values() if array.dtype == np.uint8]
+        return len(groups), sum(array.size for array in images)
 
 
 def read_initial_states(path: Path, num_states: int | None = None) -> tuple[NDArray[np.float64], ...]:
-    """The first state of each demonstration, in the order they were recorded in; of LIBERO's files, too.
+    """Read the first state of each demonstration, in the order of recording; LIBERO's files are supported.
 
     Args:
         path: The file.
-        num_states: Of the first so many demonstrations; of all unless given.
+        num_states: Number of demonstrations, the first ones; all if not given.
 
     Raises:
-        RiptError: The file is damaged, foreign, or holds too few demonstrations or no states.
+        RiptError: The file is corrupt or of another format, has too few demonstrations, or no states.
     """
     with _reading(path) as data:
         states = []
         for group in _demos(data, path, num_states):
             if "states" not in group or group["states"].shape[0] == 0:
-                raise RiptError(f"{path}: {group.name} holds no states, so contexts cannot be drawn from it")
+                raise RiptError(f"{path}: {group.name} has no states, so contexts cannot be drawn from it")
             states.append(np.array(group["states"][0], dtype=np.float64))
         return tuple(states)
 
@@ -253,27 +258,27 @@ def read_initial_states(path: Path, num_states: int | None = None) -> tuple[NDAr
 def _demos(data: h5py.Group, path: Path, num_wanted: int | None) -> list[h5py.Group]:
     names = sorted((name for name in data if name.startswith("demo_")), key=lambda name: int(name[5:]))
     if num_wanted is not None and len(names) < num_wanted:
-        raise RiptError(f"{path} holds {len(names)} demonstrations, fewer than the {num_wanted} asked for")
+        raise RiptError(f"{path} contains {len(names)} demonstrations, fewer than the {num_wanted} needed")
     return [data[name] for name in names[:num_wanted]]
 
 
 def _rows(group: h5py.Group, path: Path, name: str, end: int | None = None) -> NDArray[Any]:
     if name not in group:
         there = ", ".join(sorted(group.get("obs", ())))
-        raise RiptError(f"{path}: {group.name} holds no {name}; its observations are {there}")
+        raise RiptError(f"{path}: {group.name} has no {name}; its observations are {there}")
     rows: NDArray[Any] = group[name][:end]
     return rows
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[h5py.Group]:
-    """The group `data` of a file; what the library raises within says what is wrong with the file."""
+    """Open the group `data` of a file; errors of the HDF5 library become RiptErrors that name the file."""
     if not path.is_file():
         raise RiptError(f"there is no demonstration file {path}")
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("data"), h5py.Group):
-                raise RiptError(f"{path} is no demonstration file: it has no group 'data'")
+                raise RiptError(f"{path} is not a demonstration file: it has no group 'data'")
             yield file["data"]
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise RiptError(f"{path} is damaged or no HDF5 file: {error}") from error
+        raise RiptError(f"{path} is corrupt or not an HDF5 file: {error}") from error

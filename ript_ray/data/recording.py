@@ -1,8 +1,8 @@
-"""Scripted experts into demonstration files: many attempts at once, the same files however many.
+"""Parallel recording of scripted experts into demonstration files, which do not depend on the number of workers.
 
-The attempts of a task are numbered, and a file holds the first so many that succeeded. An attempt is begun only if
-the file lacks demonstrations even should all that are under way succeed: so none is wasted, and those that are begun
-are the ones that would be made one after the other.
+The attempts of a task are numbered, and a file contains the first successful ones. An attempt starts only if the file
+would be incomplete even if all pending attempts succeeded: none is wasted, and the attempts are the same as in serial
+recording.
 """
 
 import functools
@@ -26,24 +26,24 @@ from ript_ray.runtime.task_pool import TaskPool, open_task_pool
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Counts changes of what a file holds."""
+"""Version of the content of a file."""
 
 MAX_ENVIRONMENTS = 2
-"""Environments that a process keeps: one, and another where a task ends and the next begins."""
+"""Environments cached per process: two, because a worker switches between tasks as one ends and the next begins."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to record of each task.
+    """Settings of a recording.
 
     Attributes:
-        benchmark: Where the tasks come from, and what is seen of them.
+        benchmark: The benchmark, with the cameras and render settings of the observations.
         num_episodes: Demonstrations per task, at least 1.
         action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1].
-        keep_failures: Whether episodes that fail count as well.
-        max_steps: When an attempt has failed, in environment steps.
-        max_attempts: Give up on a task after this many failures in a row, at least 1.
-        seed: All of the randomness.
+        keep_failures: Whether failed episodes count as demonstrations.
+        max_steps: Length limit of an attempt, in environment steps.
+        max_attempts: Consecutive failures after which a task is given up, at least 1.
+        seed: Seed of all randomness.
     """
 
     benchmark: Benchmark
@@ -62,23 +62,23 @@ class Plan:
         require_between("seed", self.seed, 0, 2**31 - 1)
 
     def recipe_of(self, task: str) -> Recipe:
-        """What the content of a task's file depends on."""
-        settings = json.loads(json.dumps(asdict(self)))  # as it will be read back: lists for tuples
-        del settings["max_attempts"]  # decides whether there is a file, not what is in it
+        """Return the settings that determine the content of a task's file."""
+        settings = json.loads(json.dumps(asdict(self)))  # as it is read back: lists for tuples
+        del settings["max_attempts"]  # does not affect the content
         return {"format": FORMAT, "task": task, **settings}
 
 
 def record_files(plan: Plan, paths: dict[str, Path], cluster: Cluster) -> None:
-    """Record what is not there yet.
+    """Record the files that do not exist yet.
 
     Args:
         plan: What to record.
-        paths: Where the file of each task goes.
+        paths: Path of each task's file.
         cluster: Where it runs.
 
     Raises:
-        RiptError: A file was recorded differently or is damaged, or an expert failed too often; files that are
-            complete stay.
+        RiptError: An existing file was recorded with other settings or is corrupt, or an expert failed too often;
+            complete files are kept.
     """
     missing = [task for task, path in paths.items() if not _is_complete(plan, task, path)]
     if len(missing) < len(paths):
@@ -93,7 +93,7 @@ def record_files(plan: Plan, paths: dict[str, Path], cluster: Cluster) -> None:
                 _keep_busy(workers, active, waiting, lambda task: _TaskFile(plan, task, paths[task]))
                 attempt, episode = workers.next_done()
                 file = active[attempt.task]
-                file.take(attempt, episode)
+                file.add(attempt, episode)
                 if file.is_complete:
                     del active[attempt.task]
                     logger.info(file.finish())
@@ -103,11 +103,11 @@ def record_files(plan: Plan, paths: dict[str, Path], cluster: Cluster) -> None:
 
 
 def attempt_expert(benchmark: Benchmark, attempt: Attempt) -> ExpertEpisode:
-    """Make an attempt in this process, which keeps its environments from one to the next."""
+    """Run an attempt in this process; environments are cached between attempts."""
     try:
         return run_expert(benchmark, _environment(benchmark, attempt.task), attempt, include_final=True)
     except Exception:
-        _environment.cache_clear()  # whatever state it is in, the next attempt builds it anew
+        _environment.cache_clear()  # its state is unknown: the next attempt builds a new one
         raise
 
 
@@ -123,12 +123,12 @@ def _is_complete(plan: Plan, task: str, path: Path) -> bool:
     differing = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
     if differing:
         difference = "; ".join(f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in differing)
-        raise RiptError(f"{path} was recorded differently ({difference}): move it away, or record elsewhere")
+        raise RiptError(f"{path} was recorded with other settings ({difference}): move it away, or record elsewhere")
     return True
 
 
 class _TaskFile:
-    """One task's file and the attempts at it."""
+    """The file of one task and its attempts."""
 
     def __init__(self, plan: Plan, task: str, path: Path):
         self._plan = plan
@@ -137,43 +137,43 @@ class _TaskFile:
         packages = (*plan.benchmark.packages, "numpy", "ript-ray")
         versions = {name: importlib.metadata.version(name) for name in packages}
         self._writer = DemonstrationWriter(path, task, recipe=plan.recipe_of(task), versions=versions)
-        self._num_begun = 0
+        self._num_started = 0
         self._num_pending = 0
         self._num_good = 0
         self._next_index = 0
         self._limit = FailureLimit(task, max_attempts=plan.max_attempts, max_steps=plan.max_steps)
-        self._arrived: dict[int, ExpertEpisode] = {}
+        self._episodes: dict[int, ExpertEpisode] = {}
 
     @property
     def lacks_attempts(self) -> bool:
-        """Whether it would be incomplete even if all attempts under way succeeded."""
+        """Whether the file would be incomplete even if all pending attempts succeeded."""
         return self._num_good + self._num_pending < self._plan.num_episodes
 
     @property
     def is_complete(self) -> bool:
         return self._num_good == self._plan.num_episodes and not self._num_pending
 
-    def begin(self) -> Attempt:
-        """The next attempt."""
+    def start(self) -> Attempt:
+        """Start the next attempt."""
         plan = self._plan
-        attempt = Attempt(self._task, self._num_begun, plan.action_noise, plan.max_steps, plan.seed)
-        self._num_begun += 1
+        attempt = Attempt(self._task, self._num_started, plan.action_noise, plan.max_steps, plan.seed)
+        self._num_started += 1
         self._num_pending += 1
         return attempt
 
-    def take(self, attempt: Attempt, episode: ExpertEpisode) -> None:
-        """Note an attempt that was made; write what is next in order."""
+    def add(self, attempt: Attempt, episode: ExpertEpisode) -> None:
+        """Add the result of an attempt; results are written in the order of the attempts."""
         self._num_pending -= 1
         self._num_good += self._is_good(episode)
-        self._arrived[attempt.index] = episode
-        while self._next_index in self._arrived:
-            self._write(self._arrived.pop(self._next_index))
+        self._episodes[attempt.index] = episode
+        while self._next_index in self._episodes:
+            self._write(self._episodes.pop(self._next_index))
             self._next_index += 1
 
     def finish(self) -> str:
-        """Give the file its name, and say what it holds."""
+        """Complete the file; returns its summary for the log."""
         self._writer.finish()
-        return f"{self._path}: {self._num_good} demonstrations of {self._num_begun} attempts"
+        return f"{self._path}: {self._num_good} demonstrations of {self._num_started} attempts"
 
     def discard(self) -> None:
         self._writer.discard()
@@ -194,7 +194,7 @@ def _keep_busy(
     waiting: deque[str],
     open_file: Callable[[str], _TaskFile],
 ) -> None:
-    """Begin as many attempts as can be worked on; a further task only where those begun have enough."""
+    """Start an attempt per free worker; a new task starts only when the active ones need no more attempts."""
     for _ in range(workers.num_free):
         lacking = [file for file in active.values() if file.lacks_attempts]
         if not lacking:
@@ -202,19 +202,19 @@ def _keep_busy(
                 return
             task = waiting.popleft()
             lacking = [active.setdefault(task, open_file(task))]
-        workers.submit(lacking[0].begin())
+        workers.submit(lacking[0].start())
 
 
 def files_of(benchmark: Benchmark, folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Return where the file of each task belongs: where the benchmark's other loaders look for it.
+    """Return the path of each task's file, as the benchmark's own loaders expect it.
 
     Args:
         benchmark: The benchmark of the tasks.
-        folder: The folder of the data of all benchmarks.
-        names: Tasks, or the benchmark's names for sets of tasks.
+        folder: Root folder of the data of all benchmarks.
+        names: Names of tasks or of the benchmark's task sets.
 
     Raises:
-        ConfigError: There is no such task, or none is named.
+        ConfigError: A task is unknown, or none is given.
     """
     sets = benchmark.task_sets
     tasks = [task for name in names for task in sets.get(name, (name,))]

@@ -1,4 +1,4 @@
-"""Demonstrations -> training windows."""
+"""Conversion of demonstrations to training windows."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """Image augmentation for supervised training: color jitter, then a random shift.
 
-Source: QueST (Mete et al. 2024), the authors' code: one draw of jitter for most images of a batch, then every image
-shifts by a few pixels. torchvision has both, but no build of it fits every build of torch.
+Source: QueST (Mete et al. 2024), the authors' code: one draw of jitter for most images of a batch, then a shift of
+every image by a few pixels. torchvision has both, but its builds do not fit every build of torch.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from ript_ray.policies.supervised import Augmentation
 
 GREY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in the brightness of an image. Source: ITU-R BT.601."""
+"""Luma weights of red, green and blue. Source: ITU-R BT.601."""
 
 
 def augment(images_BHWC: torch.Tensor, generator: np.random.Generator, settings: Augmentation) -> torch.Tensor:
-    """Change the colors of some images, then shift all of them.
+    """Jitter the colors of some images, then shift all of them.
 
     Args:
-        images_BHWC: uint8; not changed.
+        images_BHWC: uint8; not modified.
         generator: The only source of randomness.
-        settings: Range and probability of the changes.
+        settings: Ranges and probability.
 
     Returns:
         uint8 images of the same shape.
@@ -35,7 +35,7 @@ def augment(images_BHWC: torch.Tensor, generator: np.random.Generator, settings:
 
 
 def _recolor(x: torch.Tensor, generator: np.random.Generator, color: float) -> torch.Tensor:
-    """Brightness, contrast, saturation and hue by one draw each, in a random order; (B, 3, H, W) in [0, 1]."""
+    """Change brightness, contrast, saturation and hue in a random order; (B, 3, H, W) in [0, 1]."""
     brightness, contrast, saturation = generator.uniform(1.0 - color, 1.0 + color, size=3).tolist()
     hue = float(generator.uniform(-color, color))
     for change in generator.permutation(4):
@@ -59,7 +59,7 @@ def _grey(x: torch.Tensor) -> torch.Tensor:
 
 
 def turn_hue(x: torch.Tensor, turn: float) -> torch.Tensor:
-    """Turn the hue by a share of the full circle, through hue, saturation and value; (B, 3, H, W) in [0, 1].
+    """Rotate the hue by a fraction of the full circle in HSV space; (B, 3, H, W) in [0, 1].
 
     Source: Smith 1978, as in the standard library's `colorsys`.
     """
@@ -84,6 +84,6 @@ def _shift(x: torch.Tensor, generator: np.random.Generator, shift: int) -> torch
     corners = torch.from_numpy(generator.integers(0, 2 * shift + 1, size=(len(x), 2)))
     rows = (corners[:, :1] + torch.arange(height)).to(x.device)[:, None, :, None]
     columns = (corners[:, 1:] + torch.arange(width)).to(x.device)[:, None, None, :]
-    pictures = torch.arange(len(x), device=x.device)[:, None, None, None]
+    images = torch.arange(len(x), device=x.device)[:, None, None, None]
     channels = torch.arange(3, device=x.device)[None, :, None, None]
-    return padded[pictures, channels, rows, columns]
+    return padded[images, channels, rows, columns]

@@ -1,7 +1,7 @@
-"""The policy contract: what a policy must offer to be trained here, and what its configuration must.
+"""Interfaces of policies and of their configurations.
 
-It fits tokenized policies (a decision is U tokens) and continuous chunk policies (a decision is a chunk of actions
-scored per chunk step) alike, and says nothing of losses or Ray.
+They fit tokenized policies (a decision is U tokens) and continuous chunk policies (a decision is a chunk of actions,
+scored per chunk step), and are independent of losses and of Ray.
 """
 
 from abc import ABC, abstractmethod
@@ -18,18 +18,18 @@ from ript_ray.policies.supervised import NoSFT, SFTConfig
 from ript_ray.types import Arrays
 
 if TYPE_CHECKING:
-    import torch  # configurations must be readable without it
+    import torch  # configurations must be readable without importing it
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """The answer to one query for a batch of rollouts.
+    """The output of one policy query for a batch of rollouts.
 
     Attributes:
         actions_BCA: The actions to execute, float32, each entry in [-1, 1].
-        record: What `log_probs` needs to score these decisions again, B rows per array.
-        log_probs_BU: Log-probability of each scored unit under the policy that acted, float32.
-        valid_BU: Which units the learner may count, bool.
+        record: What `log_probs` needs to rescore these decisions, B rows per array.
+        log_probs_BU: Log-probability of each scored unit under the sampling policy, float32.
+        valid_BU: Mask of the units that count in the loss, bool.
     """
 
     actions_BCA: NDArray[np.float32]
@@ -47,24 +47,24 @@ class Policy(Protocol):
         instructions: Sequence[str],
         generators: Sequence[np.random.Generator],
     ) -> Decisions:
-        """Decide for B rollouts at once, without gradients.
+        """Sample the actions of B rollouts, without gradients.
 
         Args:
             observations: B rows per array.
             instructions: One per row.
-            generators: One per row; row b draws from `generators[b]` alone, so that a rollout's randomness does not
-                depend on its neighbours.
+            generators: One per row; row b draws from `generators[b]` only, so that the randomness of a rollout does
+                not depend on its batch.
         """
         ...
 
     def log_probs(self, record: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
-        """Return log-probabilities (N, U) of recorded decisions under the current parameters, with gradients."""
+        """Return the log-probabilities (N, U) of recorded decisions under the current parameters, with gradients."""
         ...
 
     def trainable(self) -> "dict[str, torch.nn.Parameter]":
         """Return the parameters that post-training changes, by name, in a fixed order.
 
-        Each name is a key of `state_arrays`.
+        Their names are keys of `state_arrays`.
         """
         ...
 
@@ -72,7 +72,7 @@ class Policy(Protocol):
         """Return copies of all arrays that `PolicyConfig.build` does not recreate.
 
         A policy trained from scratch returns every parameter and buffer; one that fine-tunes a large base model
-        returns what changed, and its configuration names the base.
+        returns only what training changes, and its configuration names the base model.
         """
         ...
 
@@ -86,18 +86,18 @@ class Policy(Protocol):
 
 
 class PolicyConfig(ABC):
-    """The configuration of a policy: a frozen dataclass with a field `kind`. It builds what it describes.
+    """Base class of policy configurations: frozen dataclasses with a field `kind` that build what they describe.
 
-    Nothing here may import a model library before `build`: configuration files and `--help` read this class, too.
+    They must not import a model library before `build`: configuration files and `--help` use these classes, too.
 
     Attributes:
         kind: The policy's name in configuration files and on the command line.
         cameras: Cameras of the benchmark that the policy reads.
         sensors: Low-dimensional sensors of the benchmark that the policy reads.
         chunk_length: Actions predicted per query, in environment steps.
-        sft_type: Settings of its supervised stages.
-        semantic_fields: Fields that change what weights mean, though not always their shapes: weights are taken over
-            only by a configuration that agrees in them.
+        sft_type: Class of the settings of its supervised stages.
+        semantic_fields: Fields that change the meaning of weights, though not always their shapes: an experiment
+            starts only from weights whose configuration agrees in them.
     """
 
     kind: str
@@ -112,7 +112,7 @@ class PolicyConfig(ABC):
         """Build the policy with random weights from torch's global generator, ready to act.
 
         Args:
-            spec: The environments that it will act in; it has the cameras and sensors that the policy reads.
+            spec: The environments that the policy acts in, with the cameras and sensors that it reads.
         """
 
     def card(self, spec: EnvironmentSpec, arrays: Arrays) -> dict[str, str]:
@@ -120,9 +120,9 @@ class PolicyConfig(ABC):
         return {"policy": self.kind}
 
     def base_sha256(self) -> str | None:
-        """Return the SHA-256 of what `build` loads from elsewhere, such as a base model; none if it loads nothing.
+        """Return the SHA-256 of the base model that `build` loads, or None if it loads nothing.
 
-        Checkpoints hold it, so that weights are never combined with another base.
+        Checkpoints contain it, so that weights are never combined with another base model.
         """
         return None
 
@@ -131,9 +131,7 @@ class PolicyConfig(ABC):
         return self.build(spec).state_arrays()
 
     def check_arrays(self, spec: EnvironmentSpec, arrays: Arrays) -> None:
-        """Check that `state_arrays` of an earlier policy fit this configuration.
-
-        Override it where building the policy is expensive.
+        """Check that saved `state_arrays` fit this configuration; override it where building the policy is expensive.
 
         Raises:
             CheckpointError: They do not; all differences are listed.
@@ -141,15 +139,15 @@ class PolicyConfig(ABC):
         self.build(spec).load_state_arrays(arrays)
 
     def require_fit(self, spec: EnvironmentSpec) -> None:
-        """Check that a benchmark offers what the policy reads.
+        """Check that a benchmark has the cameras and sensors that the policy reads.
 
         Raises:
             ConfigError: A camera or sensor is missing.
         """
-        for what, names, offered in (
+        for what, names, available in (
             ("sensor", self.sensors, [*spec.state_dims]),
             ("camera", self.cameras, [*spec.image_shapes]),
         ):
             for name in names:
-                known = ", ".join(offered) or "none"
-                require(name in offered, f"policy.{what}s: {spec.name} has no {what} {name!r}; it has {known}")
+                known = ", ".join(available) or "none"
+                require(name in available, f"policy.{what}s: {spec.name} has no {what} {name!r}; it has {known}")

@@ -1,4 +1,4 @@
-"""Learned vectors, told apart from the weight matrices that they look like."""
+"""Embeddings that the optimizer can distinguish from weight matrices."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ MARK = "is_embedding"
 
 
 class Embedding(nn.Embedding):
-    """torch's own, whose weight says what it is: neither its name nor its shape does."""
+    """An `nn.Embedding` whose weight is marked: neither its name nor its shape tells it from a matrix."""
 
     def __init__(self, num_embeddings: int, width: int):
         super().__init__(num_embeddings, width)
@@ -14,5 +14,5 @@ class Embedding(nn.Embedding):
 
 
 def is_embedding(parameter: nn.Parameter) -> bool:
-    """Whether a parameter is the weight of an `Embedding`. A deep copy of one has forgotten it."""
+    """Return whether a parameter is the weight of an `Embedding`; deep copies lose the mark."""
     return getattr(parameter, MARK, False)

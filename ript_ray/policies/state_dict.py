@@ -1,4 +1,4 @@
-"""Named arrays into named tensors, strictly by name, shape and type: the one loader of weights and moments."""
+"""Strict loading of named arrays into named tensors: the one loader of weights and optimizer moments."""
 
 from collections.abc import Mapping
 
@@ -13,19 +13,19 @@ from ript_ray.types import Arrays
 AnyArrays = Mapping[str, torch.Tensor] | Mapping[str, NDArray[np.generic]]
 
 
-def copy_into(expected: Mapping[str, torch.Tensor], given: AnyArrays, what: str) -> None:
+def copy_into(expected: Mapping[str, torch.Tensor], given: AnyArrays, problem: str) -> None:
     """Copy arrays into the tensors of the same names.
 
     Args:
         expected: The tensors to be overwritten, parameters included.
         given: What to copy; never changed or aliased.
-        what: What is given, for the message.
+        problem: First line of the error message, such as "the weights do not fit the policy".
 
     Raises:
         CheckpointError: Names, shapes or types differ; the message lists all differences, and nothing was copied.
     """
     if mismatches := state_dict_mismatches(expected, given):
-        raise CheckpointError("\n  ".join([f"{what} do not fit the policy:", *mismatches]))
+        raise CheckpointError("\n  ".join([f"{problem}:", *mismatches]))
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(torch.as_tensor(given[name]))
@@ -51,7 +51,7 @@ def _type_of(array: torch.Tensor | NDArray[np.generic]) -> str:
 
 
 class ModulePolicy(nn.Module):
-    """A policy whose checkpoint is its whole state dict: the methods of the contract that follow from that."""
+    """Mixin for policies whose checkpoint is their whole state dict."""
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return every parameter that takes gradients."""
@@ -63,4 +63,4 @@ class ModulePolicy(nn.Module):
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Copy arrays into every parameter and buffer; see `Policy.load_state_arrays`."""
-        copy_into(self.state_dict(), arrays, "the weights")
+        copy_into(self.state_dict(), arrays, "the weights do not fit the policy")

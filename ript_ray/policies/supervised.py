@@ -1,7 +1,7 @@
-"""The contract of the supervised stages that come before post-training.
+"""Interfaces of the supervised stages before post-training.
 
-A policy's supervised settings (`SFTConfig`) list its stages; each stage is a `SupervisedTask`, run by the one trainer
-in `ript_ray.sft`.
+The supervised settings of a policy (`SFTConfig`) list its stages; each stage is a `SupervisedTask`, which the trainer
+in `ript_ray.sft` runs.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ript_ray.checks import require, require_at_least, require_between, require_positive
 
 if TYPE_CHECKING:
-    import torch  # configurations must be readable without it
+    import torch  # configurations must be readable without importing it
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class SupervisedStage:
     """The optimization of one supervised stage.
 
     Attributes:
-        num_steps: Optimizer steps over windows drawn at random, at least 1; the schedule moves with each.
+        num_steps: Optimizer steps over windows drawn at random, at least 1; the learning rate changes with each step.
             Either this or num-epochs. Source: ours.
-        num_epochs: Passes over all windows, at least 1; the schedule moves with each. Source: QueST counts epochs.
+        num_epochs: Passes over all windows, at least 1; the learning rate changes with each epoch. Source: QueST
+            counts epochs.
         batch_size: Windows per step, at least 1. Source: QueST, 256 (autoencoder) and 128 (prior).
         learning_rate: Peak learning rate, above 0. Source: QueST, 1e-4.
         weight_decay: AdamW weight decay, at least 0. Source: QueST, 1e-4.
         max_grad_norm: Gradients are clipped to this norm, above 0. Source: QueST, 100.
-        checkpoint_every: Optimizer steps from one checkpoint to the next, at least 1; the end is always saved.
-            Source: ours.
+        checkpoint_every: Optimizer steps between two checkpoints, at least 1; the end is always saved. Source: ours.
     """
 
     num_steps: int | None = None
@@ -58,12 +58,12 @@ class SupervisedStage:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of images in supervised training. Source of the defaults: QueST.
+    """Image augmentation in supervised training. Source of the defaults: QueST.
 
     Attributes:
-        color: Range of change of brightness, contrast, saturation and hue, 0 to 0.5; one draw per batch.
-        color_share: Share of a batch's pictures whose colours change, 0 to 1.
-        shift: Pictures move by up to this many pixels each way, at least 0; edges are repeated.
+        color: Range of the color jitter (brightness, contrast, saturation, hue), 0 to 0.5; one draw per batch.
+        color_share: Expected fraction of a batch's images that get color jitter, 0 to 1.
+        shift: Largest random shift in pixels, in each direction, at least 0; edges are replicated.
     """
 
     color: float = 0.3
@@ -77,7 +77,7 @@ class Augmentation:
 
 
 class Rows(Protocol):
-    """The readings of one sensor, row by row: an array, or something that reads rows from a file on demand."""
+    """Indexable rows of one sensor: an array, or rows that are read from a file on demand."""
 
     def __len__(self) -> int: ...
 
@@ -86,7 +86,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Windows:
-    """The training examples: every observation of every demonstration with the chunk of actions that followed it.
+    """The training examples: every observation of every demonstration with the chunk of actions that follows it.
 
     Attributes:
         instructions: W strings.
@@ -102,30 +102,30 @@ class Windows:
         return len(self.instructions)
 
     def observations_at(self, rows: "torch.Tensor") -> "dict[str, torch.Tensor]":
-        """Return the observations of some windows."""
+        """Return the observations of the windows `rows`."""
         import torch
 
-        return {name: torch.from_numpy(np.asarray(seen[rows.numpy()])) for name, seen in self.observations.items()}
+        return {name: torch.from_numpy(np.asarray(values[rows.numpy()])) for name, values in self.observations.items()}
 
     def instructions_at(self, rows: "torch.Tensor") -> list[str]:
-        """Return the instructions of some windows."""
+        """Return the instructions of the windows `rows`."""
         return [self.instructions[row] for row in rows]
 
 
 LossFn = Callable[["torch.Tensor", np.random.Generator], "torch.Tensor"]
-"""Scalar loss of the windows at some rows; the generator is the step's own randomness (augmentation)."""
+"""Scalar loss of the windows at given rows; the generator is the source of the step's randomness (augmentation)."""
 
 
 class SupervisedTask(ABC):
     """One supervised stage of one policy.
 
     Attributes:
-        name: Name of the stage: of its checkpoints, metrics and files.
-        title: The stage in a few words, for the log.
+        name: Name of the stage, used for its checkpoints, metrics and files.
+        title: Description of the stage in a few words, for the log.
         unit: Unit of `error`, for the log.
-        purpose: Number of the stage's random stream. The package's own are in `ript_ray.seeding.Purpose`; others take
-            100 or more, a different one per stage.
-        reads_images: Whether it reads the cameras; without, their images are not loaded.
+        purpose: Number of the stage's random stream. The package's own are in `ript_ray.seeding.Purpose`; plugins
+            use 100 or more, a different one per stage.
+        reads_images: Whether the stage reads the cameras; otherwise their images are not loaded.
         settings: Steps or epochs, and the optimizer's settings.
     """
 
@@ -153,15 +153,15 @@ class SupervisedTask(ABC):
             return float(loss(torch.arange(len(windows)), np.random.default_rng(0)))
 
     def prepare(self, policy: Any, windows: Windows) -> None:  # noqa: B027 (most have nothing to prepare)
-        """Set what follows from the data alone, such as input normalization, before the stage's first step."""
+        """Fit what is computed from the data, such as input normalization, before the stage's first step."""
 
 
 class SFTConfig(ABC):
     """Settings of a policy's supervised stages: a frozen dataclass with a field `kind`.
 
     Attributes:
-        kind: The same as that of the policy's configuration.
-        stages: Names of the stages, in their order.
+        kind: The kind of the policy's configuration.
+        stages: Names of the stages, in order.
     """
 
     kind: str

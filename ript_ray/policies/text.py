@@ -1,8 +1,8 @@
-"""Instruction text as numbers: hashed words, a language model's vectors, or its place in a list.
+"""Encodings of instructions: hashed words, text features of a language model, or the index in a list.
 
-Hashing needs no language model. Each word and each pair of neighbouring words adds +1 or -1 to one of the
-vector's entries, both chosen by a hash, so any text has a vector and the same text has the same one in every
-process and version. Good enough to tell a few instructions apart; it knows no synonyms.
+Hashing needs no language model: each word and each pair of adjacent words adds +1 or -1 to one entry of the vector,
+both chosen by a hash. So every text has a vector, and the same one in every process and version. That suffices to
+distinguish a few instructions; synonyms are not recognized.
 
 Source: Weinberger et al. 2009 (feature hashing). The published LIBERO policies read CLIP's text features.
 """
@@ -21,19 +21,19 @@ from ript_ray.errors import CheckpointError, ConfigError
 
 @functools.lru_cache(maxsize=4096)
 def hashed_text(text: str, num_features: int) -> NDArray[np.float32]:
-    """Unit vector (num_features,) of a text; letter case does not count."""
+    """Return the unit vector (num_features,) of a text, ignoring case."""
     words = text.lower().split()
     vector = np.zeros(num_features, dtype=np.float32)
     for term in words + [f"{a} {b}" for a, b in itertools.pairwise(words)]:
         code = zlib.crc32(term.encode())
         vector[(code >> 1) % num_features] += 1.0 if code & 1 else -1.0
     vector /= max(float(np.linalg.norm(vector)), 1e-6)
-    vector.setflags(write=False)  # every caller gets the same array
+    vector.setflags(write=False)  # cached: every caller gets the same array
     return vector
 
 
 class TextFeatures:
-    """Vectors of a language model, one per instruction, found by the instruction's exact words."""
+    """Text features of a language model, one vector per instruction, looked up by its exact words."""
 
     def __init__(self, num_features: int):
         self._num_features = num_features
@@ -41,14 +41,14 @@ class TextFeatures:
 
     @property
     def vectors(self) -> Mapping[str, NDArray[np.float32]]:
-        """Vector of each known instruction; not to be changed."""
+        """Vector of each known instruction; must not be modified."""
         return self._vectors
 
     def add(self, vectors: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take over vectors, in place of those of the same instructions.
+        """Add vectors, replacing those of the same instructions.
 
         Raises:
-            CheckpointError: One is not finite or has another shape or type; all are listed, none is taken over.
+            CheckpointError: Some are not finite or have another shape or type; all are listed, none is added.
         """
         problems = [
             f"the vector of {text!r} is {array.dtype} {array.shape}, not float32 ({self._num_features},)"
@@ -63,7 +63,7 @@ class TextFeatures:
         self._vectors.update({text: np.array(array, dtype=np.float32) for text, array in vectors.items()})
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors (B, num_features).
+        """Return the vectors (B, num_features) of instructions.
 
         Raises:
             ConfigError: An instruction has none.
@@ -75,10 +75,10 @@ class TextFeatures:
 
 
 def index_of(text: str, known: Sequence[str]) -> int:
-    """Place of an instruction among those a policy knows.
+    """Return the index of an instruction in the list that a policy knows.
 
     Raises:
-        ConfigError: It is not among them.
+        ConfigError: It is not in the list.
     """
     if text not in known:
         raise ConfigError(f"the policy does not know the instruction {text!r}{nearest(text, known)}")
@@ -86,6 +86,6 @@ def index_of(text: str, known: Sequence[str]) -> int:
 
 
 def nearest(text: str, known: Iterable[str]) -> str:
-    """A hint to the most similar of what is known, to be appended to a message; empty where nothing is similar."""
+    """Return a hint to the most similar known text, to be appended to a message; empty if none is similar."""
     near = difflib.get_close_matches(text, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

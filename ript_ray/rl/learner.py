@@ -16,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ript_ray.config.rl import PPO
 from ript_ray.errors import DivergenceError
-from ript_ray.optim import decay_groups, moments_of, put_moments
+from ript_ray.optim import cosine, decay_groups, moments_of, put_moments
 from ript_ray.policies.base import Policy
 from ript_ray.rl.batch import assemble, minibatches, select_rows
 from ript_ray.rl.data_parallel import GradientSync, NoSync, ProcessGroup
@@ -95,7 +95,7 @@ class Learner:
         steps: list[tuple[float, ...]] = []
         before = self._snapshot()
         for group in self._optimizer.param_groups:
-            group["lr"] = self._ppo.learning_rate_of(self._version + 1)
+            group["lr"] = learning_rate_of(self._ppo, self._version + 1)
         try:
             for iteration in range(self._ppo.num_iterations):  # line 16
                 order = np.random.default_rng(seed_of(self._seed, Purpose.MINIBATCHES, self._version, iteration))
@@ -186,6 +186,14 @@ class Learner:
             for parameter, (value, moments) in zip(self._policy.trainable().values(), saved, strict=True):
                 parameter.copy_(value)
                 self._optimizer.state[parameter] = moments
+
+
+def learning_rate_of(ppo: PPO, update: int) -> float:
+    """Return the learning rate of an update, counted from 1. Source: authors' code (torch's CosineAnnealingLR)."""
+    if ppo.final_learning_rate is None:
+        return ppo.learning_rate
+    moved = (update - 1) // ppo.schedule_every * ppo.schedule_every
+    return cosine(ppo.learning_rate, ppo.final_learning_rate, min(1.0, moved / ppo.schedule_updates))
 
 
 def _means(steps: Sequence[tuple[float, ...]]) -> dict[str, float]:

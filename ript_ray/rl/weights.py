@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ript_ray.errors import WeightsError
+from ript_ray.errors import CheckpointError, WeightsError
 from ript_ray.policies.base import Policy
+from ript_ray.policies.state_dict import copy_into
 from ript_ray.types import Version, Weights
 
 
@@ -43,14 +44,11 @@ def apply(weights: Weights, policy: Policy) -> str:
         raise WeightsError(
             f"version {weights.version} of the weights is corrupt: checksum {received}, not {weights.checksum}"
         )
-    parameters = policy.trainable()
-    expected = tuple((name, tuple(value.shape), str(value.dtype)) for name, value in parameters.items())
-    if weights.layout != expected:
-        differing = set(weights.layout) ^ set(expected)
-        raise WeightsError(f"version {weights.version} of the weights does not fit the policy: {sorted(differing)}")
-    with torch.no_grad():
-        for name, tensor in tensors_of(weights):
-            parameters[name].copy_(tensor)
+    problem = f"version {weights.version} of the weights does not fit the policy"
+    try:
+        copy_into(policy.trainable(), dict(tensors_of(weights)), problem)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
     return received
 
 

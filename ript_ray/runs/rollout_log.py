@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Self
 
 import pydantic
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
+from ript_ray.policies.state_dict import copy_into
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.dynamic_sampling import Verdict
@@ -168,7 +168,7 @@ def save_weights(path: Path, weights: Weights) -> None:
 
 
 def load_weights(path: Path, policy: Policy) -> None:
-    """Put weights into a policy.
+    """Load weights into a policy.
 
     Raises:
         CheckpointError: The file is missing or damaged, or does not fit the policy; the message names it.
@@ -179,14 +179,7 @@ def load_weights(path: Path, policy: Policy) -> None:
             checksum = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    parameters = policy.trainable()
-    wanted, found = ({name: (value.shape, value.dtype) for name, value in of.items()} for of in (parameters, tensors))
-    if wanted != found:
-        differing = ", ".join(sorted(name for name in wanted | found if wanted.get(name) != found.get(name)))
-        raise CheckpointError(f"{path} does not fit the policy: {differing}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+    copy_into(policy.trainable(), tensors, f"{path} does not fit the policy")
     if snapshot(policy, Version(0)).checksum != checksum:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was saved")
 

@@ -1,1 +1,1 @@
-"""The supervised stages that come before post-training."""
+"""Supervised stages before post-training."""

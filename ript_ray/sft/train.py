@@ -1,4 +1,4 @@
-"""The supervised stages of a run: what post-training starts from. Each resumes exactly after any step."""
+"""The supervised stages of a run, before post-training. Each resumes exactly after any step."""
 
 import json
 import logging
@@ -26,10 +26,10 @@ from ript_ray.tracking.console import View
 from ript_ray.types import Progress
 
 NUM_POINTS = 200
-"""Points of a stage's loss curve, about."""
+"""Approximate number of points of a stage's loss curve."""
 
 NUM_KEPT = 2
-"""Newest checkpoints kept of a stage in progress; of one that has finished, the last."""
+"""Checkpoints kept of a stage in progress; of a finished stage, only the last is kept."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ def train_supervised(
     """Train the experiment's supervised stages.
 
     Args:
-        run_logger: The run; checkpoints and each stage's errors go to its directory.
-        experiment: What is learned.
-        resume: Where an earlier process stopped in one of these stages, or none.
-        view: Shows the progress.
+        run_logger: Metrics and directory of the run; checkpoints and each stage's errors are written there.
+        experiment: The experiment.
+        resume: Where to resume one of these stages, or None.
+        view: Progress display.
 
     Returns:
         The policy after the last stage; without supervised stages, the one that the experiment starts from.
@@ -83,7 +83,7 @@ def _load(experiment: Experiment, tasks: tuple[SupervisedTask, ...]) -> Supervis
 
 
 class _StageRun:
-    """One stage: its steps, its loss curve, its checkpoints."""
+    """One stage of a run: steps, loss curve and checkpoints."""
 
     def __init__(self, run_logger: RunLogger, experiment: Experiment, task: SupervisedTask, view: View):
         self._folder = run_logger.folder
@@ -93,7 +93,7 @@ class _StageRun:
         self._view = view
 
     def run(self, policy: Policy, dataset: SupervisedDataset, state: TrainingState | None) -> None:
-        """Train the stage, from `state` if there is one; at the end the policy is ready to act."""
+        """Train the stage, resuming from `state` if given; afterwards the policy is in evaluation mode."""
         task, fingerprint = self._task, _fingerprint(dataset)
         if state is None:
             task.prepare(policy, dataset.training)
@@ -146,7 +146,7 @@ class _StageRun:
                 save_is_due = save_is_due and not self._try_to_save(policy, trainer, fingerprint)
 
     def _try_to_save(self, policy: Policy, trainer: SupervisedTrainer, fingerprint: dict[str, int]) -> bool:
-        """Save and return whether that worked; only at the end of the stage a failure is an error."""
+        """Save and return whether it succeeded; a failure is an error only at the end of the stage."""
         try:
             self._save(policy, trainer, fingerprint)
         except StorageError as error:
@@ -157,7 +157,7 @@ class _StageRun:
         return True
 
     def _evaluate(self, policy: Policy, dataset: SupervisedDataset, *, at_end: bool) -> dict[str, float]:
-        """The stage's error on held-out windows, if there are any; at its end on the training windows, too."""
+        """Return the stage's error on held-out windows, if any, and at its end also on the training windows."""
         parts = {"training": dataset.training if at_end else None, "held out": dataset.held_out}
         found = {name: self._task.error(policy, part) for name, part in parts.items() if part is not None}
         errors = {f"{name.replace(' ', '_')}_error": error for name, error in found.items()}
@@ -167,7 +167,7 @@ class _StageRun:
         return errors
 
     def _save(self, policy: Policy, trainer: SupervisedTrainer, fingerprint: dict[str, int]) -> None:
-        """Save a checkpoint and delete older ones: only the end of the stage is of lasting use."""
+        """Save a checkpoint and delete older ones: only the end of the stage is kept permanently."""
         name = self._task.name
         totals = RunTotals(wall_s=self._run_logger.wall_s, dataset=fingerprint)
         state = TrainingState(Progress(), totals, trainer.state(), name, trainer.step)
@@ -183,6 +183,6 @@ def _set_training(policy: Policy, mode: bool) -> None:
 
 
 def _fingerprint(dataset: SupervisedDataset) -> dict[str, int]:
-    """What tells demonstrations from others: their number and a checksum of their actions."""
+    """Return the number of windows and a checksum of their actions, to recognize the demonstrations on resume."""
     chunks = dataset.training.chunks_WCA
     return {"num_windows": len(chunks), "crc32_of_chunks": zlib.crc32(chunks.tobytes())}

@@ -1,4 +1,4 @@
-"""The optimisation of one supervised stage, which can stop after any step and go on as if it had not."""
+"""Optimizer loop of one supervised stage, which resumes exactly after any step."""
 
 import itertools
 import math
@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 from ript_ray.errors import CheckpointError, DivergenceError
-from ript_ray.optim import decay_groups, moments_of, put_moments
+from ript_ray.optim import cosine, decay_groups, moments_of, put_moments
 from ript_ray.policies.supervised import LossFn, SupervisedStage
 from ript_ray.types import Arrays
 
 RNG_STATE = "torch_generator"
-"""Name of the state of torch's generator, which dropout draws from."""
+"""Name of the state of torch's generator, the source of dropout."""
 
 FINAL_SHARE = 0.1
-"""Of the learning rate, at the end of the schedule. Source: QueST, 1e-5 of 1e-4."""
+"""Final learning rate as a fraction of the peak. Source: QueST, 1e-5 of 1e-4."""
 
 
 class SupervisedTrainer:
-    """One stage under way: AdamW, its schedule, and the order of the windows."""
+    """Trainer of one stage: AdamW, its schedule, and the order of the windows."""
 
     def __init__(
         self,
@@ -32,14 +32,14 @@ class SupervisedTrainer:
         num_windows: int,
         seed: int,
     ):
-        """Begin the stage.
+        """Prepare the stage; seeds torch's global generator.
 
         Args:
-            parameters: What trains, by name.
-            loss_fn: What it minimises.
-            settings: Steps or epochs, and the optimiser's settings.
-            num_windows: Windows there are.
-            seed: Of the order, of dropout and of augmentation.
+            parameters: The parameters to train, by name.
+            loss_fn: The loss to minimize.
+            settings: Steps or epochs, and the optimizer's settings.
+            num_windows: Size of the dataset.
+            seed: Seed of the order, of dropout and of augmentation.
         """
         self.step = 0
         self._parameters = dict(parameters)
@@ -56,11 +56,11 @@ class SupervisedTrainer:
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of the whole stage."""
+        """Optimizer steps of the whole stage."""
         return self._settings.num_steps or (self._settings.num_epochs or 0) * self._steps_per_epoch
 
     def steps(self) -> Iterator[float]:
-        """Take the steps that are left, one per loss that is asked for.
+        """Take the remaining steps and yield the loss of each.
 
         Raises:
             DivergenceError: A loss or a gradient is not finite.
@@ -82,11 +82,11 @@ class SupervisedTrainer:
             yield loss.item()
 
     def state(self) -> Arrays:
-        """With the weights, all that the next step depends on."""
+        """Return a copy of all that the next step depends on besides the weights."""
         return {**moments_of(self._optimizer, self._parameters), RNG_STATE: torch.get_rng_state().numpy().copy()}
 
     def restore(self, step: int, state: Arrays) -> None:
-        """Go on behind `step`; the parameters must hold the weights of that moment already.
+        """Resume after `step`; the parameters must already hold the matching weights.
 
         Raises:
             CheckpointError: The state does not fit.
@@ -98,11 +98,11 @@ class SupervisedTrainer:
         try:
             torch.set_rng_state(torch.from_numpy(np.array(state[RNG_STATE])))
         except (RuntimeError, TypeError) as error:
-            raise CheckpointError(f"the state of torch's generator cannot be used: {error}") from error
+            raise CheckpointError(f"the state of torch's generator is invalid: {error}") from error
         self.step = step
 
     def _batches(self) -> Iterator[torch.Tensor]:
-        """Rows of each step: drawn anew where steps are counted, in passes where epochs are."""
+        """Yield the rows of each step: drawn with replacement if steps are counted, in permutations if epochs are."""
         order = np.random.default_rng(self._seed)
         while True:
             if self._settings.num_steps:
@@ -111,10 +111,9 @@ class SupervisedTrainer:
                 yield from torch.from_numpy(order.permutation(self._num_windows)).split(self._batch_size)
 
     def _learning_rate(self) -> float:
-        """The cosine schedule; it moves with each step where steps are counted, with each epoch where epochs are."""
+        """Return the learning rate, which changes with each step if steps are counted, else with each epoch."""
         settings = self._settings
         done = self.step / self.num_steps
         if settings.num_epochs:
             done = (self.step // self._steps_per_epoch) / settings.num_epochs
-        share = FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * done))
-        return share * settings.learning_rate
+        return cosine(1.0, FINAL_SHARE, done) * settings.learning_rate

@@ -47,7 +47,9 @@ def test_the_run_is_in_mlflow_with_its_kinds(finished: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{finished.parents[2]}/mlflow.db")
-    (found,) = client.search_runs([client.get_experiment_by_name("extending").experiment_id])
+    experiment = client.get_experiment_by_name("extending")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
     assert (found.data.params["policy.kind"], found.data.params["benchmark.kind"]) == ("laplace", "line")
     assert found.info.status == "FINISHED"
 

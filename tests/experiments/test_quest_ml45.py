@@ -18,6 +18,7 @@ from experiments.quest_ml45 import (
 )
 from ript_envs.metaworld.tasks import ML45_HELD_OUT
 from ript_ray.config.experiment import Experiment
+from ript_ray.rl.learner import learning_rate_of
 from ript_ray.runs.saved_policy import SavedPolicy
 from tests.commands import RIPT_RAY, run
 
@@ -43,7 +44,7 @@ def test_the_printed_table_lists_every_difference_between_the_presets(capsys: py
 
 
 def test_the_released_codes_learning_rate_changes_every_other_update() -> None:
-    rates = [RELEASED_CODE.ppo.learning_rate_of(update) for update in range(1, 31)]
+    rates = [learning_rate_of(RELEASED_CODE.ppo, update) for update in range(1, 31)]
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-6)
     upstream = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=9e-7)
     for update, rate in enumerate(rates, start=1):
@@ -51,7 +52,7 @@ def test_the_released_codes_learning_rate_changes_every_other_update() -> None:
         optimizer.step()
         if update % 2 == 0:
             upstream.step()
-    assert {PAPER.ppo.learning_rate_of(update) for update in range(1, 31)} == {1e-6}
+    assert {learning_rate_of(PAPER.ppo, update) for update in range(1, 31)} == {1e-6}
 
 
 @pytest.mark.parametrize("experiment", ALL_STAGES.values(), ids=ALL_STAGES)

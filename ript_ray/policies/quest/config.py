@@ -1,4 +1,4 @@
-"""QueST's sizes, sampling and supervised stages. The defaults are the published model's."""
+"""Configuration of QueST and of its supervised stages. The defaults are the published model's."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -16,13 +16,13 @@ TaskInput = Literal["hashed", "features", "index"]
 ScoredAgainst = Literal["all", "candidates"]
 
 ACTIONS_PER_TOKEN = 4
-"""Actions that one skill token stands for: the product of the autoencoder's strides."""
+"""Actions per skill token: the product of the autoencoder's strides."""
 
 PIXELS_PER_FEATURE = 8
-"""Pixels of an image per entry of the encoder's last feature map, along either side."""
+"""Downsampling factor of the image encoder: pixels per entry of its last feature map, along either side."""
 
 TEXT = "text/"
-"""Prefix of the arrays that hold the text features of an instruction; the instruction follows."""
+"""Prefix of the arrays with an instruction's text features, followed by the instruction."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class QuestSFT(SFTConfig):
         kind: Always quest.
         autoencoder: Stage 1, actions <-> skill tokens, by L1 reconstruction.
         prior: Stage 2, skill tokens given instruction and observation, by cross-entropy.
-        augmentation: Random changes of the pictures that stage 2 sees.
-        noisy_tokens: Whether stage 2 learns skill tokens that were computed anew in each step, with the autoencoder's
-            dropout on, rather than once without. Source: the authors' code does so; the paper says nothing.
-        min_state_scale: Smallest standard deviation used to standardise a state entry, in its own units
-            (metres for positions), above 0. Source: ours.
+        augmentation: Augmentation of the images in stage 2.
+        noisy_tokens: Whether the target tokens of stage 2 are recomputed in each step with the autoencoder's dropout
+            on, instead of once without. Source: the authors' code does so; the paper does not mention it.
+        min_state_scale: Smallest standard deviation used to standardize a state entry, in the entry's units (metres
+            for positions), above 0. Source: ours.
     """
 
     stages: ClassVar[tuple[str, ...]] = ("autoencoder", "prior")
@@ -53,7 +53,7 @@ class QuestSFT(SFTConfig):
         require_positive("sft.min-state-scale", self.min_state_scale)
 
     def tasks(self) -> tuple[SupervisedTask, ...]:
-        """Return the autoencoder's stage and the prior's."""
+        """Return the autoencoder stage and the prior stage."""
         from ript_ray.policies.quest.stages import AutoencoderTask, PriorTask
 
         return AutoencoderTask(self.autoencoder, self), PriorTask(self.prior, self)
@@ -61,40 +61,38 @@ class QuestSFT(SFTConfig):
 
 @dataclass(frozen=True)
 class QuestConfig(PolicyConfig):
-    """What the QueST policy reads, its sizes, how it samples. Source of every size: the published 20 M model.
+    """Inputs, sizes and sampling of the QueST policy. Source of every size: the published 20 M model.
 
     Attributes:
         kind: Always quest.
-        cameras: Cameras of the benchmark that the policy reads. With the sensors at least one. Source: ours, none;
+        cameras: Cameras of the benchmark that the policy reads; at least one camera or sensor. Source: ours, none;
             the published policies read one or two.
         sensors: Low-dimensional sensors of the benchmark that the policy reads.
-        standardize: Whether sensors are standardised by the demonstrations' mean and deviation. Source: ours;
-            the published policies read them as they are.
-        task_input: How an instruction becomes numbers: hashed (its words, by hashing), features (a vector of a
-            language model per instruction, which comes with the weights), index (its place among
-            `instructions`, one learned vector each). Source: ours, hashed; published: features (LIBERO), index
-            (MetaWorld).
-        instructions: The instructions that an index counts, at most num_tasks; empty otherwise.
-        num_tasks: Learned vectors of task_input index, at least 1.
+        standardize: Whether sensors are standardized by mean and standard deviation of the demonstrations. Source:
+            ours; the published policies read raw sensors.
+        task_input: Encoding of instructions: hashed (feature hashing of the words), features (text features of a
+            language model, stored with the weights), index (position in `instructions`, with a learned embedding).
+            Source: ours, hashed; published: features (LIBERO), index (MetaWorld).
+        instructions: The instructions of task_input index, at most num_tasks; otherwise empty.
+        num_tasks: Learned embeddings of task_input index, at least 1.
         chunk_length: Actions decoded per query, in environment steps; a multiple of 4, at least 4.
         num_executed: Actions executed before the next query, 1 to chunk_length.
-        fsq_levels: Levels of the skill quantiser, each at least 2; their product is the vocabulary.
+        fsq_levels: Levels of the skill quantizer, each at least 2; their product is the vocabulary.
         skill_width: Width of the autoencoder, a multiple of 8.
         skill_layers: Layers of the autoencoder's encoder and decoder, each at least 1.
         prior_width: Width of the prior, a multiple of 2 * prior_heads.
         prior_layers: Layers of the prior, at least 1.
         prior_heads: Attention heads of the prior, at least 1.
         state_width: Width of the encoder of each low-dimensional sensor, at least 1.
-        image_size: Side of the pictures that the policy works on, in pixels, a multiple of 8. Larger pictures are
-            scaled down.
+        image_size: Side of the encoder's input images, in pixels, a multiple of 8. Larger images are scaled down.
         image_channels: Channels of the first stage of each camera's encoder, at least 1.
         image_width: Width of each camera's encoder, at least 1.
-        text_features: Length of the instruction's vector of task_input hashed and features, at least 1.
-        dropout: Probability of dropping a unit in the supervised stages, 0 to below 1.
-        top_k: Tokens are drawn among this many most likely ones; 0 for all.
-        temperature: Divides the logits that tokens are drawn from, above 0.
-        scored_against: What the probability of a drawn token is taken against: all tokens at temperature 1, or the
-            candidates that it was drawn from (the top_k, at that temperature). Source: authors' code, all; see
+        text_features: Length of an instruction's vector with task_input hashed or features, at least 1.
+        dropout: Dropout probability in the supervised stages, 0 to below 1.
+        top_k: Sample tokens among the top_k most likely ones; 0 for all.
+        temperature: Sampling temperature, above 0.
+        scored_against: Distribution that scores a sampled token: all (all tokens at temperature 1) or candidates (the
+            top_k that it was drawn from, at the sampling temperature). Source: authors' code, all; see
             docs/decisions/0007-scored-distribution.md.
     """
 
@@ -171,23 +169,27 @@ class QuestConfig(PolicyConfig):
 
     def card(self, spec: EnvironmentSpec, arrays: Arrays) -> dict[str, str]:
         """Return rows for the model card."""
+        import torch
+
+        with torch.device("meta"):
+            num_parameters = sum(value.numel() for value in self.build(spec).parameters())
         texts = [name.removeprefix(TEXT) for name in arrays if name.startswith(TEXT)]
         known = {"features": texts, "index": list(self.instructions)}.get(self.task_input)
         return {
             "architecture": "QueST: skill autoencoder and autoregressive prior over its tokens (Mete et al. 2024)",
+            "parameters": f"{num_parameters:,}",
             "cameras": ", ".join(self.cameras) or "none",
             "sensors": ", ".join(f"{name} ({spec.state_dims[name]})" for name in self.sensors) or "none",
             "actions": f"{spec.action_dim} entries, {self.num_executed} of {self.chunk_length} executed",
-            "instructions": "any" if known is None else "; ".join(known) or "none: it came without text features",
+            "instructions": "any" if known is None else "; ".join(known) or "none: imported without text features",
         }
 
     def _check_inputs(self) -> None:
         names = self.cameras + self.sensors
         require(bool(names), "policy.sensors and policy.cameras must together name at least one")
         require(len(set(names)) == len(names), f"policy.sensors and policy.cameras must differ, not {names}")
-        require(
-            not any("." in name for name in names), f"policy.sensors and policy.cameras must hold no dot, not {names}"
-        )
+        has_dot = any("." in name for name in names)
+        require(not has_dot, f"policy.sensors and policy.cameras must contain no dot, not {names}")
         require(
             self.image_size > 0 and self.image_size % PIXELS_PER_FEATURE == 0,
             f"policy.image-size must be a positive multiple of {PIXELS_PER_FEATURE}, not {self.image_size}",
@@ -200,4 +202,4 @@ class QuestConfig(PolicyConfig):
         if self.task_input == "index":
             require_between("number of policy.instructions", len(self.instructions), 1, self.num_tasks)
         else:
-            require(not self.instructions, f"policy.instructions belong to task-input index, not {self.task_input}")
+            require(not self.instructions, f"policy.instructions require task-input index, not {self.task_input}")

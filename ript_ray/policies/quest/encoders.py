@@ -1,4 +1,4 @@
-"""QueST's observation encoders: one per camera, one per low-dimensional sensor.
+"""QueST's observation encoders, one per camera and low-dimensional sensor.
 
 Parameter names and shapes follow the published checkpoints; a camera's encoder is the first half of ResNet-18
 (He et al. 2016) and a spatial softmax (Finn et al. 2016).
@@ -12,7 +12,7 @@ from ript_ray.policies.quest.config import PIXELS_PER_FEATURE
 
 
 class StateEncoder(nn.Module):
-    """A low-dimensional sensor: standardised or as it is, then one linear map."""
+    """Encoder of a low-dimensional sensor: optional standardization, then a linear layer."""
 
     offset: torch.Tensor
     scale: torch.Tensor
@@ -31,15 +31,15 @@ class StateEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """A camera: ResNet-18 up to its second stage, the place of each channel's maximum, one linear map."""
+    """Encoder of a camera: ResNet-18 up to its second stage, spatial softmax, linear layer."""
 
     def __init__(self, *, size: int, channels: int, width: int):
         """Build the encoder.
 
         Args:
-            size: Side of the pictures it works on, in pixels; a multiple of `PIXELS_PER_FEATURE`.
+            size: Side of the input images, in pixels; a multiple of `PIXELS_PER_FEATURE`.
             channels: Channels of the first stage; the second has twice as many.
-            width: Length of the answer.
+            width: Width of the output.
         """
         super().__init__()
         self.size = size
@@ -55,39 +55,36 @@ class ImageEncoder(nn.Module):
         self.block_4 = ResidualBlock(2 * channels, 2 * channels, stride=1)
         self.projection_layer = KeypointProjection(2 * channels, size // PIXELS_PER_FEATURE, width)
 
-    def forward(self, pictures_BHWC: torch.Tensor) -> torch.Tensor:
-        """Encode pictures.
+    def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """Encode images.
 
         Args:
-            pictures_BHWC: uint8, red, green and blue from 0 to 255, upright, at least `size` pixels on each side;
-                larger ones are scaled down.
+            images_BHWC: uint8 RGB, upright, at least `size` pixels on each side; larger images are scaled down.
 
         Returns:
             (B, width).
 
         Raises:
-            ValueError: The pictures have another type or shape.
+            ValueError: The images have another type or shape.
         """
-        x = self.resnet18_base(self._prepare(pictures_BHWC))
+        x = self.resnet18_base(self._prepare(images_BHWC))
         x = self.block_4(self.block_3(self.block_2(self.block_1(x))))
         return self.projection_layer(x)
 
-    def _prepare(self, pictures: torch.Tensor) -> torch.Tensor:
+    def _prepare(self, images: torch.Tensor) -> torch.Tensor:
         size = self.size
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-            raise ValueError(
-                f"pictures must be uint8 (B, height, width, 3), not {pictures.dtype} {tuple(pictures.shape)}"
-            )
-        if min(pictures.shape[1:3]) < size:
-            raise ValueError(f"pictures must be at least {size} pixels on each side, not {tuple(pictures.shape[1:3])}")
-        x = pictures.permute(0, 3, 1, 2).float() / 255.0
-        if pictures.shape[1:3] == (size, size):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must be uint8 (B, height, width, 3), not {images.dtype} {tuple(images.shape)}")
+        if min(images.shape[1:3]) < size:
+            raise ValueError(f"images must be at least {size} pixels on each side, not {tuple(images.shape[1:3])}")
+        x = images.permute(0, 3, 1, 2).float() / 255.0
+        if images.shape[1:3] == (size, size):
             return x
         return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a bypass. Source: He et al. 2016, figure 5 (left)."""
+    """Two convolutions and a skip connection. Source: He et al. 2016, figure 5 (left)."""
 
     def __init__(self, channels_in: int, channels: int, *, stride: int):
         super().__init__()
@@ -97,14 +94,14 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or channels_in != channels:
-            bypass = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(bypass, nn.BatchNorm2d(channels))
+            shortcut = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels_in, H, W) -> (B, channels, H / stride, W / stride)."""
-        bypass = x if self.downsample is None else self.downsample(x)
+        shortcut = x if self.downsample is None else self.downsample(x)
         hidden = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(hidden)) + bypass)
+        return F.relu(self.bn2(self.conv2(hidden)) + shortcut)
 
 
 class SpatialSoftmax(nn.Module):
@@ -116,10 +113,10 @@ class SpatialSoftmax(nn.Module):
     def __init__(self, channels: int, grid: int):
         super().__init__()
         line = torch.linspace(-1.0, 1.0, grid)
-        # The published encoders call the row "x"; what their weights were trained with stays as it is.
+        # The published encoders call the row "x"; kept, because their weights were trained with it.
         self.register_buffer("pos_x", line.repeat_interleave(grid).unsqueeze(0))
         self.register_buffer("pos_y", line.repeat(grid).unsqueeze(0))
-        # Published checkpoints hold it, though with one keypoint per channel it is never applied.
+        # Part of the published checkpoints, though with one keypoint per channel it is never applied.
         self._spatial_conv = nn.Conv2d(channels, channels, 1).requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -129,7 +126,7 @@ class SpatialSoftmax(nn.Module):
 
 
 class KeypointProjection(nn.Module):
-    """Spatial softmax, then one linear map."""
+    """Spatial softmax, then a linear layer."""
 
     def __init__(self, channels: int, grid: int, width: int):
         super().__init__()

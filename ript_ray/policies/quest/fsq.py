@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: a codebook without learned codes.
+"""Finite scalar quantization: a codebook without learned codes.
 
 Source: Mentzer et al. 2023 (FSQ), as used by QueST (Mete et al. 2024).
 """
@@ -10,10 +10,10 @@ from torch import nn
 
 
 class FiniteScalarQuantizer(nn.Module):
-    """Rounds each of a few projected coordinates to one of its levels; a code is the tuple of levels.
+    """Rounds each projected coordinate to one of its levels; a code is the tuple of levels.
 
     Args:
-        width: Width of the vectors to quantise.
+        width: Width of the vectors to quantize.
         levels: Number of levels per coordinate; their product is the vocabulary.
     """
 
@@ -26,15 +26,15 @@ class FiniteScalarQuantizer(nn.Module):
         self.project_in = nn.Linear(width, len(levels))
         self.project_out = nn.Linear(len(levels), width)
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
-        # Constants of the architecture, not weights: checkpoints do not hold them.
+        # Constants of the architecture, not weights: not part of checkpoints.
         self.register_buffer("_levels", torch.tensor(levels), persistent=False)
         self.register_buffer("_basis", torch.tensor(basis), persistent=False)
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantise (..., width).
+        """Quantize (..., width).
 
         Returns:
-            The quantised vectors (..., width), with straight-through gradients, and the codes (...), int64.
+            The quantized vectors (..., width), with straight-through gradients, and the codes (...), int64.
         """
         levels = self._levels
         half_level = (levels - 1) * (1 + 1e-3) / 2
@@ -47,11 +47,11 @@ class FiniteScalarQuantizer(nn.Module):
         return self.project_out(rounded / half_width), codes
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
-        """Vectors (..., width) of codes (...)."""
+        """Return the vectors (..., width) of codes (...)."""
         return self.project_out(self.values(codes))
 
     def values(self, codes: torch.Tensor) -> torch.Tensor:
-        """The coordinates (..., number of levels) that codes (...) stand for, each in [-1, 1]."""
+        """Return the coordinates (..., number of levels) of codes (...), each in [-1, 1]."""
         half_width = self._levels // 2
         digits = codes.unsqueeze(-1) // self._basis % self._levels
         return (digits - half_width) / half_width

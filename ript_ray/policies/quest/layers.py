@@ -1,4 +1,4 @@
-"""Transformer parts that QueST's autoencoder and prior share.
+"""Transformer layers shared by QueST's autoencoder and prior.
 
 Parameter names follow the published checkpoints (`layers.0.self_attn.in_proj_weight`, ...).
 """
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class KeysValues:
-    """Keys and values of the positions that a `CausalTransformer` has seen so far, in room for all that will come."""
+    """Preallocated cache of a `CausalTransformer`: keys and values of the positions processed so far."""
 
     def __init__(self, num_positions: int):
         self.length = 0
@@ -17,9 +17,9 @@ class KeysValues:
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def extend(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append those of new positions to a layer's, each (B, heads, positions, width of a head); return all so far.
+        """Append new positions to a layer, each (B, heads, positions, head width), and return all positions so far.
 
-        `length` is for the caller to raise, once every layer has them.
+        The caller increases `length` once all layers are extended.
         """
         if index == len(self._layers):
             shape = (*key.shape[:2], self._num_positions, key.shape[3])
@@ -32,7 +32,7 @@ class KeysValues:
 
 
 class SinusoidalPositions(nn.Module):
-    """Sine and cosine of each position, interleaved."""
+    """Sinusoidal position encodings, sine and cosine interleaved."""
 
     inv_freq: torch.Tensor
 
@@ -41,29 +41,29 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("inv_freq", 1.0 / 10_000 ** (torch.arange(0, width, 2).float() / width))
 
     def forward(self, length: int) -> torch.Tensor:
-        """Vectors (length, width) of the positions 0, 1, ..."""
+        """Return the encodings (length, width) of positions 0, 1, ..."""
         positions = torch.arange(length, device=self.inv_freq.device).float()
         angles = positions[:, None] * self.inv_freq
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 class AddPositions(nn.Module):
-    """Adds sinusoidal positions to a sequence."""
+    """Adds sinusoidal position encodings to a sequence."""
 
     def __init__(self, width: int):
         super().__init__()
         self.penc = SinusoidalPositions(width)
 
     def forward(self, sequence: torch.Tensor) -> torch.Tensor:
-        """Add positions 0, 1, ... to (B, L, width)."""
+        """Add the encodings of positions 0, 1, ... to (B, L, width)."""
         return sequence + self.penc(sequence.shape[1])
 
 
 class CausalTransformer(nn.Module):
     """Pre-norm causal self-attention, over whole sequences or position by position.
 
-    The layers are torch's own, used as named parameters; the forward pass is written out because theirs
-    cannot keep keys and values between calls.
+    torch's own layers hold the named parameters; the forward pass is written out because theirs cannot cache keys and
+    values.
     """
 
     def __init__(self, *, width: int, num_heads: int, num_layers: int, feedforward: int, dropout: float):
@@ -81,9 +81,8 @@ class CausalTransformer(nn.Module):
         """Transform (B, L, width).
 
         Args:
-            x: The whole sequence, or, with a cache, the positions that follow it.
-            cache: Filled by earlier calls and extended in place, without gradients. After the first call only one
-                position at a time may follow.
+            x: The whole sequence, or, with a cache, the positions that follow the cached ones.
+            cache: Extended in place, without gradients. After the first call, only one position at a time may follow.
         """
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, nn.TransformerEncoderLayer)

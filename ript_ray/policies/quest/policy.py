@@ -1,7 +1,7 @@
-"""QueST behind the policy contract: observation -> context tokens -> skill tokens -> actions.
+"""The QueST policy: observation -> context tokens -> skill tokens -> actions.
 
-Post-training changes the prior alone, so a decision is recorded as its context tokens (not the
-observation) and the skill tokens drawn: a few hundred bytes to a few kilobytes, whatever the cameras.
+Post-training changes only the prior, so a decision is recorded as its context tokens (instead of the observation) and
+the sampled skill tokens: a few hundred bytes to a few kilobytes, whatever the cameras.
 """
 
 import math
@@ -25,17 +25,17 @@ from ript_ray.types import Arrays
 PRIOR = "policy_prior"
 
 CANDIDATES = "candidates"
-"""What a record calls the tokens that each token was drawn among; it holds them where they count."""
+"""Key of the record for the tokens that each token was drawn from; present only if the score depends on them."""
 
 
 class QuestPolicy(ModulePolicy):
-    """The whole policy; always in evaluation mode except inside the supervised stages."""
+    """The whole policy; in evaluation mode except in the supervised stages."""
 
     def __init__(self, settings: QuestConfig, *, action_dim: int, state_dims: Mapping[str, int]):
-        """Build the policy with random weights (drawn from torch's global generator).
+        """Build the policy with random weights from torch's global generator.
 
         Args:
-            settings: Sizes and sampling.
+            settings: Inputs, sizes and sampling.
             action_dim: Entries of an action, A.
             state_dims: Length of each low-dimensional sensor, by name.
         """
@@ -51,8 +51,8 @@ class QuestPolicy(ModulePolicy):
         self.lowdim_encoders = nn.ModuleDict(
             {name: StateEncoder(state_dims[name], s.state_width, is_standardized=s.standardize) for name in s.sensors}
         )
-        seen = s.image_width * len(s.cameras) + s.state_width * len(s.sensors)
-        self.obs_proj = nn.Linear(seen, s.prior_width)
+        observation_width = s.image_width * len(s.cameras) + s.state_width * len(s.sensors)
+        self.obs_proj = nn.Linear(observation_width, s.prior_width)
         self.task_encoder: Embedding | nn.Linear
         if s.task_input == "index":
             self.task_encoder = Embedding(s.num_tasks, s.prior_width)
@@ -80,12 +80,12 @@ class QuestPolicy(ModulePolicy):
     def fit_standardizer(self, observations: Arrays, *, min_scale: float) -> None:
         """Set offset and scale of each sensor to mean and standard deviation of observations (N, dim).
 
-        Does nothing where the settings say that sensors are read as they are.
+        Does nothing if sensors are not standardized.
 
         Args:
             observations: One array per low-dimensional sensor.
-            min_scale: Smallest scale, in the sensor's units. A sensor that hardly moves in few
-                demonstrations must not turn a small change at test time into a huge input.
+            min_scale: Smallest scale, in the sensor's units, so that a sensor that hardly varies in a few
+                demonstrations does not turn small changes at test time into huge inputs.
         """
         if not self.settings.standardize:
             return
@@ -96,7 +96,7 @@ class QuestPolicy(ModulePolicy):
             encoder.scale.copy_(states.std(0, correction=0).clamp(min=min_scale))
 
     def context_tokens(self, observations: Mapping[str, torch.Tensor], instructions: Sequence[str]) -> torch.Tensor:
-        """Context (B, 2, D): the task token and the observation token.
+        """Return the context (B, 2, D): the task token and the observation token.
 
         Args:
             observations: Per camera uint8 (B, height, width, 3), per sensor float32 (B, dim).
@@ -105,10 +105,10 @@ class QuestPolicy(ModulePolicy):
         Raises:
             ConfigError: The policy does not know an instruction.
         """
-        seen = [encoder(observations[name]) for name, encoder in self.image_encoders.items()]
-        seen += [encoder(observations[name]) for name, encoder in self.lowdim_encoders.items()]
+        encoded = [encoder(observations[name]) for name, encoder in self.image_encoders.items()]
+        encoded += [encoder(observations[name]) for name, encoder in self.lowdim_encoders.items()]
         task_token = self.task_encoder(self._task_inputs(instructions).to(self.obs_proj.weight.device))
-        return torch.stack([task_token, self.obs_proj(torch.cat(seen, dim=-1))], dim=1)
+        return torch.stack([task_token, self.obs_proj(torch.cat(encoded, dim=-1))], dim=1)
 
     def _task_inputs(self, instructions: Sequence[str]) -> torch.Tensor:
         match self.settings.task_input:
@@ -124,7 +124,7 @@ class QuestPolicy(ModulePolicy):
     def act(
         self, observations: Arrays, instructions: Sequence[str], generators: Sequence[np.random.Generator]
     ) -> Decisions:
-        """Decide for B rollouts; see `Policy.act`."""
+        """Sample the actions of B rollouts; see `Policy.act`."""
         device = self.obs_proj.weight.device
         names = self.settings.cameras + self.settings.sensors
         tensors = {name: torch.as_tensor(observations[name], device=device) for name in names}
@@ -144,9 +144,9 @@ class QuestPolicy(ModulePolicy):
         )
 
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Log-probabilities (N, U) of the recorded tokens, with gradients to the prior.
+        """Return the log-probabilities (N, U) of the recorded tokens, with gradients to the prior.
 
-        Under which distribution, `QuestConfig.scored_against` says.
+        `QuestConfig.scored_against` selects the distribution.
         """
         return self._score(self.policy_prior.logits(record["context"], record["tokens"].long()), record)
 
@@ -158,16 +158,16 @@ class QuestPolicy(ModulePolicy):
         return score(logits_BUV / self.settings.temperature, tokens_BU, candidates_BUK)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The prior's parameters: encoders and autoencoder stay as the supervised stages left them."""
+        """Return the parameters of the prior: post-training does not change encoders and autoencoder."""
         return {name: value for name, value in self.named_parameters() if name.startswith(PRIOR)}
 
     def state_arrays(self) -> Arrays:
-        """Every parameter and buffer, and the text features, copied."""
+        """Return copies of every parameter and buffer, and of the text features."""
         texts = {TEXT + text: vector.copy() for text, vector in self.text_features.vectors.items()}
         return {**super().state_arrays(), **texts}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take over every parameter and buffer, and the text features; see `Policy.load_state_arrays`."""
+        """Load every parameter and buffer, and the text features; see `Policy.load_state_arrays`."""
         known = TextFeatures(self.settings.text_features)
         if self.settings.task_input == "features":
             known.add({name.removeprefix(TEXT): array for name, array in arrays.items() if name.startswith(TEXT)})

@@ -1,4 +1,4 @@
-"""The two policies that QueST's authors published: 338 and 267 entries of a checkpoint."""
+"""Configurations of the two policies that QueST's authors published (338 and 267 checkpoint entries)."""
 
 from typing import Literal
 
@@ -25,17 +25,17 @@ SPECS: dict[Variant, EnvironmentSpec] = {
         max_steps=500,
     ),
 }
-"""The environments that the published policies were trained in: what they read of them."""
+"""Specs of the environments that the published policies were trained in: the sensors and cameras that they read."""
 
 
 def published(variant: Variant, instructions: tuple[str, ...] = ()) -> QuestConfig:
     """Return the configuration of a published policy.
 
     Args:
-        variant: For LIBERO (two cameras, joints, hand and gripper, CLIP's text features) or for MetaWorld (one
-            camera, one state, 50 learned task vectors).
-        instructions: MetaWorld: the tasks' instructions, in the order of their learned vectors; at most 50.
-            The LIBERO policy takes none: its instructions come with their text features.
+        variant: For LIBERO (two cameras, joints, hand and gripper, CLIP text features) or for MetaWorld (one camera,
+            one state, 50 task embeddings).
+        instructions: MetaWorld: the instructions in the order of their task embeddings, at most 50. LIBERO: none, as
+            its instructions come with their text features.
 
     Raises:
         ConfigError: Too many or too few instructions, or the same one twice.

@@ -16,12 +16,12 @@ from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, Keys
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """Tokens, and what they were drawn from.
+    """Sampled tokens and the distributions they were drawn from.
 
     Attributes:
         tokens_BU: The tokens, int64.
-        logits_BUV: The logits of each, at temperature 1.
-        candidates_BUK: The most likely tokens that each was drawn among, likeliest first, int64; none if among all.
+        logits_BUV: Their logits, at temperature 1.
+        candidates_BUK: The top-k tokens that each was drawn from, most likely first, int64; None if drawn from all.
     """
 
     tokens_BU: torch.Tensor
@@ -48,14 +48,14 @@ class SkillPrior(nn.Module):
         self.head = nn.Linear(width, vocabulary)
 
     def logits(self, context_BLD: torch.Tensor, tokens_BU: torch.Tensor) -> torch.Tensor:
-        """Logits (B, U, V) of each token given the context and the tokens before it."""
+        """Return the logits (B, U, V) of each token given the context and the tokens before it."""
         start = torch.full_like(tokens_BU[:, :1], self.start_token)
         inputs = self.add_positional_emb(self.tok_emb(torch.cat([start, tokens_BU[:, :-1]], dim=1)))
         hidden = self.decoder(self.discard(torch.cat([context_BLD, inputs], dim=1)))
         return self.head(self.lnf(hidden[:, context_BLD.shape[1] :]))
 
     def log_probs(self, context_BLD: torch.Tensor, tokens_BU: torch.Tensor) -> torch.Tensor:
-        """Log-probability (B, U) of each token under the softmax over all, at temperature 1."""
+        """Return the log-probability (B, U) of each token under the softmax over all, at temperature 1."""
         return score(self.logits(context_BLD, tokens_BU), tokens_BU)
 
     @torch.no_grad()
@@ -67,13 +67,13 @@ class SkillPrior(nn.Module):
         top_k: int,
         temperature: float,
     ) -> SampledTokens:
-        """Draw tokens, one position per step over cached keys and values.
+        """Sample tokens position by position, with cached keys and values.
 
         Args:
             context_BLD: Context tokens.
             generators: Row b draws its U uniform numbers from `generators[b]`.
-            top_k: Draw among this many most likely tokens; 0 for all.
-            temperature: Divides the logits that are drawn from.
+            top_k: Sample among the top_k most likely tokens; 0 for all.
+            temperature: Sampling temperature.
         """
         uniforms_BU = torch.from_numpy(np.stack([rng.random(self.num_tokens) for rng in generators]))
         positions_UD = self.add_positional_emb.penc(self.num_tokens)
@@ -102,12 +102,12 @@ class SkillPrior(nn.Module):
 def score(
     logits_BUV: torch.Tensor, tokens_BU: torch.Tensor, candidates_BUK: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Log-probability (B, U) of each token under the softmax over all tokens.
+    """Return the log-probability (B, U) of each token under the softmax over all tokens.
 
     Args:
-        logits_BUV: Logits, divided by the temperature already.
+        logits_BUV: Logits, already divided by the temperature.
         tokens_BU: The tokens, int64.
-        candidates_BUK: Normalise over these alone: tokens that differ from each other, the one to score among them.
+        candidates_BUK: If given, normalize over these tokens only: distinct, and including the one to score.
     """
     choices_BU1 = tokens_BU.unsqueeze(-1)
     if candidates_BUK is not None:
@@ -117,11 +117,11 @@ def score(
 
 
 def _draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, candidates_BK: torch.Tensor | None) -> torch.Tensor:
-    """Tokens (B, 1) by inverting the cumulative distribution at `uniforms_B` in [0, 1), over candidates or over all."""
+    """Draw tokens (B, 1) by inverting the cumulative distribution at `uniforms_B` in [0, 1)."""
     if candidates_BK is not None:
         logits_BV = logits_BV.gather(-1, candidates_BK)
     cumulative_BV = logits_BV.double().softmax(dim=-1).cumsum(dim=-1)
-    # Scaled by the total, which may fall short of 1 by a rounding error, as may the product below it.
+    # Scaled by the total, which rounding may leave below 1; the product may round up to it.
     targets_B1 = (uniforms_B * cumulative_BV[:, -1]).unsqueeze(-1)
     choice_B1 = torch.searchsorted(cumulative_BV, targets_B1, right=True).clamp(max=logits_BV.shape[-1] - 1)
     return choice_B1 if candidates_BK is None else candidates_BK.gather(-1, choice_B1)

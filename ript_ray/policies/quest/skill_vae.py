@@ -19,7 +19,7 @@ assert math.prod(STRIDES) == ACTIONS_PER_TOKEN
 
 
 class CausalConv(nn.Module):
-    """A strided convolution in time that sees no later step."""
+    """A strided, causal convolution in time."""
 
     def __init__(self, width: int, kernel: int, stride: int):
         super().__init__()
@@ -32,7 +32,7 @@ class CausalConv(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """One causal convolution with normalisation and activation, wrapped as the checkpoints name it."""
+    """A causal convolution with normalization and activation, nested as in the published checkpoints."""
 
     def __init__(self, width: int, kernel: int, stride: int):
         super().__init__()
@@ -45,7 +45,7 @@ class ConvBlock(nn.Module):
 
 
 class ConvStack(nn.Module):
-    """The convolutions that shorten a chunk to one vector per token."""
+    """Convolutions that downsample a chunk to one vector per token."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -75,10 +75,10 @@ class SkillVAE(nn.Module):
         Args:
             action_dim: Entries of an action, A.
             chunk_length: Actions of a chunk, C; a multiple of `ACTIONS_PER_TOKEN`.
-            fsq_levels: Levels of the quantiser; their product is the vocabulary V.
+            fsq_levels: Levels of the quantizer; their product is the vocabulary V.
             width: Width of the hidden vectors; 4 heads, feed-forward 4 times as wide.
             num_layers: Layers of the encoder and of the decoder.
-            dropout: Probability of dropping a unit while training.
+            dropout: Dropout probability.
         """
         super().__init__()
         self.num_tokens = chunk_length // ACTIONS_PER_TOKEN
@@ -98,19 +98,19 @@ class SkillVAE(nn.Module):
         self.action_head = nn.Linear(width, action_dim)
 
     def forward(self, actions_BCA: torch.Tensor) -> torch.Tensor:
-        """Reconstruct a chunk through the quantiser."""
+        """Reconstruct a chunk (B, C, A) through the quantizer."""
         return self._decode(self.vq(self.encode(actions_BCA))[0])
 
     def tokens(self, actions_BCA: torch.Tensor) -> torch.Tensor:
-        """Skill tokens (B, U) of a chunk, int64."""
+        """Return the skill tokens (B, U) of a chunk, int64."""
         return self.vq(self.encode(actions_BCA))[1]
 
     def decode_tokens(self, tokens_BU: torch.Tensor) -> torch.Tensor:
-        """The chunk (B, C, A) that tokens stand for."""
+        """Decode tokens (B, U) to a chunk (B, C, A)."""
         return self._decode(self.vq.embed(tokens_BU))
 
     def encode(self, actions_BCA: torch.Tensor) -> torch.Tensor:
-        """What the quantiser is given: one vector per token, (B, U, width)."""
+        """Return the input of the quantizer, one vector per token: (B, U, width)."""
         hidden = self.conv_block(self.action_proj(actions_BCA))
         return self.encoder(self.add_positional_emb(hidden))
 

@@ -23,7 +23,7 @@ EVALUATION_BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class _QuestTask(SupervisedTask):
-    """What both stages share."""
+    """Common part of both stages."""
 
     settings: SupervisedStage
     sft: QuestSFT
@@ -58,7 +58,7 @@ class AutoencoderTask(_QuestTask):
         return loss
 
     def error(self, policy: QuestPolicy, windows: Windows) -> float:
-        """Return the mean absolute error of an action's entry, in units of half the action range."""
+        """Return the mean absolute error per action entry, in units of half the action range."""
         return _mean_over(windows, policy, _reconstruction_errors)
 
 
@@ -66,7 +66,7 @@ class AutoencoderTask(_QuestTask):
 class PriorTask(_QuestTask):
     """Stage 2: predict the skill tokens of each window from observation and instruction, by cross-entropy.
 
-    Encoders and prior train; the autoencoder is frozen.
+    Trains the observation encoders and the prior; the autoencoder is frozen.
     """
 
     name = "prior"
@@ -76,7 +76,7 @@ class PriorTask(_QuestTask):
     reads_images = True
 
     def parameters(self, policy: QuestPolicy) -> Mapping[str, nn.Parameter]:
-        """Return every parameter outside the autoencoder that takes gradients."""
+        """Return all trainable parameters except the autoencoder's."""
         return {
             name: value
             for name, value in policy.named_parameters()
@@ -86,14 +86,14 @@ class PriorTask(_QuestTask):
     def loss_fn(self, policy: QuestPolicy, windows: Windows) -> LossFn:
         """Return the cross-entropy, in nats per token."""
         chunks_WCA = torch.from_numpy(windows.chunks_WCA)
-        known_WU = None if self.sft.noisy_tokens else torch.cat(list(_in_batches(windows, policy, _tokens)))
+        fixed_WU = None if self.sft.noisy_tokens else torch.cat(list(_in_batches(windows, policy, _tokens)))
 
         def loss(rows: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
             observations = windows.observations_at(rows)
             for camera in policy.settings.cameras:
                 observations[camera] = augment(observations[camera], generator, self.sft.augmentation)
             with torch.no_grad():
-                tokens_BU = policy.autoencoder.tokens(chunks_WCA[rows]) if known_WU is None else known_WU[rows]
+                tokens_BU = policy.autoencoder.tokens(chunks_WCA[rows]) if fixed_WU is None else fixed_WU[rows]
             return _cross_entropy(policy, observations, windows.instructions_at(rows), tokens_BU)
 
         return loss
@@ -104,7 +104,7 @@ class PriorTask(_QuestTask):
 
 
 PerWindow = Callable[[QuestPolicy, Windows, torch.Tensor], torch.Tensor]
-"""One row per window, for the windows at some rows."""
+"""Computes one row per window, for the windows at given rows."""
 
 
 def _mean_over(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> float:
@@ -112,7 +112,7 @@ def _mean_over(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> 
 
 
 def _in_batches(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> Iterator[torch.Tensor]:
-    """Evaluate batch by batch, in evaluation mode; the policy is left in the mode it was in."""
+    """Evaluate batch by batch in evaluation mode, then restore the policy's mode."""
     was_training = policy.training
     policy.eval()
     with torch.no_grad():

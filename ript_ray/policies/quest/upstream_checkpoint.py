@@ -1,9 +1,9 @@
-"""The checkpoint files of QueST's and RIPT-VLA's authors: `{"model": state dict}`, written by `torch.save`.
+"""Checkpoint files of QueST's and RIPT-VLA's authors: `{"model": state dict}`, written by `torch.save`.
 
-Files of the supervised stages name entries as they are; those that RIPT wrote begin every name with `module.`.
+Files of the supervised stages use plain names; in RIPT's files every name has the prefix `module.`.
 
-Such a file is a pickle, a program. Two walls stand before it: the names it calls are read without running it and
-must all be on a list of four that make tensors, and torch then reads it with `weights_only=True`.
+Pickle files can execute code. Two checks prevent it: the callables that a file names are listed without running it and
+must be on an allowlist of four tensor constructors, and torch then loads it with `weights_only=True`.
 """
 
 import io
@@ -25,22 +25,22 @@ from ript_ray.storage.atomic import atomic_write
 UpstreamFormat = Literal["sft", "ript"]
 
 PREFIX: dict[UpstreamFormat, str] = {"sft": "", "ript": "module."}
-"""What the names of a layout begin with."""
+"""Prefix of the names in each format."""
 
 ALLOWED = frozenset(
     {"collections OrderedDict", "torch FloatStorage", "torch LongStorage", "torch._utils _rebuild_tensor_v2"}
 )
-"""All that a file may call."""
+"""The callables that a file may name."""
 
 COMPUTED_CALLS = frozenset({"STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
-"""Operations whose callee is not written beside them; `torch.save` uses none."""
+"""Pickle operations that call something computed at run time; `torch.save` uses none."""
 
-MAX_PROGRAM_BYTES = 16_000_000
-"""The pickle without its tensors; that of a published policy has some 40 kB."""
+MAX_PICKLE_BYTES = 16_000_000
+"""Largest accepted pickle, without tensors; that of a published policy has about 40 kB."""
 
 
 def upstream_format(name: str) -> UpstreamFormat:
-    """Return the format of that name; raises CheckpointError where there is none."""
+    """Return the format of that name; raises CheckpointError if there is none."""
     for known in PREFIX:
         if name == known:
             return known
@@ -49,11 +49,11 @@ def upstream_format(name: str) -> UpstreamFormat:
 
 @dataclass(frozen=True)
 class UpstreamCheckpoint:
-    """What such a file holds.
+    """Content of an upstream checkpoint file.
 
     Attributes:
-        layout: Which of the two layouts it has.
-        tensors: The entries, named without the layout's prefix. They may share memory.
+        layout: Its format.
+        tensors: The entries, named without the format's prefix. They may share memory.
     """
 
     layout: UpstreamFormat
@@ -61,40 +61,40 @@ class UpstreamCheckpoint:
 
 
 def read_upstream_checkpoint(path: Path) -> UpstreamCheckpoint:
-    """Read a file without running anything that is in it.
+    """Read a file without executing any code in it.
 
     Raises:
-        CheckpointError: It is missing, not of this kind, damaged, or calls something that is not allowed.
+        CheckpointError: It is missing, corrupt, of another format, or names a callable that is not allowed.
     """
     _refuse_code(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail anywhere in there
+    except Exception as error:  # a corrupt file can fail anywhere in torch
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or list(content) != ["model"] or not isinstance(content["model"], dict):
-        raise CheckpointError(f"{path} does not hold a dict with the one key 'model' and a state dict under it")
+        raise CheckpointError(f"{path} is not a dict with the single key 'model' and a state dict as its value")
     entries = content["model"]
     strange = [str(name) for name, value in entries.items() if not (isinstance(name, str) and _is_plain(value))]
     if strange or not entries:
-        raise CheckpointError(f"{path} holds {', '.join(strange) or 'no entry'} where named tensors are expected")
+        raise CheckpointError(f"{path} contains {', '.join(strange) or 'no entry'} where named tensors are expected")
     prefixed = [name for name in entries if name.startswith(PREFIX["ript"])]
     if not prefixed:
         return UpstreamCheckpoint("sft", dict(entries))
     if len(prefixed) < len(entries):
         odd = [name for name in entries if name not in prefixed]
-        raise CheckpointError(f"{path} mixes two layouts; without 'module.' are only {', '.join(odd)}")
+        raise CheckpointError(f"{path} mixes two formats: these entries lack the prefix 'module.': {', '.join(odd)}")
     return UpstreamCheckpoint("ript", {name.removeprefix(PREFIX["ript"]): value for name, value in entries.items()})
 
 
 def write_upstream_checkpoint(path: Path, arrays: Mapping[str, NDArray[np.generic]], layout: UpstreamFormat) -> None:
-    """Write the entries of a state dict to a file that must not exist.
+    """Write the entries of a state dict to a file, which must not exist.
 
     Raises:
         CheckpointError: The file exists.
-        StorageError: The disk does not take it; nothing is left of the attempt.
+        StorageError: The file cannot be written; nothing is left behind.
     """
     if path.exists():
-        raise CheckpointError(f"{path} exists already; nothing is overwritten")
+        raise CheckpointError(f"{path} exists already and is not overwritten")
     file = io.BytesIO()
     torch.save({"model": {PREFIX[layout] + name: torch.from_numpy(array) for name, array in arrays.items()}}, file)
     atomic_write(path, file.getvalue())
@@ -103,27 +103,27 @@ def write_upstream_checkpoint(path: Path, arrays: Mapping[str, NDArray[np.generi
 def _refuse_code(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            programs = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
-            if len(programs) != 1 or programs[0].file_size > MAX_PROGRAM_BYTES:
-                raise CheckpointError(f"{path} is not a file of one state dict: it holds {len(programs)} programs")
-            called = _calls(archive.read(programs[0]))
+            pickles = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
+                raise CheckpointError(f"{path} is not a file of one state dict: it contains {len(pickles)} pickles")
+            called = _calls(archive.read(pickles[0]))
     except FileNotFoundError as error:
         raise CheckpointError(f"there is nothing at {path}") from error
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} is not a file that torch.save wrote: {error}") from error
     refused = sorted(called - ALLOWED)
     if refused:
-        raise CheckpointError(f"{path} is refused, nothing of it was run: it calls {', '.join(refused)}")
+        raise CheckpointError(f"{path} was refused without executing anything: it calls {', '.join(refused)}")
 
 
-def _calls(program: bytes) -> set[str]:
-    """Everything that a pickle names to be called, as `module name`."""
+def _calls(pickle: bytes) -> set[str]:
+    """Return every callable that a pickle names, as `module name`."""
     called: set[str] = set()
-    for operation, argument, _ in pickletools.genops(program):
+    for operation, argument, _ in pickletools.genops(pickle):
         if operation.name in ("GLOBAL", "INST"):
             called.add(str(argument))
         elif operation.name in COMPUTED_CALLS:
-            called.add(f"something by {operation.name}")
+            called.add(f"a computed callable ({operation.name})")
     return called
 
 

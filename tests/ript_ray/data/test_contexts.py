@@ -1,9 +1,11 @@
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ript_envs.metaworld.benchmark import MetaWorld
-from ript_ray.data.contexts import draw_contexts, read_contexts, with_noise, write_contexts
+from ript_ray.data.contexts import draw_contexts, read_contexts, with_noise
 from ript_ray.errors import ConfigError
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.seeding import Purpose
@@ -42,7 +44,7 @@ def test_training_and_held_out_contexts_never_overlap() -> None:
     assert len(set().union(*sampled)) == sum(map(len, sampled)) == 1200
 
 
-def test_more_contexts_extend_a_set_and_keep_its_beginning() -> None:
+def test_a_larger_set_of_contexts_begins_with_the_smaller_one() -> None:
     benchmark = LineBenchmark()
     few, many = (
         draw_contexts(benchmark, ["left"], num_per_task=number, seed=0, purpose=Purpose.HELD_OUT_CONTEXTS)
@@ -63,7 +65,11 @@ def line_contexts(num_per_task: int = 4) -> tuple[Context, ...]:
     )
 
 
-def test_contexts_come_back_from_a_file_to_the_last_bit_for_the_tasks_and_the_number_asked_for(tmp_path: Path) -> None:
+def write_contexts(path: Path, contexts: Sequence[Context]) -> None:
+    path.write_text(json.dumps([{"task": each.task, "initial_state": each.initial_state} for each in contexts]))
+
+
+def test_contexts_are_read_from_a_file_to_the_last_bit_for_the_tasks_and_the_number_requested(tmp_path: Path) -> None:
     path = tmp_path / "contexts.json"
     contexts = line_contexts()
     write_contexts(path, contexts)
@@ -73,17 +79,17 @@ def test_contexts_come_back_from_a_file_to_the_last_bit_for_the_tasks_and_the_nu
 
 
 BAD_CONTEXT_FILES = {
-    "missing": (None, "contexts.json is no file of contexts"),
-    "no JSON": ("[{", "contexts.json is no file of contexts"),
-    "no list of contexts": ('{"task": "left"}', "contexts.json is no file of contexts"),
+    "missing": (None, "contexts.json is not a valid context file"),
+    "not JSON": ("[{", "contexts.json is not a valid context file"),
+    "not a list of contexts": ('{"task": "left"}', "contexts.json is not a valid context file"),
     "no state": ('[{"task": "left"}]', "KeyError.*initial_state"),
-    "a state of words": ('[{"task": "left", "initial_state": ["a"]}]', "contexts.json is no file of contexts"),
-    "too few": ('[{"task": "left", "initial_state": [0.0, 1.0]}]', "holds 1 contexts of left, fewer than the 2"),
+    "a state of words": ('[{"task": "left", "initial_state": ["a"]}]', "contexts.json is not a valid context file"),
+    "too few": ('[{"task": "left", "initial_state": [0.0, 1.0]}]', "contains 1 contexts of left, fewer than the 2"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_CONTEXT_FILES)
-def test_a_bad_file_of_contexts_is_named_with_what_is_wrong(case: str, tmp_path: Path) -> None:
+def test_an_invalid_context_file_is_named_with_the_problem(case: str, tmp_path: Path) -> None:
     text, message = BAD_CONTEXT_FILES[case]
     path = tmp_path / "contexts.json"
     if text is not None:

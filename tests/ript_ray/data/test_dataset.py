@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import Sampling
 from ript_ray.data import dataset as data_module
-from ript_ray.data.contexts import held_out_contexts, training_contexts, write_contexts
+from ript_ray.data.contexts import held_out_contexts, training_contexts
 from ript_ray.data.dataset import SupervisedDataset, choose, load_dataset
 from ript_ray.data.hdf5 import find_file, read_initial_states
 from ript_ray.data.recording import Plan, files_of, record_files
@@ -19,6 +20,7 @@ from ript_ray.errors import ConfigError, RiptError
 from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.runtime.cluster import Cluster
 from tests.conftest import TINY_QUEST
+from tests.ript_ray.data.test_contexts import write_contexts
 
 TASKS = ("reach-v3", "faucet-open-v3")
 SEEING = QuestConfig(cameras=("corner_rgb",), sensors=("robot_states",), chunk_length=8, num_executed=8)
@@ -28,7 +30,7 @@ HERE = Cluster(in_process=True)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four demonstrations of each task, with pictures."""
+    """Four demonstrations of each task, with images."""
     out = tmp_path_factory.mktemp("data")
     plan = Plan(
         FAST.with_cameras(("corner_rgb",)),
@@ -37,12 +39,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_steps=120,
         seed=0,
     )
-    record_files(plan, files_of(out, TASKS), HERE)
+    record_files(plan, files_of(FAST, out, TASKS), HERE)
     return out
 
 
 def collect(settings: Demonstrations) -> SupervisedDataset:
-    return load_dataset(FAST, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
+    return load_from(FAST, settings)
+
+
+def load_from(benchmark: MetaWorld, settings: Demonstrations) -> SupervisedDataset:
+    return load_dataset(
+        benchmark, TASKS, settings=settings, policy=SEEING, cameras=SEEING.cameras, max_steps=120, seed=0
+    )
 
 
 @pytest.mark.sim
@@ -58,37 +66,37 @@ def test_demonstrations_from_files_equal_those_recorded_at_the_start(folder: Pat
 
 
 @pytest.mark.sim
-def test_pictures_that_look_otherwise_than_the_benchmarks_are_refused(folder: Path) -> None:
+def test_images_rendered_with_other_settings_than_the_benchmarks_are_refused(folder: Path) -> None:
     settings = Demonstrations(folder=folder, num_per_task=2)
     for other, message in (
         (replace(FAST, rendering="full"), "rendering fast, but benchmark.rendering is full"),
         (replace(FAST, image_size=64), "image-size 32, but benchmark.image-size is 64"),
     ):
         with pytest.raises(ConfigError, match=message):
-            load_dataset(other, TASKS, settings=settings, policy=SEEING, max_steps=120, seed=0)
+            load_from(other, settings)
 
 
 @pytest.mark.sim
-def test_pictures_that_would_fill_the_memory_stay_in_their_files(folder: Path, monkeypatch) -> None:
+def test_images_beyond_the_memory_limit_are_read_from_their_files_on_demand(folder: Path, monkeypatch) -> None:
     settings = Demonstrations(folder=folder, num_per_task=4)
     whole = collect(settings).training
     monkeypatch.setattr(data_module, "MAX_BYTES_IN_MEMORY", 1000)
     stored = collect(settings).training
-    pictures = stored.observations["corner_rgb"]
-    assert not isinstance(pictures, np.ndarray)
+    images = stored.observations["corner_rgb"]
+    assert not isinstance(images, np.ndarray)
     assert isinstance(stored.observations["robot_states"], np.ndarray)
-    assert len(pictures) == len(whole.instructions)
-    rows = np.random.default_rng(0).integers(len(pictures), size=50)
-    for one, other in zip(whole.seen(rows).values(), stored.seen(rows).values(), strict=True):
+    assert len(images) == len(whole.instructions)
+    rows = torch.from_numpy(np.random.default_rng(0).integers(len(images), size=50))
+    for one, other in zip(whole.observations_at(rows).values(), stored.observations_at(rows).values(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_few_are_chosen_evenly_as_the_authors_do_and_what_is_held_out_is_none_of_them() -> None:
+def test_spread_selection_is_even_as_in_the_authors_code_and_held_out_demonstrations_are_others() -> None:
     settings = Demonstrations(num_per_task=5, selection="spread", num_held_out=3)
     assert choose(50, settings, where=Path("x")) == ([0, 12, 24, 36, 49], [1, 2, 3])
     assert choose(50, replace(settings, selection="first"), where=Path("x")) == ([0, 1, 2, 3, 4], [5, 6, 7])
     assert choose(8, replace(settings, selection="first"), where=Path("x"))[1] == [5, 6, 7]
-    with pytest.raises(ConfigError, match=r"x holds 7 demonstrations, fewer than .*num-per-task 5 and .*held-out 3"):
+    with pytest.raises(ConfigError, match=r"x contains 7 demonstrations, fewer than .*num-per-task 5 and .*held-out 3"):
         choose(7, settings, where=Path("x"))
 
 
@@ -97,7 +105,7 @@ def experiment(**sampling: object) -> Experiment:
 
 
 @pytest.mark.sim
-def test_contexts_come_from_demonstrations_from_a_file_or_from_the_seed_and_may_be_moved(
+def test_contexts_come_from_demonstrations_a_file_or_the_seed_and_may_be_perturbed(
     folder: Path, tmp_path: Path
 ) -> None:
     sampled = training_contexts(experiment())
@@ -113,7 +121,7 @@ def test_contexts_come_from_demonstrations_from_a_file_or_from_the_seed_and_may_
     moved = training_contexts(experiment(context_source=folder, context_noise_m=0.01))
     distances = [np.subtract(a.initial_state, b.initial_state) for a, b in zip(moved, shown, strict=True)]
     assert 0 < np.abs(np.concatenate(distances)).max() < 0.05
-    with pytest.raises(RiptError, match="fewer than the 5 asked for"):
+    with pytest.raises(RiptError, match="fewer than the 5 needed"):
         training_contexts(experiment(context_source=folder, contexts_per_task=5))
 
 

@@ -1,4 +1,4 @@
-"""Demonstration files: what is in them, who can read them, and what interrupted or foreign ones do."""
+"""Demonstration files: content, compatibility with other readers, interrupted and invalid files."""
 
 import logging
 import shutil
@@ -39,17 +39,17 @@ SEEING = replace(PLAN, benchmark=MetaWorld(cameras=("corner_rgb",), rendering="f
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three demonstrations of two tasks, without pictures."""
+    """A folder with three demonstrations of two tasks, without images."""
     folder = tmp_path_factory.mktemp("data")
-    record_files(PLAN, files_of(folder, TASKS), HERE)
+    record_files(PLAN, files_of(MetaWorld(), folder, TASKS), HERE)
     return folder
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of two demonstrations with pictures."""
+    """A file of two demonstrations with images."""
     folder = tmp_path_factory.mktemp("seen")
-    record_files(SEEING, files_of(folder, ["reach-v3"]), HERE)
+    record_files(SEEING, files_of(MetaWorld(), folder, ["reach-v3"]), HERE)
     return find_file(folder, "reach-v3")
 
 
@@ -58,7 +58,7 @@ def names_below(folder: Path) -> set[str]:
 
 
 @pytest.mark.sim
-def test_a_file_holds_the_demonstrations_that_would_be_made_in_memory(recorded: Path) -> None:
+def test_a_file_contains_the_demonstrations_that_would_be_recorded_in_memory(recorded: Path) -> None:
     settings = Demonstrations(num_per_task=3, action_noise=0.2, max_attempts=5)
     made = [
         demonstration
@@ -102,7 +102,7 @@ def test_a_file_has_the_layout_that_the_authors_loader_reads(seen: Path) -> None
 
 
 @pytest.mark.sim
-def test_from_a_files_first_state_its_actions_lead_through_its_pictures_to_success(seen: Path) -> None:
+def test_replaying_a_files_actions_from_its_first_state_reproduces_its_images_and_success(seen: Path) -> None:
     (demonstration, _) = read_demonstrations(seen, instruction="", sensors=("corner_rgb", "state"))
     (start,) = read_initial_states(seen, 1)
     task = SEEING.benchmark.make("reach-v3")
@@ -119,7 +119,7 @@ def test_from_a_files_first_state_its_actions_lead_through_its_pictures_to_succe
 
 
 @pytest.mark.sim
-def test_failures_are_dropped_and_made_up_for_unless_they_are_asked_for(tmp_path: Path) -> None:
+def test_failures_are_dropped_and_replaced_unless_they_are_kept(tmp_path: Path) -> None:
     hard = replace(PLAN, max_steps=62)  # reach takes 45 to 80 steps, depending on the goal and on the noise
     for keeps in (False, True):
         plan = replace(hard, keep_failures=keeps, num_episodes=4)
@@ -137,13 +137,13 @@ def test_failures_are_dropped_and_made_up_for_unless_they_are_asked_for(tmp_path
 @pytest.mark.sim
 def test_an_expert_that_keeps_failing_is_named_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RiptError, match="the expert of drawer-open-v3 failed 5 times in a row within 3 steps"):
-        record_files(replace(PLAN, max_steps=3), files_of(tmp_path, ["drawer-open-v3"]), HERE)
+        record_files(replace(PLAN, max_steps=3), files_of(MetaWorld(), tmp_path, ["drawer-open-v3"]), HERE)
     assert names_below(tmp_path) == set()
 
 
 @pytest.mark.sim
-def test_what_is_complete_is_not_recorded_again(recorded: Path, caplog: pytest.LogCaptureFixture) -> None:
-    paths = files_of(recorded, TASKS)
+def test_complete_files_are_not_recorded_again(recorded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = files_of(MetaWorld(), recorded, TASKS)
     before = [path.stat().st_mtime_ns for path in paths.values()]
     with caplog.at_level(logging.INFO, "ript_ray"):
         record_files(PLAN, paths, HERE)
@@ -152,20 +152,16 @@ def test_what_is_complete_is_not_recorded_again(recorded: Path, caplog: pytest.L
 
 
 @pytest.mark.sim
-def test_files_recorded_differently_are_neither_mixed_nor_overwritten(recorded: Path) -> None:
+def test_files_recorded_with_other_settings_are_neither_mixed_nor_overwritten(recorded: Path) -> None:
     more = replace(PLAN, num_episodes=4, benchmark=MetaWorld(rendering="fast"))
-    message = (
-        r"reach-v3.hdf5 was recorded differently \(benchmark.rendering is full, not fast; num_episodes is 3, not 4"
-    )
-    with pytest.raises(RiptError, match=message):
-        record_files(more, files_of(recorded, TASKS), HERE)
+    message = r"recorded with other settings \(benchmark.rendering is full, not fast; num_episodes is 3, not 4"
+    with pytest.raises(RiptError, match="reach-v3.hdf5 was " + message):
+        record_files(more, files_of(MetaWorld(), recorded, TASKS), HERE)
 
 
 @pytest.mark.sim
 @pytest.mark.cli
-def test_a_recording_that_was_killed_goes_on_with_what_is_missing_to_the_same_bytes(
-    recorded: Path, tmp_path: Path
-) -> None:
+def test_a_killed_recording_resumes_with_the_missing_files_to_the_same_bytes(recorded: Path, tmp_path: Path) -> None:
     options = ("--episodes", "3", "--max-steps", "150", "--max-attempts", "5", "--no-pictures", "--out", "data")
     command = (*RIPT_RAY, "demos", "metaworld", "--task", *TASKS, *options, "--cluster.in-process")
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
@@ -205,18 +201,18 @@ def test_a_bad_request_is_refused_before_anything_is_written(
 
 
 def test_the_splits_of_the_papers_go_to_train_and_test() -> None:
-    paths = files_of(Path("data"), ["ml45-train", "ml45-test"])
+    paths = files_of(MetaWorld(), Path("data"), ["ml45-train", "ml45-test"])
     assert set(paths) == set(ML45_TRAIN + ML45_HELD_OUT)
     assert {path.parent.name for task, path in paths.items() if task in ML45_TRAIN} == {"train"}
     assert {str(paths[task].parent) for task in ML45_HELD_OUT} == {"data/metaworld/ML45_PRISE/test"}
-    with pytest.raises(ConfigError, match="or ml45-train or ml45-test for a split"):
-        files_of(Path("data"), ["ml45"])
+    with pytest.raises(ConfigError, match="or ml45-train or ml45-test for a set of tasks"):
+        files_of(MetaWorld(), Path("data"), ["ml45"])
     with pytest.raises(ConfigError, match="name at least one"):
-        files_of(Path("data"), [])
+        files_of(MetaWorld(), Path("data"), [])
 
 
 @pytest.mark.sim
-def test_contexts_are_the_first_states_of_the_files_with_noise_where_it_is_asked_for(recorded: Path) -> None:
+def test_contexts_are_the_first_states_of_the_files_plus_noise_if_configured(recorded: Path) -> None:
     benchmark = MetaWorld()
     settings = {"source": recorded, "num_per_task": 3, "seed": 0}
     contexts = collect_contexts(benchmark, TASKS, noise_m=0.0, **settings)
@@ -250,7 +246,7 @@ def test_a_file_of_the_authors_is_read_too_but_holds_no_contexts(tmp_path: Path)
     assert demonstration.actions_TA.dtype == np.float32
     assert demonstration.observations["corner_rgb"].shape == (5, 128, 128, 3)
     np.testing.assert_array_equal(demonstration.observations["state"][1], np.arange(39, 78))
-    with pytest.raises(RiptError, match="demo_0 holds no states, so contexts cannot be drawn from it"):
+    with pytest.raises(RiptError, match="demo_0 has no states, so contexts cannot be drawn from it"):
         read_initial_states(path)
     with pytest.raises(RiptError, match="was not recorded by ript-ray"):
         read_recipe(path)
@@ -272,15 +268,15 @@ def cut_in_half(path: Path) -> None:
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "there is no demonstration file"),
-    "text": (lambda path: path.write_text("no"), "is damaged or no HDF5 file"),
-    "truncated": (cut_in_half, "is damaged or no HDF5 file"),
+    "text": (lambda path: path.write_text("no"), "is corrupt or not an HDF5 file"),
+    "truncated": (cut_in_half, "is corrupt or not an HDF5 file"),
     "of something else": (lambda path: h5py.File(path, "w").close(), "it has no group 'data'"),
 }
 
 
 @pytest.mark.sim
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_is_named_with_what_is_wrong(case: str, recorded: Path, tmp_path: Path) -> None:
+def test_an_invalid_file_is_named_with_the_problem(case: str, recorded: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.hdf5"
     shutil.copy(find_file(recorded, "reach-v3"), path)
     spoil, message = BAD_FILES[case]
@@ -292,15 +288,15 @@ def test_a_bad_file_is_named_with_what_is_wrong(case: str, recorded: Path, tmp_p
 
 
 @pytest.mark.sim
-def test_what_a_folder_or_a_file_lacks_is_named_with_what_there_is(recorded: Path, tmp_path: Path) -> None:
-    with pytest.raises(RiptError, match=r"no file push-v3.hdf5 \(there are drawer-open-v3, reach-v3\)"):
+def test_missing_files_and_sensors_are_named_with_the_available_ones(recorded: Path, tmp_path: Path) -> None:
+    with pytest.raises(RiptError, match=r"no file push-v3.hdf5 \(there are files of drawer-open-v3, reach-v3\)"):
         find_file(recorded, "push-v3")
     with pytest.raises(RiptError, match="there are none of any task"):
         find_file(tmp_path, "push-v3")
     path = find_file(recorded, "reach-v3")
-    with pytest.raises(RiptError, match="holds 3 demonstrations, fewer than the 50 asked for"):
+    with pytest.raises(RiptError, match="contains 3 demonstrations, fewer than the 50 needed"):
         read_initial_states(path, 50)
-    with pytest.raises(RiptError, match="holds no obs/corner_rgb; its observations are obs_gt, relative, robot_states"):
+    with pytest.raises(RiptError, match="has no obs/corner_rgb; its observations are obs_gt, relative, robot_states"):
         read_demonstrations(path, instruction="", sensors=("corner_rgb",))
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -313,4 +309,4 @@ def test_what_a_folder_or_a_file_lacks_is_named_with_what_there_is(recorded: Pat
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "metaworld").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match=r"reach-v3.hdf5 cannot be written"):
-        record_files(PLAN, files_of(tmp_path, ["reach-v3"]), HERE)
+        record_files(PLAN, files_of(MetaWorld(), tmp_path, ["reach-v3"]), HERE)

@@ -74,7 +74,7 @@ def test_two_processes_record_the_same_bytes_as_one(tmp_path: Path) -> None:
         seed=1,
     )
     tasks = ("reach-v3", "reach-wall-v3")
-    paths = {where: files_of(tmp_path / where, tasks) for where in ("serial", "ray")}
+    paths = {where: files_of(benchmark, tmp_path / where, tasks) for where in ("serial", "ray")}
     record_files(plan, paths["serial"], Cluster(in_process=True))
     record_files(plan, paths["ray"], TWO)
     for one, other in zip(paths["serial"].values(), paths["ray"].values(), strict=True):

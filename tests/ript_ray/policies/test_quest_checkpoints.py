@@ -1,4 +1,4 @@
-"""The authors' checkpoint files: read without running them, strictly; our model folders; and back."""
+"""Upstream checkpoint files: strict import without code execution, model folders, export."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.upstream_checkpoint import read_upstream_checkpoint
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import from_pretrained
-from ript_ray.runs.saved_policy import SavedPolicy, new_policy
+from ript_ray.runs.saved_policy import SavedPolicy
 from tests.commands import RIPT_RAY, run
 from tests.conftest import TINY_QUEST
 from tests.disk import full_disk
@@ -83,7 +83,7 @@ def test_an_imported_file_gives_the_published_outputs(imported: Path) -> None:
     np.testing.assert_allclose(sums, theirs["weight_sums"], rtol=1e-12, atol=1e-9)
 
 
-def test_the_card_says_what_it_is_and_where_it_is_from(imported: Path) -> None:
+def test_the_card_states_the_model_and_its_provenance(imported: Path) -> None:
     assert sorted(path.name for path in imported.iterdir()) == [
         "README.md",
         "manifest.json",
@@ -106,7 +106,7 @@ def test_the_card_says_what_it_is_and_where_it_is_from(imported: Path) -> None:
         assert part in readme
 
 
-def test_export_gives_every_tensor_back_byte_for_byte_in_the_layout_it_came_in(imported: Path, tmp_path: Path) -> None:
+def test_export_restores_every_tensor_byte_for_byte_in_its_original_format(imported: Path, tmp_path: Path) -> None:
     layout = layout_of(imported)
     assert export_checkpoint(imported, tmp_path / "out.pth") == layout
     theirs = torch.load(published_file(layout), weights_only=True)["model"]
@@ -147,7 +147,7 @@ def metaworld() -> QuestPolicy:
     return formula_policy("metaworld")
 
 
-def test_what_torch_saves_of_a_living_policy_is_imported_and_exported(metaworld: QuestPolicy, tmp_path: Path) -> None:
+def test_a_state_dict_saved_by_torch_is_imported_and_exported(metaworld: QuestPolicy, tmp_path: Path) -> None:
     torch.save({"model": metaworld.state_dict()}, tmp_path / "stage.pth")  # with the metadata of a state dict
     metadata = ImportMetadata(instructions=TASKS)
     import_checkpoint(tmp_path / "stage.pth", tmp_path / "model", variant="metaworld", metadata=metadata)
@@ -214,12 +214,12 @@ def test_weights_that_are_not_finite_are_not_imported(metaworld: QuestPolicy, tm
 
 
 STRANGE_CONTENTS = {
-    "another key": ({"state_dict": {"a": torch.zeros(1)}}, "the one key 'model'"),
-    "a second key": ({"model": {"a": torch.zeros(1)}, "optimizer": {}}, "the one key 'model'"),
-    "no dict": (torch.zeros(1), "the one key 'model'"),
-    "no entry": ({"model": {}}, "holds no entry where named tensors are expected"),
-    "no tensor": ({"model": {"a": 3, "b": torch.zeros(1)}}, "holds a where named tensors are expected"),
-    "two layouts": ({"model": {"module.a": torch.zeros(1), "b": torch.zeros(1)}}, "without 'module.' are only b"),
+    "another key": ({"state_dict": {"a": torch.zeros(1)}}, "the single key 'model'"),
+    "a second key": ({"model": {"a": torch.zeros(1)}, "optimizer": {}}, "the single key 'model'"),
+    "no dict": (torch.zeros(1), "the single key 'model'"),
+    "no entry": ({"model": {}}, "contains no entry where named tensors are expected"),
+    "not a tensor": ({"model": {"a": 3, "b": torch.zeros(1)}}, "contains a where named tensors are expected"),
+    "two layouts": ({"model": {"module.a": torch.zeros(1), "b": torch.zeros(1)}}, "lack the prefix 'module.': b"),
     "another type of storage": ({"model": {"a": torch.zeros(1).half()}}, "it calls torch HalfStorage"),
 }
 
@@ -232,7 +232,7 @@ def test_a_file_of_another_kind_is_refused_with_the_reason(case: str, tmp_path: 
         read_upstream_checkpoint(tmp_path / "strange.pth")
 
 
-def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is nothing at .*nowhere\.pth"):
         read_upstream_checkpoint(tmp_path / "nowhere.pth")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -294,16 +294,16 @@ def test_a_malicious_file_is_refused_and_never_run(
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     marker, path = tmp_path / "marker", tmp_path / "evil.pth"
     write(path, kind(marker))
-    with pytest.raises(CheckpointError, match=r"evil\.pth is (refused, nothing of it was run|not a file)"):
+    with pytest.raises(CheckpointError, match=r"evil\.pth (was refused without executing anything|is not a file)"):
         import_checkpoint(path, tmp_path / "out", variant="libero", metadata=ImportMetadata())
     assert not marker.exists(), "the file was run"
     assert not (tmp_path / "out").exists()
-    with contextlib.suppress(RuntimeError):  # torch runs a bare pickle before it finds that it is no checkpoint
+    with contextlib.suppress(RuntimeError):  # torch runs a bare pickle before it notices that it is not a checkpoint
         torch.load(path, weights_only=False)
     assert marker.exists(), "the test's own payload does nothing"
 
 
-def test_a_file_that_the_first_wall_lets_through_still_meets_torchs_own(tmp_path: Path) -> None:
+def test_a_file_that_passes_the_allowlist_is_still_checked_by_torch(tmp_path: Path) -> None:
     allowed = b"\x80\x02}(X\x05\x00\x00\x00modelccollections\nOrderedDict\n(Jx\x00\x00\x00tRu."  # OrderedDict(120)
     with zipfile.ZipFile(tmp_path / "odd.pth", "w") as archive:
         archive.writestr("odd/data.pkl", allowed)
@@ -315,18 +315,18 @@ def test_a_file_that_the_first_wall_lets_through_still_meets_torchs_own(tmp_path
 @pytest.fixture
 def trained(tmp_path: Path) -> SavedPolicy:
     experiment = Experiment("small", ("reach-v3",), policy=TINY_QUEST)
-    source = SavedPolicy(experiment, new_policy(experiment).state_arrays())
+    source = SavedPolicy.initial(experiment)
     checkpoint.save(tmp_path / "run" / "checkpoints" / "update-00003", source)
     return source
 
 
-def test_a_run_is_loaded_as_a_policy_and_not_exported_where_the_authors_could_not_read_it(
+def test_a_run_is_loaded_as_a_policy_but_not_exported_if_the_authors_code_could_not_read_it(
     trained: SavedPolicy, tmp_path: Path
 ) -> None:
     for path in (tmp_path / "run", str(tmp_path / "run" / "checkpoints" / "update-00003")):
         loaded = from_pretrained(path).state_arrays()
         assert all(np.array_equal(loaded[name], array) for name, array in trained.arrays.items())
-    with pytest.raises(CheckpointError, match="none of the authors' policies") as caught:
+    with pytest.raises(CheckpointError, match="none of the published policies") as caught:
         export_checkpoint(tmp_path / "run", tmp_path / "out.pth")
     assert "unknown lowdim_encoders.state.offset" in str(caught.value)
     assert not (tmp_path / "out.pth").exists()

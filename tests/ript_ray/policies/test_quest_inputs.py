@@ -1,4 +1,4 @@
-"""What a QueST policy reads: pictures, raw or standardised sensors, instructions in three ways."""
+"""What a QueST policy reads: images, raw or standardized sensors, instructions in three forms."""
 
 from dataclasses import replace
 
@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from ript_ray.sft.quest import begin_stage
 
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.policies.quest.config import QuestConfig, QuestSFT
 from ript_ray.policies.quest.encoders import ImageEncoder, SpatialSoftmax
 from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.policies.quest.stages import PriorTask
 from ript_ray.policies.supervised import Augmentation, SupervisedStage, Windows
+from ript_ray.sft.trainer import SupervisedTrainer
 from tests.conftest import TINY_QUEST
 
 SEEING = replace(TINY_QUEST, cameras=("front",), sensors=(), image_size=16, image_channels=4, image_width=8)
@@ -27,7 +28,7 @@ def policy_of(settings: QuestConfig) -> QuestPolicy:
         return QuestPolicy(settings, action_dim=1, state_dims={"state": 2, "other": 3})
 
 
-def pictures(count: int, size: int = 16) -> NDArray[np.uint8]:
+def images(count: int, size: int = 16) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(256, size=(count, size, size, 3), dtype=np.uint8)
 
 
@@ -41,9 +42,9 @@ def test_spatial_softmax_finds_the_row_and_then_the_column_of_each_channels_maxi
     torch.testing.assert_close(SpatialSoftmax(2, 3)(features), torch.tensor([[-1.0, 1.0, 1.0, 0.0]]))
 
 
-def test_larger_pictures_are_scaled_down_without_flipping() -> None:
+def test_larger_images_are_scaled_down_without_flipping() -> None:
     encoder = ImageEncoder(size=16, channels=4, width=8).eval()
-    large = torch.tensor(pictures(2, 32))
+    large = torch.tensor(images(2, 32))
     small = F.interpolate(large.permute(0, 3, 1, 2).float(), (16, 16), mode="bilinear", align_corners=False)
     rounded = small.round().permute(0, 2, 3, 1).to(torch.uint8)
     torch.testing.assert_close(encoder(large), encoder(rounded), atol=1e-2, rtol=0)
@@ -58,23 +59,24 @@ def test_larger_pictures_are_scaled_down_without_flipping() -> None:
         (torch.zeros(2, 16, 8, 3, dtype=torch.uint8), r"at least 16 pixels on each side, not \(16, 8\)"),
     ],
 )
-def test_what_is_no_picture_is_refused(wrong: torch.Tensor, message: str) -> None:
+def test_arrays_that_are_not_images_are_refused(wrong: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageEncoder(size=16, channels=4, width=8)(wrong)
 
 
-def test_a_policy_that_sees_pictures_learns_from_them_and_acts_in_evaluation_mode() -> None:
-    policy, frames = policy_of(SEEING), pictures(8)
+def test_a_policy_with_a_camera_learns_from_its_images_and_acts_in_evaluation_mode() -> None:
+    policy, frames = policy_of(SEEING), images(8)
     chunks = np.random.default_rng(0).normal(scale=3, size=(200, 4, 1)).astype(np.float32)
     tokens = policy.autoencoder.tokens(torch.tensor(chunks))[:, 0]
     chunks = chunks[np.argsort(tokens.numpy())][[0, -1, 1, -2, 2, -3, 3, -4]]
     assert tokens.unique().numel() > 1, "there is nothing to tell apart"
     windows = Windows(("go",) * 8, {"front": frames}, chunks)
     stage = SupervisedStage(num_steps=50, batch_size=8, learning_rate=3e-3)
-    policy.fit_standardizer(windows.observations, min_scale=0.05)
+    task = PriorTask(QuestSFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0)))
+    task.prepare(policy, windows)
     policy.train()
-    sft = QuestSFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0))
-    losses = list(begin_stage("prior", policy, windows, sft=sft, seed=1).steps())
+    loss_fn = task.loss_fn(policy, windows)
+    losses = list(SupervisedTrainer(task.parameters(policy), loss_fn, settings=stage, num_windows=8, seed=1).steps())
     policy.eval()
     assert np.mean(losses[-5:]) < 0.2 * losses[0]
     before = policy.state_arrays()
@@ -84,7 +86,7 @@ def test_a_policy_that_sees_pictures_learns_from_them_and_acts_in_evaluation_mod
     assert set(decisions.record) == {"context", "tokens"}
 
 
-def test_sensors_come_in_the_order_of_the_settings_and_raw_ones_leave_no_trace_in_the_weights() -> None:
+def test_sensors_keep_the_configured_order_and_raw_ones_have_no_normalization_weights() -> None:
     settings = replace(TINY_QUEST, sensors=("state", "other"), standardize=False)
     policy = policy_of(settings)
     assert list(policy.lowdim_encoders) == ["state", "other"]
@@ -128,7 +130,7 @@ def test_text_features_that_do_not_fit_are_listed_and_nothing_is_loaded() -> Non
     assert not policy.text_features.vectors
 
 
-def test_an_index_is_the_instructions_place_and_an_unknown_one_is_named() -> None:
+def test_an_instruction_index_is_its_position_in_the_list_and_an_unknown_instruction_is_named() -> None:
     policy, state = policy_of(COUNTING), {"state": torch.zeros(2, 2)}
     context = policy.context_tokens(state, ["go right", "go left"])
     torch.testing.assert_close(context[:, 0], policy.task_encoder.weight[[1, 0]])
@@ -149,12 +151,12 @@ def test_weights_of_another_type_are_refused() -> None:
     [
         ({"sensors": ()}, "must together name at least one"),
         ({"cameras": ("state",)}, r"must differ, not \('state', 'state'\)"),
-        ({"sensors": ("a.b",)}, "must hold no dot"),
-        ({"image_size": 20}, "image-size must be a multiple of 8, at least 8, not 20"),
+        ({"sensors": ("a.b",)}, "must contain no dot"),
+        ({"image_size": 20}, "image-size must be a positive multiple of 8, not 20"),
         ({"image_channels": 0}, "image-channels must be at least 1, not 0"),
         ({"num_tasks": 0}, "num-tasks must be at least 1, not 0"),
         ({"task_input": "index"}, r"number of policy\.instructions must be from 1 to 50, not 0"),
-        ({"instructions": ("a",)}, r"policy\.instructions belong to task-input index, not hashed"),
+        ({"instructions": ("a",)}, r"policy\.instructions require task-input index, not hashed"),
         ({"task_input": "index", "instructions": ("a", "a")}, "must differ from each other"),
     ],
 )

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from ript_ray.sft.quest import begin_stage, evaluate_stage
 
 from ript_ray.config.data import Demonstrations
 from ript_ray.data.demonstrations import Demonstration, record_demonstrations
@@ -9,7 +8,8 @@ from ript_ray.data.windows import make_windows
 from ript_ray.errors import RiptError
 from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.supervised import SupervisedStage, Windows
+from ript_ray.policies.supervised import SupervisedStage, SupervisedTask, Windows
+from ript_ray.sft.trainer import SupervisedTrainer
 from tests.conftest import tiny_quest
 from tests.fakes import LineBenchmark
 
@@ -27,9 +27,11 @@ def record(num_per_task: int = 2, action_noise: float = 0.0, max_steps: int = 12
     ]
 
 
-def fit(stage: Stage, policy: QuestPolicy, windows: Windows, sft: QuestSFT = BOTH) -> list[float]:
+def fit(task: SupervisedTask, policy: QuestPolicy, windows: Windows) -> list[float]:
     policy.train()
-    losses = list(begin_stage(stage, policy, windows, sft=sft, seed=1).steps())
+    parameters, loss_fn = task.parameters(policy), task.loss_fn(policy, windows)
+    trainer = SupervisedTrainer(parameters, loss_fn, settings=task.settings, num_windows=len(windows), seed=1)
+    losses = list(trainer.steps())
     policy.eval()
     return losses
 
@@ -67,24 +69,25 @@ def changed(before: dict[str, np.ndarray], policy: QuestPolicy) -> set[str]:
     return {name.split(".")[0] for name in before if (before[name] != after[name]).any()}
 
 
-def test_each_stage_learns_and_changes_its_own_part_alone() -> None:
+def test_each_stage_learns_and_changes_only_its_own_parameters() -> None:
     policy = tiny_quest()
     windows = make_windows(record(), policy.settings.chunk_length)
-    policy.fit_standardizer(windows.observations, min_scale=0.05)
+    BOTH.tasks()[0].prepare(policy, windows)
     parts = {
         "autoencoder": {"autoencoder"},
         "prior": {"policy_prior", "lowdim_encoders", "obs_proj", "task_encoder"},
     }
-    for stage, names in parts.items():
-        before, error = policy.state_arrays(), evaluate_stage(stage, policy, windows)
-        losses = fit(stage, policy, windows)
+    for task in BOTH.tasks():
+        before, error = policy.state_arrays(), task.error(policy, windows)
+        losses = fit(task, policy, windows)
         assert len(losses) == STAGE.num_steps
-        assert changed(before, policy) == names
+        assert changed(before, policy) == parts.pop(task.name)
         assert np.mean(losses[-30:]) < 0.5 * losses[0]
-        assert evaluate_stage(stage, policy, windows) < 0.5 * error
+        assert task.error(policy, windows) < 0.5 * error
+    assert not parts
 
 
-def test_states_are_standardised_with_a_smallest_scale() -> None:
+def test_states_are_standardized_with_a_minimum_scale() -> None:
     policy = tiny_quest()
     states = np.stack([np.linspace(0, 4, 50), np.full(50, 3.0)], axis=1).astype(np.float32)
     policy.fit_standardizer({"state": states}, min_scale=0.05)

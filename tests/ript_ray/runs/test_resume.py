@@ -51,7 +51,7 @@ def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str,
 def test_moments_of_another_policy_are_refused_by_name() -> None:
     donor = SerialRuntime(line_parts(POLICIES["tokens"]))
     train_from(donor, 1)
-    with pytest.raises(CheckpointError, match=r"does not fit the policy: .*policy_prior"):
+    with pytest.raises(CheckpointError, match=r"does not fit the policy:(.|\n)*unknown exp_avg/policy_prior"):
         SerialRuntime(line_parts(POLICIES["laplace"])).restore(Version(1), donor.learner_state())
 
 

@@ -1,16 +1,16 @@
-"""The supervised stages: interrupted, they go on to the same bits; run one by one, they end as when run together."""
+"""Supervised stages resume to the same bits, and stages run one by one end like stages run together."""
 
+import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ript_ray.sft.quest import begin_stage
 
 from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
@@ -18,10 +18,11 @@ from ript_ray.config.rl import PPO, Evaluation, Sampling
 from ript_ray.errors import CheckpointError, ConfigError, DivergenceError
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.policies.quest.config import QuestSFT
+from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.supervised import Augmentation, SupervisedStage, Windows
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import from_pretrained
-from ript_ray.runs.saved_policy import new_policy
+from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.sft.trainer import SupervisedTrainer
 from ript_ray.tracking.console import View, ViewMode
@@ -45,21 +46,24 @@ def windows_of(policy_settings, num_windows: int = 20) -> Windows:
     return Windows(("reach",) * num_windows, seen, chunks)
 
 
-def begin(stage: Stage, settings: SupervisedStage, *, noisy: bool) -> tuple[torch.nn.Module, SupervisedTrainer]:
-    policy = new_policy(Experiment("small", ("reach-v3",), policy=SEEING))
+def begin(stage: str, settings: SupervisedStage, *, noisy: bool) -> tuple[QuestPolicy, SupervisedTrainer]:
+    policy, windows = SavedPolicy.initial(Experiment("small", ("reach-v3",), policy=SEEING)).build(), windows_of(SEEING)
+    assert isinstance(policy, QuestPolicy)
     policy.train()
     sft = QuestSFT(autoencoder=settings, prior=settings, noisy_tokens=noisy)
-    return policy, begin_stage(stage, policy, windows_of(SEEING), sft=sft, seed=3)
+    (task,) = (task for task in sft.tasks() if task.name == stage)
+    parameters, loss_fn = task.parameters(policy), task.loss_fn(policy, windows)
+    return policy, SupervisedTrainer(parameters, loss_fn, settings=settings, num_windows=len(windows), seed=3)
 
 
 @pytest.mark.parametrize("settings", [BY_STEPS, BY_EPOCHS], ids=["steps", "epochs"])
 @pytest.mark.parametrize(("stage", "noisy"), [("autoencoder", False), ("prior", False), ("prior", True)])
-def test_a_stage_that_stops_after_any_step_goes_on_to_the_same_bits(
-    stage: Stage, noisy: bool, settings: SupervisedStage
+def test_a_stage_that_stops_after_any_step_resumes_to_the_same_bits(
+    stage: str, noisy: bool, settings: SupervisedStage
 ) -> None:
-    policy, fitting = begin(stage, settings, noisy=noisy)
-    expected = list(fitting.steps())
-    assert len(expected) == fitting.num_steps == 12
+    policy, trainer = begin(stage, settings, noisy=noisy)
+    expected = list(trainer.steps())
+    assert len(expected) == trainer.num_steps == 12
     for stop in (1, 5, 12):
         first, interrupted = begin(stage, settings, noisy=noisy)
         steps = interrupted.steps()
@@ -74,10 +78,10 @@ def test_a_stage_that_stops_after_any_step_goes_on_to_the_same_bits(
             np.testing.assert_array_equal(second.state_arrays()[name], array, err_msg=name)
 
 
-def test_the_schedule_falls_to_a_tenth_by_steps_or_by_epochs() -> None:
+def test_the_learning_rate_falls_to_a_tenth_by_steps_or_by_epochs() -> None:
     def rates(settings: SupervisedStage) -> list[float]:
-        _, fitting = begin("autoencoder", settings, noisy=False)
-        return [fitting._optimizer.param_groups[0]["lr"] for _ in fitting.steps()]
+        _, trainer = begin("autoencoder", settings, noisy=False)
+        return [trainer._optimizer.param_groups[0]["lr"] for _ in trainer.steps()]
 
     steps, epochs = rates(BY_STEPS), rates(BY_EPOCHS)
     assert steps[0] == epochs[0] == pytest.approx(1e-2)
@@ -88,17 +92,17 @@ def test_the_schedule_falls_to_a_tenth_by_steps_or_by_epochs() -> None:
 
 
 def test_an_epoch_visits_every_window_once() -> None:
-    _, fitting = begin("autoencoder", BY_EPOCHS, noisy=False)
-    rows = [part.tolist() for _, part in zip(range(8), fitting._batches(), strict=False)]
+    _, trainer = begin("autoencoder", BY_EPOCHS, noisy=False)
+    rows = [part.tolist() for _, part in zip(range(8), trainer._batches(), strict=False)]
     for start in (0, 4):
         assert sorted(row for part in rows[start : start + 4] for row in part) == list(range(20))
     assert rows[:4] != rows[4:]
 
 
-def test_a_stage_that_diverges_says_so_by_step() -> None:
-    _, fitting = begin("autoencoder", replace(BY_STEPS, learning_rate=1e30), noisy=False)
+def test_divergence_of_a_stage_is_reported_with_its_step() -> None:
+    _, trainer = begin("autoencoder", replace(BY_STEPS, learning_rate=1e30), noisy=False)
     with pytest.raises(DivergenceError, match=r"step \d+: loss .* not finite; lower the stage's learning-rate"):
-        list(fitting.steps())
+        list(trainer.steps())
 
 
 def test_a_state_of_another_stage_is_refused() -> None:
@@ -130,32 +134,32 @@ EXPERIMENT = Experiment(
 
 
 class Interrupting(View):
-    """Ctrl-C after a step of a stage, or, for step 0, before the demonstrations are recorded."""
+    """Ctrl-C after a step of a stage."""
 
-    def __init__(self, stage: Stage, step: int):
+    def __init__(self, stage: str, step: int):
         super().__init__(ViewMode.QUIET, 1)
         self._where = (stage, step)
-
-    def __enter__(self) -> View:
-        if self._where[1] == 0:
-            logging.getLogger("ript_ray").setLevel(logging.INFO)
-            logging.getLogger("ript_ray.sft.train").addFilter(interrupt_recording)
-        return super().__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        logging.getLogger("ript_ray").setLevel(logging.NOTSET)
-        logging.getLogger("ript_ray.sft.train").removeFilter(interrupt_recording)
-        super().__exit__(*error)
 
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
         if (name, step) == self._where:
             raise KeyboardInterrupt
 
 
-def interrupt_recording(record: logging.LogRecord) -> bool:
-    if record.getMessage().startswith("recording"):
-        raise KeyboardInterrupt
-    return True
+@contextlib.contextmanager
+def interrupted_before_recording(is_wanted: bool) -> Iterator[None]:
+    """Ctrl-C as soon as the log says that demonstrations are being recorded."""
+
+    def interrupt(record: logging.LogRecord) -> bool:
+        if is_wanted and record.getMessage().startswith("recording"):
+            raise KeyboardInterrupt
+        return True
+
+    logger = logging.getLogger("ript_ray.data.dataset")
+    logger.addFilter(interrupt)
+    try:
+        yield
+    finally:
+        logger.removeFilter(interrupt)
 
 
 def quiet() -> View:
@@ -173,7 +177,7 @@ def last_weights(folder: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where runs and their MLflow store lie."""
+    """The folder of the runs and their MLflow store."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
@@ -188,10 +192,10 @@ def together(home: Path) -> Results:
 @pytest.mark.sim
 def test_three_runs_of_one_stage_each_end_like_one_run_of_three(home: Path, together: Results) -> None:
     start: Path | None = None
-    for stage in Stage:
+    for stage in EXPERIMENT.stages:
         apart = run(replace(EXPERIMENT, name=stage, stages=(stage,), start_from=start), home)
         start = apart.folder
-        assert (apart.before is None, apart.after is None) == (stage is not RIPT, stage == "autoencoder")
+        assert (apart.before is None, apart.after is None) == (stage != RIPT, stage == "autoencoder")
     assert last_weights(start) == last_weights(together.folder)
     assert apart.before == together.before
     assert apart.after == together.after
@@ -210,7 +214,7 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
         errors = json.loads((folder / f"{stage}.json").read_text())
         assert set(errors) == {"training_error", "held_out_error"}
         assert losses[max(losses)][f"{stage}/held_out_error"] == errors["held_out_error"]
-    assert [point.stage for point in points] == sorted((point.stage for point in points), key=list(Stage).index)
+    assert [point.stage for point in points] == sorted((point.stage for point in points), key=EXPERIMENT.stages.index)
 
     from mlflow import MlflowClient
 
@@ -226,14 +230,14 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
     [("autoencoder", 0), ("autoencoder", 1), ("autoencoder", 25), ("prior", 1), ("prior", 8)],
 )
 def test_a_run_interrupted_in_a_stage_is_resumed_to_the_same_weights(
-    stage: Stage, step: int, home: Path, together: Results
+    stage: str, step: int, home: Path, together: Results
 ) -> None:
     experiment = replace(EXPERIMENT, name=f"cut-{stage}-{step}")
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_before_recording(step == 0), pytest.raises(KeyboardInterrupt):
         run(experiment, home, Interrupting(stage, step))
     (folder,) = (home / "runs" / experiment.name).iterdir()
     assert json.loads((folder / "status.json").read_text()) == {"status": "KILLED"}
-    resumed, _ = resume_experiment(folder, HERE, view_of=lambda _: quiet())
+    resumed = resume_experiment(folder, HERE, view_of=lambda _: quiet())
     assert last_weights(folder) == last_weights(together.folder)
     assert resumed.after == together.after
     steps = [(point.stage, point.update, set(point.metrics)) for point in read_metrics(folder / "metrics.jsonl")]
@@ -257,7 +261,7 @@ Change = Callable[[Path], Experiment]
         (
             lambda home: replace(EXPERIMENT, start_from=home),
             ConfigError,
-            "start-from: a run that begins with the autoencoder starts from nothing",
+            "start-from: a run that begins with autoencoder starts from random weights",
         ),
         (
             lambda _: replace(EXPERIMENT, stages=("autoencoder", RIPT)),
@@ -276,7 +280,7 @@ def test_an_impossible_start_is_refused_before_anything_is_written(
 
 
 class InTheWay(View):
-    """Something lies where the checkpoints after steps 10 and 11 are to be written."""
+    """Puts a file in the way of the checkpoints after steps 10 and 11."""
 
     def __init__(self, runs: Path):
         super().__init__(ViewMode.QUIET, 1)
@@ -289,7 +293,7 @@ class InTheWay(View):
 
 
 @pytest.mark.sim
-def test_a_checkpoint_of_a_stage_that_the_disk_does_not_take_is_written_with_the_next_point(
+def test_a_checkpoint_that_cannot_be_written_is_retried_with_the_next_point_of_the_loss_curve(
     home: Path, together: Results, caplog: pytest.LogCaptureFixture
 ) -> None:
     view = InTheWay(home / "runs" / "in-the-way")
@@ -301,16 +305,15 @@ def test_a_checkpoint_of_a_stage_that_the_disk_does_not_take_is_written_with_the
 
 
 @pytest.mark.sim
-def test_demonstrations_that_changed_meanwhile_are_refused(home: Path) -> None:
+def test_resuming_with_other_demonstrations_is_refused(home: Path) -> None:
     experiment = replace(EXPERIMENT, name="changed")
     with pytest.raises(KeyboardInterrupt):
         run(experiment, home, Interrupting("autoencoder", 25))
     (folder,) = (home / "runs" / "changed").iterdir()
-    newest, _ = checkpoint.latest_valid(folder)
-    saved, training = checkpoint.load(newest), checkpoint.load_state(newest)
+    newest = checkpoint.latest_valid(folder)
     others = replace(experiment, demos=replace(experiment.demos, action_noise=0.1))
-    shutil.rmtree(newest)
-    checkpoint.save(newest, replace(saved, experiment=others), training)
+    shutil.rmtree(newest.folder)
+    checkpoint.save(newest.folder, replace(newest.policy, experiment=others), newest.state)
     with pytest.raises(CheckpointError, match=r"the demonstrations are not those that .* was training on"):
         resume_experiment(folder, HERE, view_of=lambda _: quiet())
 
@@ -333,7 +336,7 @@ def test_weights_that_would_mean_something_else_are_refused(
 
 
 @pytest.mark.sim
-def test_a_run_that_has_not_finished_or_did_not_train_the_stage_before_is_no_start(home: Path) -> None:
+def test_a_run_that_is_unfinished_or_did_not_train_the_previous_stage_is_refused_as_a_start(home: Path) -> None:
     early = replace(EXPERIMENT, name="early", stages=("autoencoder",))
     with pytest.raises(KeyboardInterrupt):
         run(early, home, Interrupting("autoencoder", 25))
