@@ -1,6 +1,7 @@
 """The house: layers, sizes, and that everything the documents name is really there."""
 
 import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -16,14 +17,17 @@ import pytest
 from ript_ray.config.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "ript_ray").rglob("*.py")) + sorted((ROOT / "envs").rglob("*.py"))
+SOURCES = [path for folder in ("ript_ray", "envs", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
+MAX_ENTRIES = 20
 
 
-def load(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_the_package_shows_its_architecture_at_a_glance() -> None:
+    entries = {path.name for path in (ROOT / "ript_ray").iterdir() if path.name != "__pycache__"}
+    assert len(entries) <= MAX_ENTRIES, sorted(entries)
+    readme = (ROOT / "README.md").read_text()
+    missing = {name for name in entries - {"__init__.py", "py.typed"} if name.removesuffix(".py") not in readme}
+    assert not missing, f"the README's picture of the folders does not name {missing}"
 
 
 def test_the_layer_contracts_hold() -> None:
@@ -48,13 +52,12 @@ def test_files_of_tests_stay_small() -> None:
     assert not {str(path.relative_to(ROOT)): number for path, number in lines.items() if number > 400}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
-def test_every_experiment_loads_without_running_and_says_what_it_is(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(path.parent))  # as for a script
-    module = load(path)
-    assert isinstance(module.EXPERIMENT, Experiment)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_importable_and_says_what_it_is(name: str) -> None:
+    module = importlib.import_module(f"experiments.{name}")
+    experiments = module.PRESETS.values() if hasattr(module, "PRESETS") else [module.EXPERIMENT]
+    assert all(isinstance(experiment, Experiment) for experiment in experiments)
+    assert module.__doc__ is not None
     for heading in ("Question:", "Source:", "Expected:", "Hardware:", "Time:"):
         assert heading in module.__doc__
 
@@ -66,8 +69,10 @@ def test_the_readmes_commands_exist() -> None:
     assert {"quickstart", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for path in re.findall(r"\b(?:experiments|clusters|docs)/[\w/-]+\.\w+", readme):
+    for path in re.findall(r"\b(?:experiments|clusters|docs|ript_ray|tests)/[\w/-]+\.\w+", readme):
         assert (ROOT / path).exists(), path
+    for module in re.findall(r"python -m ([\w.]+)", readme):
+        assert importlib.util.find_spec(module), module
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

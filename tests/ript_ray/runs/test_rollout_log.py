@@ -133,9 +133,7 @@ def test_weights_that_are_damaged_or_foreign_are_refused_by_name(tmp_path: Path)
     path = tmp_path / "weights" / "update-00001.safetensors"
     save_weights(path, snapshot(TinyChunkPolicy("laplace"), Version(1)))
     content = bytearray(path.read_bytes())
-    with pytest.raises(
-        CheckpointError, match=r"update-00001\.safetensors does not fit the policy:(.|\n)*missing policy_prior"
-    ):
+    with pytest.raises(CheckpointError, match=r"does not fit the policy:(.|\n)*missing policy_prior"):
         load_weights(path, tiny_quest())
     content[-1] ^= 1
     path.write_bytes(content)
