@@ -3,10 +3,14 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ript_envs.contract import Environment
 from ript_ray.policies.base import Decisions, Policy
 from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
+
+OnAction = Callable[[int, NDArray[np.float32]], None]
+"""Takes the index of an episode in its request, and the action (A,) that it is about to execute."""
 
 
 class EnvironmentPool:
@@ -40,7 +44,8 @@ class EnvironmentPool:
 class _Episode:
     """A running episode."""
 
-    def __init__(self, context: Context, environment: Environment, generator: np.random.Generator):
+    def __init__(self, row: int, context: Context, environment: Environment, generator: np.random.Generator):
+        self.row = row
         self.context = context
         self.environment = environment
         self.generator = generator
@@ -49,9 +54,11 @@ class _Episode:
         self.decisions: list[tuple[Decisions, int]] = []
         environment.reset(np.array(context.initial_state))
 
-    def execute(self, actions_CA: np.ndarray, max_steps: int) -> None:
+    def execute(self, actions_CA: NDArray[np.float32], max_steps: int, on_action: OnAction | None) -> None:
         """Execute a chunk of actions until success or the horizon."""
         for action in actions_CA[: max_steps - self.num_steps]:
+            if on_action is not None:
+                on_action(self.row, action)
             self.success = self.environment.step(action)
             self.num_steps += 1
             if self.success:
@@ -71,7 +78,13 @@ class _Episode:
 
 
 def roll_out(
-    request: RolloutRequest, policy: Policy, pool: EnvironmentPool, *, max_steps: int, version: Version
+    request: RolloutRequest,
+    policy: Policy,
+    pool: EnvironmentPool,
+    *,
+    max_steps: int,
+    version: Version,
+    on_action: OnAction | None = None,
 ) -> Group:
     """Run the episodes of a request as one batch (Algorithm 1, lines 7 and 8).
 
@@ -85,11 +98,14 @@ def roll_out(
         pool: Provides the environments.
         max_steps: Episode horizon, in environment steps.
         version: Version of the policy's weights, stored in the group.
+        on_action: Called before each environment step, for whoever wants to see the actions.
     """
     environments = pool.take([context.task for context in request.contexts])
     episodes = [
-        _Episode(context, environment, np.random.default_rng(seed))
-        for context, environment, seed in zip(request.contexts, environments, request.seeds, strict=True)
+        _Episode(row, context, environment, np.random.default_rng(seed))
+        for row, (context, environment, seed) in enumerate(
+            zip(request.contexts, environments, request.seeds, strict=True)
+        )
     ]
     active = episodes
     while active:
@@ -102,6 +118,6 @@ def roll_out(
         for row, episode in enumerate(active):
             if request.keep_record:
                 episode.decisions.append((decisions, row))
-            episode.execute(decisions.actions_BCA[row], max_steps)
+            episode.execute(decisions.actions_BCA[row], max_steps, on_action)
         active = [episode for episode in active if not episode.success and episode.num_steps < max_steps]
     return Group(request.index, version, tuple(episode.finish() for episode in episodes))

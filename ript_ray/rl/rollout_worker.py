@@ -10,7 +10,7 @@ import torch
 from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
 from ript_ray.rl import weights as weights_module
-from ript_ray.rl.rollout import EnvironmentPool, roll_out
+from ript_ray.rl.rollout import EnvironmentPool, OnAction, roll_out
 from ript_ray.rl.validation import layout_of, validate_group
 from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version, Weights
 
@@ -33,11 +33,18 @@ class RolloutWorker:
         self._version = weights.version
         return checksum
 
-    def roll(self, request: RolloutRequest) -> tuple[GroupSummary, Group]:
-        """Run the episodes of a request and validate the group."""
+    def roll(self, request: RolloutRequest, on_action: OnAction | None = None) -> tuple[GroupSummary, Group]:
+        """Run the episodes of a request and validate the group; see `roll_out` for `on_action`."""
         torch.set_num_threads(1)  # the order of floating-point sums must not depend on the machine
         try:
-            group = roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
+            group = roll_out(
+                request,
+                self._policy,
+                self._pool,
+                max_steps=self._max_steps,
+                version=self._version,
+                on_action=on_action,
+            )
         except Exception:
             with contextlib.suppress(Exception):  # report the original error
                 self._pool.close()  # environments may be in a bad state: the next request builds new ones
