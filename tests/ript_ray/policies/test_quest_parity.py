@@ -1,4 +1,4 @@
-"""Parity with the released QueST: outputs, one PPO step, advantages. Expected values are from the authors' code on CPU."""
+"""Parity with the released QueST: outputs, one PPO step, advantages. Expected values: the authors' code on CPU."""
 
 import zlib
 
