@@ -1,21 +1,20 @@
 """`ript-ray check-policy` and `ript-ray check-benchmark`: conformance tests of policies and benchmarks of your own."""
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ript_envs.checklist import NOT_CHECKED, CheckResult
-from ript_envs.conformance import check_benchmark
+from ript_envs.conformance.benchmark import check_benchmark
+from ript_envs.conformance.checklist import NOT_CHECKED, CheckResult
 from ript_ray.checks import require
-from ript_ray.config.experiment import BENCHMARKS, POLICIES, load_plugin
+from ript_ray.cli.entrypoint import import_plugin
+from ript_ray.config.experiment import BENCHMARKS, POLICIES
 from ript_ray.config.kinds import Kinds
 from ript_ray.errors import ConfigError, RiptError
-from ript_ray.policies.conformance import INSTRUCTIONS, check_policy, made_up_spec
+from ript_ray.policies.conformance.policy import INSTRUCTIONS, check_policy, made_up_spec
 
 T = TypeVar("T")
 
@@ -66,9 +65,7 @@ def check_benchmark_named(reference: str, *, task: str | None) -> int:
 def _load(reference: str, kinds: Kinds[T], base: str) -> T:
     """Return the configured value that a command line names: an instance, or a class with its defaults."""
     if ":" in reference:
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        named = load_plugin(reference)
+        named = import_plugin(reference)
     else:
         named = kinds.find(reference)
     cls = named if isinstance(named, type) else type(named)

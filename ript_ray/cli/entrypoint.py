@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
@@ -30,18 +31,29 @@ def run_command(command: Callable[[], int]) -> None:
     sys.exit(code)
 
 
+def import_plugin(reference: str) -> Any:
+    """Import what a command line names as MODULE:NAME; the module is looked for in the current directory, too.
+
+    Raises:
+        ConfigError: It is not of that form, or cannot be imported.
+    """
+    from ript_ray.config.experiment import load_plugin
+
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return load_plugin(reference)
+
+
 def register_plugins(references: Iterable[str]) -> None:
-    """Make policies and benchmarks known that a command line names as MODULE:NAME, from the current directory, too.
+    """Make policies and benchmarks known that a command line names as MODULE:NAME.
 
     Raises:
         ConfigError: One cannot be imported, or is neither a policy nor a benchmark.
     """
     for reference in references:
-        from ript_ray.config.experiment import load_plugin, register
+        from ript_ray.config.experiment import register
 
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        register(load_plugin(reference))
+        register(import_plugin(reference))
 
 
 def print_line(console: Console, text: str) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ript_envs.checklist import NOT_CHECKED
-from ript_envs.conformance import check_benchmark
+from ript_envs.conformance.benchmark import check_benchmark
+from ript_envs.conformance.checklist import NOT_CHECKED
 from ript_envs.contract import Benchmark, EnvironmentSpec, Observation, Rendering, require_task
 from ript_envs.metaworld.benchmark import MetaWorld
 

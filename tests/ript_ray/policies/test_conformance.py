@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ript_envs.checklist import NOT_CHECKED
+from ript_envs.conformance.checklist import NOT_CHECKED
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.errors import CheckpointError
 from ript_ray.policies.base import Decisions, PolicyConfig
-from ript_ray.policies.conformance import check_policy, made_up_spec
+from ript_ray.policies.conformance.policy import check_policy, made_up_spec
 from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.policies.supervised import LossFn, SFTConfig, SupervisedStage, SupervisedTask, Windows

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.checklist import (
+from ript_envs.conformance.checklist import (
     Checklist,
     CheckResult,
     Violation,

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import torch
 
-from ript_envs.checklist import (
+from ript_envs.conformance.checklist import (
     Checklist,
     CheckResult,
     expect,
@@ -14,7 +14,7 @@ from ript_envs.checklist import (
     expect_tagged_value,
 )
 from ript_ray.policies.base import Policy
-from ript_ray.policies.probe import Probe, clear_gradients, expect_gradients
+from ript_ray.policies.conformance.probe import Probe, clear_gradients, expect_gradients
 from ript_ray.policies.supervised import NoSFT, SFTConfig, SupervisedStage, SupervisedTask, Windows
 from ript_ray.seeding import Purpose
 from ript_ray.types import RIPT

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ript_envs.checklist import (
+from ript_envs.conformance.checklist import (
     Checklist,
     CheckResult,
     Violation,
@@ -31,7 +31,7 @@ from ript_envs.checklist import (
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.errors import CheckpointError
 from ript_ray.policies.base import Decisions, PolicyConfig
-from ript_ray.policies.probe import (
+from ript_ray.policies.conformance.probe import (
     ATOL,
     NUM_ROWS,
     Probe,
@@ -43,7 +43,7 @@ from ript_ray.policies.probe import (
     overwrite,
     perturb,
 )
-from ript_ray.policies.sft_conformance import check_stages
+from ript_ray.policies.conformance.stages import check_stages
 from ript_ray.types import Arrays
 
 INSTRUCTIONS = ("open the drawer", "press the button", "close the window")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ript_envs.checklist import difference, expect
+from ript_envs.conformance.checklist import difference, expect
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.policies.base import Decisions, Policy, PolicyConfig
 from ript_ray.types import Arrays
