@@ -64,10 +64,7 @@ def check_benchmark_named(reference: str, *, task: str | None) -> int:
 
 def _load(reference: str, kinds: Kinds[T], base: str) -> T:
     """Return the configured value that a command line names: an instance, or a class with its defaults."""
-    if ":" in reference:
-        named = import_plugin(reference)
-    else:
-        named = kinds.find(reference)
+    named = import_plugin(reference) if ":" in reference else kinds.find(reference)
     cls = named if isinstance(named, type) else type(named)
     require(kinds.accepts(cls), f"{reference} must be a {base}: a class derived from it, or an instance, not {named!r}")
     try:
