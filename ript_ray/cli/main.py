@@ -1,4 +1,4 @@
-"""The command `ript-ray`: everything that is done with finished runs and with the machine."""
+"""The command `ript-ray`: everything that is done with runs, policies, data and the installation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +13,18 @@ from ript_ray.cli.entrypoint import register_plugins, run_command
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import console_logging
 
+VideoRendering = Annotated[
+    Literal["full", "fast"],
+    tyro.conf.arg(
+        help="Image quality: full (the simulator's own) or fast (no shadows, reflections or smooth edges; several times "
+        "as fast without a GPU)."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class WithPlugins:
-    """A command that meets policies and benchmarks.
+    """Base of the commands that read configurations of policies and benchmarks.
 
     Attributes:
         plugin: Policies and benchmarks of your own, as MODULE:NAME: configuration files may then name their kinds. The
@@ -28,21 +36,19 @@ class WithPlugins:
 
 @dataclass(frozen=True)
 class Evaluate(WithPlugins):
-    """Measure a checkpoint on held-out contexts, with 95 % intervals.
+    """Evaluate a checkpoint on held-out contexts, with 95 % intervals.
 
-    The contexts and the seed of every rollout are those of the checkpoint's experiment, so a run's own
-    figures come out again.
+    The contexts and the seed of every rollout are those of the checkpoint's experiment, so a run's own figures are
+    reproduced.
 
     Attributes:
         checkpoint: A checkpoint, or a run's folder (its newest checkpoint).
         contexts_per_task: Held-out contexts per task, at least 1; as in the experiment unless given.
-        tasks: Tasks to measure on; those of the experiment unless given.
+        tasks: Tasks to evaluate on; those of the experiment unless given.
         out: Write the figures to this JSON file, which must not exist.
         videos: Write a GIF of the first success and of the first failure of each task to this folder, which must not
             exist. They are replayed from their seeds, exactly.
         video_size: Height and width of the videos, in pixels, 16 to 1024.
-        video_rendering: Quality of the videos: full (the model's own) or fast (no shadows, reflections or smooth
-            edges; without a GPU several times as fast).
         cluster: Where it runs.
     """
 
@@ -52,11 +58,11 @@ class Evaluate(WithPlugins):
     out: Path | None = None
     videos: Path | None = None
     video_size: int = 256
-    video_rendering: Literal["full", "fast"] = "fast"
+    video_rendering: VideoRendering = "fast"
     cluster: Cluster = field(default_factory=Cluster)
 
     def run(self) -> int:
-        """Measure, print, and write what was asked for."""
+        """Evaluate and print; write the files that were asked for."""
         # Imported here: `doctor` must answer where one of these packages is missing or broken.
         from ript_ray.api import EvaluationOverrides
         from ript_ray.cli.evaluate import evaluate_checkpoint
@@ -74,16 +80,16 @@ class Evaluate(WithPlugins):
 
 @dataclass(frozen=True)
 class Compare(WithPlugins):
-    """Measure two policies on the same held-out contexts with the same seeds, and their difference in pairs.
+    """Evaluate two policies on the same held-out contexts and seeds, and print their paired difference.
 
-    Contexts, seeds and longest episode are those of the first one's experiment. The difference is the second's
-    success less the first's, with Newcombe's 95 % interval for paired proportions and McNemar's exact test.
+    Contexts, seeds and horizon are those of the first one's experiment. The difference is the second's success rate
+    minus the first's, with Newcombe's 95 % interval for paired proportions and McNemar's exact test.
 
     Attributes:
         first: A checkpoint, or a run's folder (its newest checkpoint).
         second: A checkpoint, a run's folder, or a model folder.
         contexts_per_task: Held-out contexts per task, at least 1; as in the first one's experiment unless given.
-        tasks: Tasks to measure on; those of the first one's experiment unless given.
+        tasks: Tasks to evaluate on; those of the first one's experiment unless given.
         out: Write the figures to this JSON file, which must not exist.
         cluster: Where it runs.
     """
@@ -96,7 +102,7 @@ class Compare(WithPlugins):
     cluster: Cluster = field(default_factory=Cluster)
 
     def run(self) -> int:
-        """Measure both, print, and write what was asked for."""
+        """Evaluate both and print; write the file that was asked for."""
         from ript_ray.api import EvaluationOverrides
         from ript_ray.cli.evaluate import compare_checkpoints
 
@@ -106,10 +112,10 @@ class Compare(WithPlugins):
 
 @dataclass(frozen=True)
 class Replay(WithPlugins):
-    """Repeat one recorded rollout of a run exactly, check it against what was recorded, and film it.
+    """Repeat one rollout of a run exactly, check it against the log, and write a video of it.
 
-    Context, seeds and the version of the policy that acted are those of the run; all rollouts of the group run
-    again, because they acted as one batch. groups.jsonl in the run's folder lists the groups.
+    Context, seeds and the version of the policy that acted are those of the run; all rollouts of the group are
+    repeated, because they acted as one batch. groups.jsonl in the run's folder lists the groups.
 
     Attributes:
         run_folder: The run's folder.
@@ -118,8 +124,6 @@ class Replay(WithPlugins):
         out: The GIF to write, which must not exist; videos/group-<id>-member-<k>.gif in the run's folder unless
             given.
         size: Height and width of the video, in pixels, 16 to 1024.
-        rendering: Quality of the video: full (the model's own) or fast (no shadows, reflections or smooth edges;
-            without a GPU several times as fast).
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
@@ -127,10 +131,10 @@ class Replay(WithPlugins):
     member: int
     out: Path | None = None
     size: int = 256
-    rendering: Literal["full", "fast"] = "fast"
+    rendering: VideoRendering = "fast"
 
     def run(self) -> int:
-        """Replay, say what it was."""
+        """Replay, and print what it was."""
         from ript_ray.cli.replay import replay_member
         from ript_ray.evaluation.video import VideoSettings
 
@@ -142,7 +146,7 @@ class Replay(WithPlugins):
 
 @dataclass(frozen=True)
 class Resume(WithPlugins):
-    """Go on with an interrupted run from its newest valid checkpoint, as if it had not been interrupted.
+    """Resume an interrupted run from its newest valid checkpoint, exactly.
 
     Attributes:
         run_folder: The run's folder.
@@ -156,7 +160,7 @@ class Resume(WithPlugins):
     cluster: Cluster = field(default_factory=Cluster)
 
     def run(self) -> int:
-        """Go on, print the results."""
+        """Resume, and print the results."""
         from ript_ray.cli.launch import resume
         from ript_ray.tracking.logs import ViewMode
 
@@ -165,9 +169,9 @@ class Resume(WithPlugins):
 
 @dataclass(frozen=True)
 class SyncTracking(WithPlugins):
-    """Send a run's metrics and results to the tracking store, for what did not arrive while it went on.
+    """Upload the metrics and results of a run that were not delivered to the tracking store during the run.
 
-    The store is the one that MLFLOW_TRACKING_URI names. What has arrived already is not stored twice.
+    The store is the one that MLFLOW_TRACKING_URI names. What it has already is not stored twice.
 
     Attributes:
         run_folder: The run's folder.
@@ -176,7 +180,7 @@ class SyncTracking(WithPlugins):
     run_folder: Annotated[Path, tyro.conf.Positional]
 
     def run(self) -> int:
-        """Send it, say how much it was."""
+        """Upload, and print the number of points."""
         from ript_ray.cli.sync_tracking import sync_tracking
         from ript_ray.runs.run_dir import RunDir
 
@@ -186,20 +190,20 @@ class SyncTracking(WithPlugins):
 
 @dataclass(frozen=True)
 class Import:
-    """Turn a checkpoint file of QueST's or RIPT-VLA's authors (.pth) into a model folder of ours.
+    """Convert a checkpoint file of QueST's or RIPT-VLA's authors (.pth) to a model folder.
 
-    The file is read without running anything in it. Every entry must be there, with its name, shape and type.
-    The folder holds the weights as safetensors, a card (README.md, model.json) and the hashes of all.
+    The file is read without executing anything in it; every entry must have the expected name, shape and type. The
+    folder holds the weights as safetensors, a card (README.md, model.json) and the hashes of all files.
 
     Attributes:
         checkpoint: The file.
         out: The folder to write, which must not exist.
         variant: Which of the published policies it is.
         tasks: Tasks that it was trained on, for the card.
-        instructions: With variant metaworld: the instruction of each learned task vector, in their order; unless
-            given, the 50 tasks in the order in which QueST numbers them.
-        text_features: With variant libero: a safetensors file that holds, under each instruction's words, its text
-            features (512 numbers, float32, from CLIP ViT-B/32). Without them the policy cannot act.
+        instructions: For variant metaworld: the instruction of each learned task vector, in order; unless given, the
+            50 tasks in the order in which QueST numbers them.
+        text_features: For variant libero: a safetensors file with the text features of each instruction, under its
+            words (512 numbers, float32, from CLIP ViT-B/32). Without them the policy cannot act.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
@@ -210,23 +214,23 @@ class Import:
     text_features: Path | None = None
 
     def run(self) -> int:
-        """Write the folder, say what it holds."""
+        """Write the folder, and print what it holds."""
         from ript_ray.cli.convert import ImportMetadata, import_checkpoint
 
         metadata = ImportMetadata(self.tasks, self.instructions, self.text_features)
         model = import_checkpoint(self.checkpoint, self.out, variant=self.variant, metadata=metadata)
-        print(f"{self.out}: {model.card.name}, from the authors' layout {model.card.provenance.layout}")
+        print(f"{self.out}: {model.card.name}, upstream format {model.card.provenance.layout}")
         return 0
 
 
 @dataclass(frozen=True)
 class Export(WithPlugins):
-    """Write a policy as the authors' code reads it: a .pth file with the same tensors, byte for byte.
+    """Write a policy in the format that the authors' code reads: a .pth file with the same tensors, byte for byte.
 
     Attributes:
         model: A model folder, a checkpoint, or a run's folder (its newest checkpoint).
         out: The file to write, which must not exist.
-        layout: Which of the authors' layouts: sft (plain names) or ript (every name begins with "module."). Unless
+        layout: Which of the upstream formats: sft (plain names) or ript (every name begins with "module."). Unless
             given, the one that the policy was imported from; ript for a run's.
     """
 
@@ -235,11 +239,11 @@ class Export(WithPlugins):
     layout: Literal["sft", "ript"] | None = None
 
     def run(self) -> int:
-        """Write the file, say in which layout."""
+        """Write the file, and print its format."""
         from ript_ray.cli.convert import export_checkpoint
 
         layout = export_checkpoint(self.model, self.out, layout=self.layout)
-        print(f"{self.out}: the authors' layout {layout}")
+        print(f"{self.out}: upstream format {layout}")
         return 0
 
 
@@ -282,7 +286,7 @@ class Demos(WithPlugins):
     cluster: Cluster = field(default_factory=Cluster)
 
     def run(self) -> int:
-        """Record, log each file."""
+        """Record; each file is logged."""
         from ript_ray.config.experiment import BENCHMARKS
         from ript_ray.data.recording import Plan, files_of, record_files
 

@@ -9,9 +9,9 @@ import torch
 
 from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
-from ript_ray.rl import weights as weights_module
 from ript_ray.rl.rollout import EnvironmentPool, OnAction, roll_out
 from ript_ray.rl.validation import layout_of, validate_group
+from ript_ray.rl.weights import apply
 from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version, Weights
 
 
@@ -29,7 +29,7 @@ class RolloutWorker:
 
     def load(self, weights: Weights) -> str:
         """Load weights into the policy; returns the checksum of what was received."""
-        checksum = weights_module.apply(weights, self._policy)
+        checksum = apply(weights, self._policy)
         self._version = weights.version
         return checksum
 

@@ -3,12 +3,10 @@
 import functools
 import hashlib
 import importlib.metadata
+import importlib.resources
 import platform
 import subprocess
 from pathlib import Path
-
-import ript_envs
-import ript_ray
 
 PACKAGES = ("ript-ray", "ray", "torch", "numpy", "gymnasium", "mlflow", "safetensors")
 """Recorded in every run, beside those of its benchmark."""
@@ -35,8 +33,8 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
 
 def _sources_sha256() -> str:
     digest = hashlib.sha256()
-    for package in (ript_ray, ript_envs):
-        root = Path(package.__path__[0])
+    for package in ("ript_ray", "ript_envs"):
+        root = Path(str(importlib.resources.files(package)))
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{root.name}/{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()

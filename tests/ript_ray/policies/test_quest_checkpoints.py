@@ -354,7 +354,7 @@ def test_a_full_disk_leaves_nothing_of_an_import_or_export(imported: Path, tmp_p
 def test_the_commands_import_and_export(tmp_path: Path) -> None:
     result = run(*RIPT_RAY, "import", str(published_file("ript")), "model", "--tasks", "one", "two", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "model: QueST for libero, from the authors' layout ript" in result.stdout
+    assert "model: QueST for libero, upstream format ript" in result.stdout
     result = run(*RIPT_RAY, "export", "model", "back.pth", "--layout", "sft", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert read_upstream_checkpoint(tmp_path / "back.pth").layout == "sft"
