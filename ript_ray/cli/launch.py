@@ -1,5 +1,6 @@
 """What `python -m experiments.NAME` does: read the command line, run the experiment, print the result."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -128,8 +129,9 @@ def _run(launch: Launch) -> int:
 
 
 def _describe(description: str) -> str:
-    kinds = f"--policy.kind: {', '.join(POLICIES.names())}. --benchmark.kind: {', '.join(BENCHMARKS.names())}."
-    return f"{description}\n\nOf another kind, a section begins with that kind's defaults. {kinds}"
+    headings_apart = re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())
+    kinds = f"Policies: {', '.join(POLICIES.names())}. Benchmarks: {', '.join(BENCHMARKS.names())}."
+    return f"{headings_apart}\n\n{kinds} --policy.kind or --benchmark.kind replaces the section by that kind's defaults."
 
 
 def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:

@@ -16,8 +16,8 @@ from ript_ray.tracking.logs import console_logging
 VideoRendering = Annotated[
     Literal["full", "fast"],
     tyro.conf.arg(
-        help="Image quality: full (the simulator's own) or fast (no shadows, reflections or smooth edges; several times "
-        "as fast without a GPU)."
+        help="Image quality: full (the simulator's own) or fast (no shadows, reflections or smooth edges; several "
+        "times as fast without a GPU)."
     ),
 ]
 
