@@ -131,7 +131,7 @@ def _run(launch: Launch) -> int:
 def _describe(description: str) -> str:
     headings_apart = re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())
     kinds = f"Policies: {', '.join(POLICIES.names())}. Benchmarks: {', '.join(BENCHMARKS.names())}."
-    return f"{headings_apart}\n\n{kinds} --policy.kind or --benchmark.kind replaces the section by that kind's defaults."
+    return f"{headings_apart}\n\n{kinds} --policy.kind or --benchmark.kind replaces a section by that kind's defaults."
 
 
 def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:

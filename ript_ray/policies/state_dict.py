@@ -28,7 +28,9 @@ def copy_into(expected: Mapping[str, torch.Tensor], given: AnyArrays, problem: s
         raise CheckpointError("\n  ".join([f"{problem}:", *mismatches]))
     with torch.no_grad():
         for name, tensor in expected.items():
-            tensor.copy_(torch.as_tensor(given[name]))
+            value = given[name]
+            # A copy first: arrays that Ray hands over are read-only, of which torch warns.
+            tensor.copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value)))
 
 
 def state_dict_mismatches(expected: AnyArrays, given: AnyArrays) -> list[str]:
