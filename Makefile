@@ -1,4 +1,4 @@
-# Everything happens in .venv; `make quickstart` and `make test` need nothing but Python >= 3.11 with venv, and make.
+# Everything is installed into .venv; `make quickstart` and `make test` need only make and Python >= 3.11 with venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,8 +7,8 @@ BIN := .venv/bin
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ript-ray needs Python 3.11 or newer; set PYTHON=/path/to/it")'
-	@$(PYTHON) -c 'import ensurepip, venv' || (echo 'Python lacks venv; mend it with: apt-get install python3-venv'; exit 1)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ript-ray needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import ensurepip, venv' || (echo 'this Python has no venv module; install it with: apt-get install python3-venv'; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
