@@ -1,4 +1,4 @@
-"""Fixtures that several tests share."""
+"""Shared fixtures."""
 
 import functools
 import shutil
@@ -66,7 +66,7 @@ def build_chunk_policy(request: pytest.FixtureRequest) -> Callable[[], TinyChunk
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables: making them takes longer than most tests here."""
+    """A database with MLflow's tables, because creating them takes longer than most tests here."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "store.db"
@@ -76,7 +76,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """MLflow's own kind of local store, a fresh one."""
+    """A fresh local MLflow store of its default kind."""
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

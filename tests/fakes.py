@@ -1,4 +1,4 @@
-"""Real, tiny parts: a benchmark on a line and a continuous policy. They check what they are given."""
+"""Tiny but real components that check their inputs: a benchmark on a line and a continuous policy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ CHUNK = 3
 
 @dataclass(frozen=True)
 class LineBenchmark(Benchmark):
-    """A point on a line must come within 0.1 of its goal; a task names the side on which the goal lies."""
+    """Move a point on a line to within 0.1 of its goal; the task names the side of the goal."""
 
     kind: Literal["line"] = field(default="line", kw_only=True)
 
@@ -44,7 +44,7 @@ class LineBenchmark(Benchmark):
 
 
 class LineEnvironment:
-    """Refuses to be stepped or observed once solved."""
+    """Refuses to be stepped or observed after success."""
 
     def __init__(self) -> None:
         self.num_steps = 0
@@ -70,6 +70,9 @@ class LineEnvironment:
         self.num_observations += 1
         return {"state": np.array([self._position, self._goal], dtype=np.float32)}
 
+    def render(self, camera: str) -> NDArray[np.uint8]:
+        raise ValueError(f"the line has no camera {camera!r}")
+
     def expert_action(self) -> NDArray[np.float32]:
         return np.clip([5 * (self._goal - self._position)], -1, 1).astype(np.float32)
 
@@ -78,7 +81,7 @@ class LineEnvironment:
 
 
 class TinyChunkPolicy(ModulePolicy):
-    """A continuous policy in the shape of OpenVLA-OFT: mean by regression, one scale, scored per chunk step."""
+    """A continuous policy like OpenVLA-OFT: regressed mean, learned scale, scored per chunk step."""
 
     def __init__(self, head: Literal["gaussian", "laplace"]):
         super().__init__()

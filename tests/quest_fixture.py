@@ -1,6 +1,6 @@
-"""The published policies with the made-up weights of the parity fixture, and what its files hold.
+"""The published policies with the synthetic weights of the parity fixture, and the contents of its files.
 
-Weights by formula: entry i of a tensor is a sine of i with a phase that its name decides, scaled by its shape.
+Entry i of a tensor is a sine of i with a phase determined by the tensor's name, scaled by its shape.
 """
 
 import functools
@@ -27,7 +27,7 @@ def fixture(name: str) -> dict[str, NDArray]:
 
 
 def spec(variant: Variant) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of every entry, in the published order."""
+    """Return shape and type of every entry, in the published order."""
     listed = json.loads((FOLDER / "quest_state_dict_spec.json").read_text())[variant]
     return {name: (tuple(shape), dtype) for name, shape, dtype, _ in listed}
 
@@ -63,7 +63,7 @@ def formula_policy(variant: Variant) -> QuestPolicy:
 
 
 def inputs(name: str) -> dict[str, NDArray]:
-    """The fixture's inputs, one time step, pictures as a camera gives them: height, width, colour."""
+    """Return the fixture's inputs at one time step, images as (height, width, color)."""
     arrays = {key.removeprefix("in_"): array for key, array in fixture(name).items() if key.startswith("in_")}
     return {
         key: np.moveaxis(array[:, 0], 1, -1) if array.ndim == 5 else array[:, 0] if array.ndim == 3 else array

@@ -1,1 +1,1 @@
-"""The benchmark environments. This package knows nothing of policies or learning."""
+"""Benchmark environments, independent of policies and learning."""

@@ -1,6 +1,6 @@
-"""What a benchmark offers: tasks, their instructions, their initial states and their environments.
+"""Interfaces of benchmarks (tasks, instructions, initial states) and of their environments.
 
-An environment is stepped, observed and rendered separately, so that no frame is rendered that no policy reads.
+Environments are stepped, observed and rendered separately, so that only frames that a policy reads are rendered.
 """
 
 import difflib
@@ -17,15 +17,15 @@ Observation = dict[str, NDArray[np.generic]]
 """One observation: a named array per sensor and camera, without a batch dimension."""
 
 Rendering = Literal["full", "fast"]
-"""full: the simulator's own quality. fast: no shadows, reflections or smooth edges; several times as fast on a CPU.
+"""full: the simulator's own quality. fast: no shadows, reflections or anti-aliasing; several times as fast on a CPU.
 
-The images differ clearly (by 9 of 255 on average in MetaWorld), so a policy must see those that it was trained on.
+The images differ clearly (by 9 of 255 on average in MetaWorld), so a policy needs the setting that it was trained with.
 """
 
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """The sizes and rates that all environments of a benchmark share.
+    """The sizes and rates shared by all environments of a benchmark.
 
     Attributes:
         name: Name of the benchmark, for messages.
@@ -33,7 +33,7 @@ class EnvironmentSpec:
         state_dims: Length of each low-dimensional sensor, by name.
         image_shapes: Height, width and 3 of each camera that can be rendered, by name.
         control_hz: Environment steps per second of simulated time.
-        max_steps: Longest episode that the benchmark's authors allow, in environment steps.
+        max_steps: The benchmark's own limit on the episode length, in environment steps.
     """
 
     name: str
@@ -45,32 +45,32 @@ class EnvironmentSpec:
 
 
 class Environment(Protocol):
-    """One simulated task, reused from episode to episode."""
+    """Simulator of one task, reused across episodes."""
 
     def reset(self, initial_state: NDArray[np.float64]) -> None:
-        """Start an episode at `initial_state`, independent of anything that happened in this environment before."""
+        """Start an episode at `initial_state`, independent of all earlier episodes in this environment."""
         ...
 
     def step(self, action: NDArray[np.float32]) -> bool:
-        """Apply one action (A,), clipped to [-1, 1]; returns whether the task is solved in this step."""
+        """Apply one action (A,), clipped to [-1, 1]; return whether it solves the task."""
         ...
 
     def observe(self) -> Observation:
-        """Return the current observation; cameras are rendered here and in `render`, nowhere else."""
+        """Return the current observation. Cameras are rendered only here and in `render`."""
         ...
 
     def render(self, camera: str) -> NDArray[np.uint8]:
-        """Render a camera, uint8 (height, width, 3), upright; observations need not contain it."""
+        """Return an image of a camera, uint8 (height, width, 3), upright; observations need not contain it."""
         ...
 
     def close(self) -> None:
-        """Free the simulator."""
+        """Release the simulator."""
         ...
 
 
 @runtime_checkable
 class ScriptedExpert(Protocol):
-    """An environment that has a scripted expert of its own."""
+    """An environment with a scripted expert."""
 
     def expert_action(self) -> NDArray[np.float32]:
         """Return the expert's action (A,) for the current state, each entry in [-1, 1]; it may use privileged state."""
@@ -78,10 +78,10 @@ class ScriptedExpert(Protocol):
 
 
 class Benchmark(ABC):
-    """A family of tasks, as a small, picklable value: a frozen dataclass with a field `kind`.
+    """Base class of benchmarks: small, picklable, frozen dataclasses with a field `kind`.
 
-    Simulators are built by `make`, in the process that steps them. Nothing here may import a simulator before it is
-    needed: configuration files and `--help` read this class, too.
+    Simulators are built by `make`, in the process that steps them. Subclasses must not import a simulator before it is
+    needed: configuration files and `--help` use these classes, too.
 
     Attributes:
         kind: The benchmark's name in configuration files and on the command line.
@@ -126,11 +126,11 @@ class Benchmark(ABC):
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """The cameras whose images are part of an observation."""
+        """The cameras whose images are part of observations."""
         return ()
 
     def with_cameras(self, cameras: tuple[str, ...]) -> Self:
-        """Return the same benchmark with the images of these cameras, and no others, in its observations.
+        """Return the same benchmark with the images of exactly these cameras in its observations.
 
         Raises:
             ValueError: There is no such camera.
@@ -140,7 +140,7 @@ class Benchmark(ABC):
         return self
 
     def with_rendering(self, *, image_size: int | None = None, rendering: Rendering | None = None) -> Self:
-        """Return the same benchmark with images of another size or quality.
+        """Return the same benchmark with another image size or quality.
 
         Raises:
             ValueError: The benchmark has no camera.
@@ -149,7 +149,7 @@ class Benchmark(ABC):
 
     @property
     def render_settings(self) -> dict[str, Any]:
-        """The fields that decide how images look: demonstrations and policy must agree in them."""
+        """The fields that affect rendered images: demonstrations and evaluation must use the same values."""
         return {}
 
     def move_objects(
@@ -175,16 +175,16 @@ class Benchmark(ABC):
 
     @property
     def task_sets(self) -> dict[str, tuple[str, ...]]:
-        """Names that stand for several tasks on the command line, such as ml45-train."""
+        """Named sets of tasks for the command line, such as ml45-train."""
         return {}
 
     def demonstration_path(self, task: str) -> Path:
-        """Where the demonstration file of a task belongs, relative to the folder of all data."""
+        """Return the path of a task's demonstration file, relative to the root folder of all data."""
         return Path(self.kind) / f"{task}.hdf5"
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The Python packages whose versions a run records: results depend on them."""
+        """The Python packages that results depend on: a run records their versions."""
         return ()
 
 
@@ -192,7 +192,7 @@ def require_task(task: str, known: Iterable[str], benchmark: str) -> None:
     """Check that a benchmark has a task.
 
     Raises:
-        ValueError: `task` is not among `known`; the message names the nearest.
+        ValueError: `task` is not among `known`; the message names the most similar tasks.
     """
     known = tuple(known)
     if task in known:

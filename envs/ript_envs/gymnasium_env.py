@@ -1,4 +1,4 @@
-"""A benchmark's tasks as Gymnasium environments: reward 1 for success, which ends the episode."""
+"""Gymnasium environments of a benchmark's tasks, with reward 1 for success, which ends the episode."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from ript_envs.metaworld.benchmark import MetaWorld
 
 
 class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
-    """One task. `reset` takes an `initial_state` among its options; without, it draws one from the seed."""
+    """One task. `reset` accepts the option `initial_state`; without it, the state is drawn from the seed."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 as Gymnasium declares it
 
@@ -22,12 +22,12 @@ class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Build the simulator.
 
         Args:
-            benchmark: Where the task comes from; its cameras' pictures are part of the observation.
+            benchmark: The benchmark; images of its `cameras` are part of the observation.
             task: One of its tasks.
-            render_mode: rgb_array if `render` is to be called.
+            render_mode: rgb_array to enable `render`.
 
         Raises:
-            ValueError: There is no such task, or no camera to render.
+            ValueError: The task is unknown, or there is no camera to render.
         """
         if render_mode is not None and not benchmark.spec.image_shapes:
             raise ValueError(f"{task} has no camera to render")
@@ -40,13 +40,13 @@ class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         states = {
             name: spaces.Box(-np.inf, np.inf, (dim,), np.float32) for name, dim in benchmark.spec.state_dims.items()
         }
-        pictures = {name: spaces.Box(0, 255, benchmark.spec.image_shapes[name], np.uint8) for name in benchmark.cameras}
-        self.observation_space = spaces.Dict({**states, **pictures})
+        images = {name: spaces.Box(0, 255, benchmark.spec.image_shapes[name], np.uint8) for name in benchmark.cameras}
+        self.observation_space = spaces.Dict({**states, **images})
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode at `options["initial_state"]`, or at one that is drawn."""
+        """Start an episode at `options["initial_state"]`, or at a state drawn from the seed."""
         super().reset(seed=seed)
         given = (options or {}).get("initial_state")
         if given is None:
@@ -64,26 +64,26 @@ class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._environment.observe(), float(success), success, is_late, {"success": success}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """What the benchmark's first camera sees; none without a render mode."""
+        """Return the image of the benchmark's first camera, or None without a render mode."""
         if self.render_mode is None:
             return None
         return self._environment.render(next(iter(self._benchmark.spec.image_shapes)))
 
     def close(self) -> None:
-        """Free the simulator."""
+        """Release the simulator."""
         self._environment.close()
 
 
 def make_task_env(benchmark: Benchmark, task: str, *, render_mode: str | None = None, **settings: Any) -> TaskEnv:
-    """Build one task; `settings` replace fields of the benchmark."""
+    """Build the environment of a task; `settings` override fields of the benchmark."""
     return TaskEnv(replace(benchmark, **settings), task, render_mode=render_mode)  # type: ignore[type-var]
 
 
 def register(benchmark: Benchmark | None = None) -> None:
-    """Make every task of a benchmark known to `gymnasium.make`, as `ript-<kind>/<task>`; repeating it does no harm.
+    """Register every task of a benchmark with Gymnasium as `ript-<kind>/<task>`; doing so twice is harmless.
 
     Args:
-        benchmark: The benchmark; MetaWorld unless given.
+        benchmark: The benchmark; MetaWorld if not given.
     """
     benchmark = benchmark or MetaWorld()
     for task in benchmark.tasks:

@@ -1,4 +1,4 @@
-"""MetaWorld as others will use it: through Gymnasium."""
+"""The Gymnasium interface of MetaWorld."""
 
 import warnings
 from dataclasses import replace
@@ -25,7 +25,7 @@ def registered() -> None:
     register()
 
 
-def test_every_task_is_registered_once_however_often_it_is_asked_for() -> None:
+def test_repeated_registration_registers_every_task_once() -> None:
     register()
     names = [name for name in gymnasium.registry if name.startswith(f"{NAMESPACE}/")]
     assert sorted(names) == sorted(f"{NAMESPACE}/{task}" for task in QUEST_TASK_ORDER)
@@ -67,7 +67,7 @@ def test_an_episode_without_success_is_truncated_at_500_steps() -> None:
 
 
 class NoCamera(MetaWorld):
-    """Offers no camera."""
+    """MetaWorld without a camera."""
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -77,7 +77,7 @@ class NoCamera(MetaWorld):
         raise AssertionError("built before it was checked")
 
 
-def test_rendering_without_a_camera_is_refused_and_without_a_mode_gives_nothing() -> None:
+def test_rendering_without_a_camera_is_refused_and_without_a_mode_returns_none() -> None:
     with pytest.raises(ValueError, match="push-v3 has no camera to render"):
         TaskEnv(NoCamera(), "push-v3", render_mode="rgb_array")
     env = gymnasium.make(f"{NAMESPACE}/push-v3")
@@ -86,7 +86,7 @@ def test_rendering_without_a_camera_is_refused_and_without_a_mode_gives_nothing(
     env.close()
 
 
-def test_what_is_rendered_is_what_a_policy_sees() -> None:
+def test_rendered_images_equal_the_observation() -> None:
     env = gymnasium.make(f"{NAMESPACE}/push-v3", cameras=("corner_rgb",), render_mode="rgb_array", **FAST)
     observation: Observation = env.reset(seed=1)[0]
     np.testing.assert_array_equal(env.render(), observation["corner_rgb"])

@@ -48,7 +48,7 @@ def test_ml45_is_45_and_5_of_the_50_tasks_in_the_papers_split() -> None:
 
 
 @pytest.mark.parametrize("task", EACH_TASK)
-def test_a_reused_environment_starts_and_goes_on_as_a_fresh_one_to_the_last_bit_and_pixel(task: str) -> None:
+def test_a_reused_environment_equals_a_fresh_one_to_the_last_bit_and_pixel(task: str) -> None:
     benchmark = MetaWorld(rendering="fast")
     first, second = (benchmark.draw_initial_state(task, (0, index)) for index in range(2))
     used, fresh = benchmark.make(task), benchmark.make(task)
@@ -141,15 +141,15 @@ def test_instructions_are_the_tasks_names_in_words_and_all_differ() -> None:
     assert len({benchmark.instruction(task) for task in benchmark.tasks}) == len(benchmark.tasks) == 50
 
 
-def test_an_initial_state_that_breaks_the_tasks_rules_is_refused_instead_of_hanging() -> None:
+def test_an_invalid_initial_state_is_refused_instead_of_hanging() -> None:
     environment = MetaWorld().make("push-v3")
-    with pytest.raises(ValueError, match=r"push-v3 allows no initial state .* too close"):
+    with pytest.raises(ValueError, match=r"push-v3 does not allow the initial state .* too close"):
         environment.reset(np.array([0.0, 0.7, 0.02, 0.0, 0.8, 0.02]))
-    environment.reset(MetaWorld().draw_initial_state("push-v3", (0,)))  # and goes on
+    environment.reset(MetaWorld().draw_initial_state("push-v3", (0,)))  # and still works
     environment.close()
 
 
-def test_noise_moves_the_object_sideways_by_its_standard_deviation_and_nothing_else() -> None:
+def test_noise_moves_only_the_object_horizontally_by_its_standard_deviation() -> None:
     benchmark = MetaWorld()
     start = np.array([0.0, 0.6, 0.02, 0.0, 0.9, 0.05])
     moved = np.array([benchmark.move_objects("push-v3", start, std_m=0.025, seed=(1, index)) for index in range(100)])
@@ -159,7 +159,7 @@ def test_noise_moves_the_object_sideways_by_its_standard_deviation_and_nothing_e
     np.testing.assert_array_equal(start, benchmark.move_objects("push-v3", start, std_m=0.0, seed=(1,)))
 
 
-def test_noise_keeps_the_tasks_rules_and_fails_where_it_cannot() -> None:
+def test_noise_satisfies_the_tasks_constraints_and_fails_if_it_cannot() -> None:
     benchmark = MetaWorld()
     start = benchmark.draw_initial_state("push-v3", (0,))
     for index in range(20):

@@ -1,7 +1,7 @@
-"""MetaWorld as a value: its tasks, sizes and files. No simulator is imported before one is needed.
+"""Configuration of MetaWorld: tasks, sizes and files. The simulator is imported only when it is needed.
 
-Source: Yu et al. 2019 (Meta-World); the package `metaworld` 3.x. Camera, robot state and end of an episode are
-QueST's (Mete et al. 2024).
+Source: Yu et al. 2019 (Meta-World); the package `metaworld` 3.x. Camera, robot state and episode end as in QueST (Mete
+et al. 2024).
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,13 +15,13 @@ from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Renderin
 from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
 
 STATE_DIMS = {"state": 39, "relative": 10, "robot_states": 8}
-"""Length of each sensor; `ript_envs.metaworld.environment` says what their entries are."""
+"""Length of each sensor; their entries are described in `ript_envs.metaworld.environment`."""
 
 CAMERAS = ("corner_rgb",)
-"""The one camera that the papers' policies read."""
+"""The camera that the papers' policies read."""
 
 MAX_MOVES = 100
-"""Draws of noise on an initial state until one is valid."""
+"""Limit on draws of noise until an initial state is valid."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class MetaWorld(Benchmark):
         goal_visible: Whether the goal position is part of the observation, or three zeros.
         cameras: Cameras whose images are part of the observation: corner_rgb or none.
         image_size: Height and width of the images, in pixels, at least 1. Source: QueST, 128.
-        rendering: Image quality: full (the simulator's own, QueST's) or fast (no shadows, reflections or smooth
-            edges).
+        rendering: Image quality: full (the simulator's own, as in QueST) or fast (no shadows, reflections or
+            anti-aliasing).
     """
 
     kind: Literal["metaworld"] = field(default="metaworld", kw_only=True)
@@ -86,7 +86,7 @@ class MetaWorld(Benchmark):
         return replace(self, image_size=image_size or self.image_size, rendering=rendering or self.rendering)
 
     def instruction(self, task: str) -> str:
-        """Return the task's name in words: `drawer-open-v3` -> `drawer open` (MetaWorld ships no sentences)."""
+        """Return the words of the task's name, `drawer-open-v3` -> `drawer open` (MetaWorld has no instructions)."""
         require_task(task, self.tasks, "MetaWorld")
         return task.removesuffix("-v3").replace("-", " ")
 
@@ -97,7 +97,7 @@ class MetaWorld(Benchmark):
         return MetaWorldEnvironment(task, self)
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
-        """Draw the task's reset vector (object and goal positions in metres) by the environment's own rules."""
+        """Draw the task's reset vector (object and goal positions in metres) as the simulator does."""
         require_task(task, self.tasks, "MetaWorld")
         from ript_envs.metaworld.environment import drawing_environment
 
@@ -106,7 +106,7 @@ class MetaWorld(Benchmark):
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
     ) -> NDArray[np.float64]:
-        """Move the task's first object; goals, other parts and heights stay."""
+        """Move the task's first object horizontally; goals and other objects are unchanged."""
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, "MetaWorld")
@@ -121,6 +121,6 @@ class MetaWorld(Benchmark):
         raise ValueError(f"{task} allows none of {MAX_MOVES} states {std_m:g} m around {initial_state.tolist()}")
 
     def demonstration_path(self, task: str) -> Path:
-        """Where QueST's loader looks for it: metaworld/ML45_PRISE, in train or in test."""
+        """Return the path that QueST's loader expects: in metaworld/ML45_PRISE, under train or test."""
         split = "test" if task in ML45_HELD_OUT else "train"
         return Path("metaworld", "ML45_PRISE", split, f"{task}.hdf5")

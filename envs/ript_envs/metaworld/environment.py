@@ -1,4 +1,4 @@
-"""MetaWorld's simulator behind the environment contract."""
+"""MetaWorld's simulator as an `Environment`."""
 
 import functools
 import warnings
@@ -14,22 +14,22 @@ from ript_envs.metaworld.benchmark import STATE_DIMS, MetaWorld
 from ript_envs.rendering import OffscreenRenderer, shared_renderer
 
 HAND, GRIPPER, OBJECT, GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(36, 39)
-"""Entries of the sensor `state`: hand, gripper and objects now (18), one step before (18), goal position (3); metres
-and quaternions. `relative` holds the gripper opening, then in metres the hand, the first object and the goal, the
-latter two seen from the hand."""
+"""Entries of the sensor `state`: hand, gripper and objects now (18) and one step before (18), goal position (3); metres
+and quaternions. `relative` consists of the gripper opening and, in metres, the positions of the hand, the first object
+and the goal, the latter two relative to the hand."""
 
 ROBOT_STATE = [*range(0, 4), *range(18, 22)]
-"""Hand and gripper now and one step before: what the papers' policies read beside the image."""
+"""Hand and gripper now and one step before: the robot state of the papers' policies."""
 
 CAMERA_POSES = {"corner_rgb": ("corner2", (0.75, 0.075, 0.7))}
-"""Name of each camera in the simulator's model, and where QueST puts it, in metres."""
+"""Name of each camera in the simulator's model, and its position in QueST, in metres."""
 
 MAX_RESAMPLES = 10
-"""Times that a reset asks for its vector: twice, unless the task finds it wanting, and then for ever."""
+"""Limit on requests for the reset vector per reset: MetaWorld needs two, but loops forever on an invalid vector."""
 
 
 class MetaWorldEnvironment:
-    """One MetaWorld task behind the `Environment` contract."""
+    """One MetaWorld task."""
 
     def __init__(self, task: str, settings: MetaWorld):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -38,14 +38,14 @@ class MetaWorldEnvironment:
         self._settings = settings
         self._sim = ALL_V3_ENVIRONMENTS[task]()
         self._sim._partially_observable = not settings.goal_visible
-        self._sim.__dict__.pop("sawyer_observation_space", None)  # cached for the other visibility
-        for name, position_m in CAMERA_POSES.values():  # before the first reset, which places them in the scene
+        self._sim.__dict__.pop("sawyer_observation_space", None)  # cached with the default visibility
+        for name, position_m in CAMERA_POSES.values():  # before the first reset, which applies it
             self._sim.model.camera(name).pos[:] = position_m
-        # MetaWorld hands tasks over as pickles (`set_task`); a task is nothing but this vector.
+        # MetaWorld passes tasks as pickles (`set_task`), which contain no more than this vector.
         self._sim._set_task_called = True
         self._sim._freeze_rand_vec = True
         self._state: NDArray[np.float64] = np.zeros(STATE_DIMS["state"])
-        self._expert: Any = None  # built when first asked
+        self._expert: Any = None  # built on first use
         self._renderer: OffscreenRenderer | None = None  # likewise
         self._num_resamples = 0
         self._next_reset_vector = self._sim._get_state_rand_vec
@@ -55,15 +55,15 @@ class MetaWorldEnvironment:
         """Start an episode.
 
         Args:
-            initial_state: The task's reset vector, as `draw_initial_state` gives it.
+            initial_state: The task's reset vector; see `draw_initial_state`.
 
         Raises:
-            ValueError: The vector has another length than this task's, or breaks its rules (some tasks want
-                objects and goals to lie apart).
+            ValueError: The vector has another length than this task's, or violates its constraints (some tasks
+                require a minimum distance between object and goal).
         """
         self._take(initial_state)
-        # MetaWorld's own reset moves the hand once before it clears the simulator: without this line
-        # the episode would depend, in its last bits, on the one before.
+        # MetaWorld's own reset moves the hand once before it clears the simulator: without this line, the last bits
+        # of an episode would depend on the previous one.
         mujoco.mj_resetData(self._sim.model, self._sim.data)
         self._sim._did_see_sim_exception = False
         self._state, _ = self._sim.reset()
@@ -76,14 +76,14 @@ class MetaWorldEnvironment:
         state = self._state.astype(np.float32)
         hand = state[HAND]
         relative = np.concatenate([state[GRIPPER], hand, state[OBJECT] - hand, state[GOAL] - hand])
-        pictures = {camera: self.render(camera) for camera in self._settings.cameras}
-        return {"state": state, "relative": relative, "robot_states": state[ROBOT_STATE], **pictures}
+        images = {camera: self.render(camera) for camera in self._settings.cameras}
+        return {"state": state, "relative": relative, "robot_states": state[ROBOT_STATE], **images}
 
     def render(self, camera: str) -> NDArray[np.uint8]:
         settings, model = self._settings, self._sim.model
         if self._renderer is None:
             self._renderer = shared_renderer(self._task, model, size=settings.image_size, rendering=settings.rendering)
-        # The camera hangs upside down: its bottom row is the scene's top one.
+        # The camera is mounted upside down, so its bottom row is the top of the scene.
         return self._renderer.draw(model, self._sim.data, model.camera(CAMERA_POSES[camera][0]).id)
 
     def expert_action(self) -> NDArray[np.float32]:
@@ -93,7 +93,7 @@ class MetaWorldEnvironment:
             self._expert = ENV_POLICY_MAP[self._task]()
         state = self._state.copy()
         state[GOAL] = self._sim._get_pos_goal()
-        with warnings.catch_warnings():  # the scripts warn where they saturate; clipping is what they mean
+        with warnings.catch_warnings():  # the scripts warn when actions saturate; they are clipped below
             warnings.simplefilter("ignore")
             action = self._expert.get_action(state)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
@@ -103,7 +103,7 @@ class MetaWorldEnvironment:
         self._sim.close()
 
     def draw_initial_state(self, seed: tuple[int, ...]) -> NDArray[np.float64]:
-        """Draw a reset vector by the task's own rules (some redraw until objects lie apart); ends any episode."""
+        """Draw a valid reset vector (some tasks resample until object and goal are apart); ends any episode."""
         self._sim.np_random = np.random.default_rng((zlib.crc32(self._task.encode()), *seed))
         self._sim._freeze_rand_vec, self._sim.seeded_rand_vec = False, True
         try:
@@ -113,7 +113,7 @@ class MetaWorldEnvironment:
         return np.array(self._sim._last_rand_vec, dtype=np.float64)
 
     def allows(self, initial_state: NDArray[np.float64]) -> bool:
-        """Whether a vector of the right length keeps the task's rules; ends any episode."""
+        """Return whether a vector satisfies the task's constraints; ends any episode."""
         self._take(initial_state)
         try:
             self._sim.reset_model()
@@ -129,12 +129,14 @@ class MetaWorldEnvironment:
         self._num_resamples = 0
 
     def _reset_vector(self) -> NDArray[np.float64]:
-        """What MetaWorld resets to. It asks until the vector keeps the rules: for a given one that is for ever."""
+        """Return the reset vector. MetaWorld asks until it is valid, so an invalid fixed vector must raise."""
         if self._sim._freeze_rand_vec:
             self._num_resamples += 1
             if self._num_resamples > MAX_RESAMPLES:
                 vector = self._sim._last_rand_vec.tolist()
-                raise ValueError(f"{self._task} allows no initial state {vector}: its objects and goals lie too close")
+                raise ValueError(
+                    f"{self._task} does not allow the initial state {vector}: objects and goal are too close"
+                )
         return self._next_reset_vector()
 
 

@@ -1,4 +1,4 @@
-"""Which of MetaWorld's 50 tasks the papers train on, and the order in which they number them."""
+"""MetaWorld's 50 tasks in QueST's order, and the ML45 split of the papers."""
 
 _NAMES = """
     assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall button-press
@@ -10,12 +10,12 @@ _NAMES = """
 """
 
 QUEST_TASK_ORDER: tuple[str, ...] = tuple(f"{name}-v3" for name in _NAMES.split())
-"""All 50 tasks; a published QueST policy knows each by its place here (almost the alphabet, but not quite)."""
+"""All 50 tasks in the order of a published QueST policy's task embeddings (almost alphabetical)."""
 
 ML45_HELD_OUT: tuple[str, ...] = tuple(
     f"{name}-v3" for name in ("box-close", "disassemble", "hand-insert", "pick-place-wall", "stick-pull")
 )
-"""The five tasks that are only seen in few-shot experiments.
+"""The five tasks that are held out for few-shot experiments.
 
 Source: the split of PRISE (Zheng et al. 2024), which QueST and RIPT-VLA use; MetaWorld's own ML45 holds out others.
 """

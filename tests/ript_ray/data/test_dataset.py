@@ -1,4 +1,4 @@
-"""Which demonstrations the supervised stages train on, and where contexts come from."""
+"""Datasets of the supervised stages and of contexts: sources, selection, render settings."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Work spread over Ray's processes: lost, failing and hanging pieces of it, and the same files as without Ray."""
+"""Tasks in Ray worker processes: lost, failing and hanging ones are retried; files equal those recorded without Ray."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def square(item: tuple[Path, int]) -> int:
     return number**2
 
 
-def test_pieces_whose_process_dies_hangs_or_raises_are_done_again_and_each_is_done_once(tmp_path: Path) -> None:
+def test_tasks_whose_process_dies_hangs_or_raises_are_retried_and_each_completes_once(tmp_path: Path) -> None:
     done = []
     with open_task_pool(square, replace(TWO, group_timeout_s=8)) as tasks:
         assert tasks.num_free == 2
@@ -64,7 +64,7 @@ def test_pieces_whose_process_dies_hangs_or_raises_are_done_again_and_each_is_do
 
 
 @pytest.mark.sim
-def test_two_processes_record_the_same_bytes_as_one(tmp_path: Path) -> None:
+def test_two_workers_record_the_same_bytes_as_one(tmp_path: Path) -> None:
     benchmark = MetaWorld(cameras=("corner_rgb",), rendering="fast", image_size=32)
     plan = Plan(
         benchmark,

@@ -101,7 +101,7 @@ def quantize_oracle(values: np.ndarray, levels: tuple[int, ...]) -> np.ndarray:
     return np.array(codes)
 
 
-def test_quantiser_picks_the_nearest_level_of_each_coordinate() -> None:
+def test_the_quantizer_picks_the_nearest_level_of_each_coordinate() -> None:
     levels = (8, 5, 5, 5)
     quantizer = FiniteScalarQuantizer(4, levels)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_quantiser_picks_the_nearest_level_of_each_coordinate() -> None:
     assert quantizer.vocabulary == 1000
 
 
-def test_the_autoencoder_trains_through_its_quantiser() -> None:
+def test_the_autoencoder_trains_through_its_quantizer() -> None:
     vae = SkillVAE(action_dim=3, chunk_length=16, fsq_levels=(5, 5), width=16, num_layers=(1, 1), dropout=0.0)
     actions = torch.randn(2, 16, 3)
     vae(actions).abs().mean().backward()
@@ -140,7 +140,7 @@ def test_the_default_sizes_are_the_published_models() -> None:
     assert len(policy.autoencoder.state_dict()) == 118
 
 
-def test_foreign_weights_are_refused_with_every_name_and_nothing_is_loaded() -> None:
+def test_weights_that_do_not_fit_are_refused_with_all_differences_and_nothing_is_loaded() -> None:
     policy = tiny_quest()
     arrays = policy.state_arrays()
     before = policy.obs_proj.weight.clone()
@@ -169,7 +169,7 @@ def test_impossible_sizes_are_refused_by_name(changes: dict[str, object], messag
         QuestConfig(**changes)
 
 
-def test_text_vectors_are_fixed_and_tell_instructions_apart() -> None:
+def test_hashed_instructions_are_deterministic_and_distinct() -> None:
     first, second = hashed_text("open the drawer", 64), hashed_text("close the drawer", 64)
     assert np.linalg.norm(first) == pytest.approx(1.0)
     assert not np.array_equal(first, second)

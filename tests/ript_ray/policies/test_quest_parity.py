@@ -1,4 +1,4 @@
-"""Our QueST against the released one: outputs, one PPO step, advantages. Figures come from the authors' code on CPU."""
+"""Parity with the released QueST: outputs, one PPO step, advantages. Expected values: the authors' code on CPU."""
 
 import zlib
 
@@ -50,7 +50,7 @@ def test_every_name_shape_and_type_is_the_published_one(variant: str, entries: i
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_pictures_states_and_task_become_the_published_context(variant: str) -> None:
+def test_images_states_and_task_give_the_published_context(variant: str) -> None:
     policy, theirs = formula_policy(variant), expected(variant)
     arrays, instructions = observations(variant)
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
@@ -65,7 +65,7 @@ def test_the_prior_scores_tokens_as_published(variant: str) -> None:
     prior, theirs = formula_policy(variant).policy_prior, expected(variant)
     context, tokens = torch.tensor(theirs["context"]), torch.tensor(theirs["indices"])
     with torch.no_grad():
-        # The fixture holds what follows the last token too, which nobody draws.
+        # The fixture holds what follows the last token too, which is never sampled.
         logits = prior.logits(context, torch.cat([tokens, tokens[:, :1]], dim=1))
         assert_near(logits, theirs["logits"])
         assert_near(prior.log_probs(context, tokens), theirs["logprob"])
@@ -102,11 +102,11 @@ def test_actions_encode_to_the_published_tokens_and_back(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_acting_on_pictures_records_the_published_context_and_executes_what_its_tokens_stand_for(variant: str) -> None:
+def test_acting_on_images_records_the_published_context_and_executes_its_decoded_tokens(variant: str) -> None:
     policy, theirs = formula_policy(variant), expected(variant)
     arrays, instructions = observations(variant)
     decisions = policy.act(arrays, instructions, [np.random.default_rng(row) for row in range(2)])
-    assert decisions.record.keys() == {"context", "tokens"}, "pictures must not travel"
+    assert decisions.record.keys() == {"context", "tokens"}, "images must not be recorded"
     assert_near(torch.tensor(decisions.record["context"]), theirs["context"])
     best = theirs["first_top5_indices"]
     assert all(decisions.record["tokens"][row, 0] in best[row] for row in range(2)), "drawn from outside the top 5"
@@ -117,7 +117,7 @@ def test_acting_on_pictures_records_the_published_context_and_executes_what_its_
 
 
 def moved_policy() -> QuestPolicy:
-    """The policy after the fixture's made-up training: what the loss and its gradient are taken at."""
+    """The policy after the fixture's synthetic training: what the loss and its gradient are taken at."""
     arrays = formula_policy("libero").state_arrays()
     for name, array in arrays.items():
         if name.startswith("policy_prior") and not name.endswith("inv_freq"):

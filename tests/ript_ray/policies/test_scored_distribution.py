@@ -1,4 +1,4 @@
-"""What the probability of a drawn token is taken against: all tokens, or those that it was drawn from."""
+"""The distribution that scores a sampled token: over all tokens, or over the candidates that it was drawn from."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Pictures: what they show, who draws them and how often."""
+"""Rendering: image content, sharing of renderers, number of rendered frames."""
 
 import ctypes
 import gc
@@ -21,17 +21,17 @@ from ript_ray.types import Arrays, Context, RolloutRequest, Version
 
 pytestmark = pytest.mark.sim
 
-SEEING = MetaWorld(cameras=("corner_rgb",), rendering="fast")
+WITH_CAMERA = MetaWorld(cameras=("corner_rgb",), rendering="fast")
 NUM_EXECUTED = 8
 
 
-class Watched:
-    """An environment that counts its pictures, and draws one after every step if it is eager."""
+class CountingEnvironment:
+    """Counts its observations, and makes one after every step if it is eager."""
 
     def __init__(self, inner: Environment, *, is_eager: bool):
         self._inner = inner
         self._is_eager = is_eager
-        self.num_pictures = 0
+        self.num_images = 0
         self.num_steps = 0
 
     def reset(self, initial_state: np.ndarray) -> None:
@@ -45,7 +45,7 @@ class Watched:
         return success
 
     def observe(self) -> Observation:
-        self.num_pictures += 1
+        self.num_images += 1
         return self._inner.observe()
 
     def close(self) -> None:
@@ -53,48 +53,49 @@ class Watched:
 
 
 class RandomPolicy:
-    """Acts at random and keeps what it sees."""
+    """Acts at random and keeps the images it receives."""
 
     def __init__(self) -> None:
-        self.seen: list[np.ndarray] = []
+        self.images: list[np.ndarray] = []
 
     def act(
         self, observations: Arrays, instructions: Sequence[str], generators: Sequence[np.random.Generator]
     ) -> Decisions:
-        self.seen.extend(observations["corner_rgb"])
+        self.images.extend(observations["corner_rgb"])
         chunks = np.stack([generator.uniform(-1, 1, (NUM_EXECUTED, 4)) for generator in generators])
         ones = np.ones((len(instructions), 1), np.float32)
         return Decisions(chunks.astype(np.float32), {}, ones, ones.astype(bool))
 
 
-def seen_in_rollouts(*, is_eager: bool) -> tuple[list[np.ndarray], list[Watched]]:
-    environments: list[Watched] = []
+def images_in_rollouts(*, is_eager: bool) -> tuple[list[np.ndarray], list[CountingEnvironment]]:
+    environments: list[CountingEnvironment] = []
 
     def make(task: str) -> Environment:
-        environments.append(Watched(SEEING.make(task), is_eager=is_eager))
+        environments.append(CountingEnvironment(WITH_CAMERA.make(task), is_eager=is_eager))
         return environments[-1]
 
     pool, policy = EnvironmentPool(make), RandomPolicy()
     contexts = tuple(
-        Context("drawer-open-v3", "", tuple(SEEING.draw_initial_state("drawer-open-v3", (index,)))) for index in (0, 1)
+        Context("drawer-open-v3", "", tuple(WITH_CAMERA.draw_initial_state("drawer-open-v3", (index,))))
+        for index in (0, 1)
     )
     for index in range(2):  # the second one in used environments
         request = RolloutRequest(index, contexts, seeds=((index, 0), (index, 1)))
         roll_out(request, policy, pool, max_steps=40, version=Version(0))
     pool.close()
-    return policy.seen, environments
+    return policy.images, environments
 
 
-def test_a_policy_sees_the_same_frames_as_if_each_step_were_rendered_and_only_those_are() -> None:
-    (lazy, environments), (eager, eager_environments) = (seen_in_rollouts(is_eager=flag) for flag in (False, True))
+def test_only_the_frames_that_a_policy_reads_are_rendered_and_they_equal_those_of_rendering_every_step() -> None:
+    (lazy, environments), (eager, eager_environments) = (images_in_rollouts(is_eager=flag) for flag in (False, True))
     np.testing.assert_array_equal(lazy, eager)
     assert len(lazy) == 2 * 2 * 40 // NUM_EXECUTED
-    assert len({picture.tobytes() for picture in lazy}) > 15, "the pictures must differ where the scenes do"
-    assert sum(environment.num_pictures for environment in environments) == len(lazy)
-    assert sum(environment.num_pictures for environment in eager_environments) == len(lazy) + 2 * 2 * 40
+    assert len({image.tobytes() for image in lazy}) > 15, "the images must differ where the scenes do"
+    assert sum(environment.num_images for environment in environments) == len(lazy)
+    assert sum(environment.num_images for environment in eager_environments) == len(lazy) + 2 * 2 * 40
 
 
-def test_a_picture_is_what_the_authors_viewer_draws_in_the_orientation_they_use(
+def test_an_image_equals_that_of_the_authors_viewer_in_their_orientation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     benchmark = MetaWorld(cameras=("corner_rgb",))
@@ -117,14 +118,14 @@ def test_a_picture_is_what_the_authors_viewer_draws_in_the_orientation_they_use(
     environment.close()
 
 
-def rows_of_the_arm(picture: np.ndarray) -> float:
-    red, green, blue = (picture[..., channel].astype(int) for channel in range(3))
+def rows_of_the_arm(image: np.ndarray) -> float:
+    red, green, blue = (image[..., channel].astype(int) for channel in range(3))
     return float(np.nonzero((red > 100) & (red > 2 * green) & (red > 2 * blue))[0].mean())
 
 
-def test_what_is_higher_in_the_scene_is_higher_in_the_picture() -> None:
-    environment = SEEING.make("reach-v3")
-    environment.reset(SEEING.draw_initial_state("reach-v3", (0,)))
+def test_images_are_upright() -> None:
+    environment = WITH_CAMERA.make("reach-v3")
+    environment.reset(WITH_CAMERA.draw_initial_state("reach-v3", (0,)))
     low = rows_of_the_arm(environment.render("corner_rgb"))
     for _ in range(30):
         environment.step(np.array([0, 0, 1, 0], np.float32))
@@ -132,34 +133,34 @@ def test_what_is_higher_in_the_scene_is_higher_in_the_picture() -> None:
     environment.close()
 
 
-def test_environments_of_a_task_share_one_screen_that_goes_with_the_last_of_them() -> None:
-    one, other, foreign = (SEEING.make(task) for task in ("push-v3", "push-v3", "reach-v3"))
+def test_environments_of_a_task_share_one_renderer_which_is_freed_with_the_last_of_them() -> None:
+    one, other, foreign = (WITH_CAMERA.make(task) for task in ("push-v3", "push-v3", "reach-v3"))
     for index, environment in enumerate((one, other, foreign)):
-        environment.reset(SEEING.draw_initial_state(("push-v3", "push-v3", "reach-v3")[index], (index,)))
-    assert one._renderer is None, "nothing may be built before a picture is asked for"
+        environment.reset(WITH_CAMERA.draw_initial_state(("push-v3", "push-v3", "reach-v3")[index], (index,)))
+    assert one._renderer is None, "nothing may be built before an image is requested"
     first = one.render("corner_rgb")
     assert (other.render("corner_rgb") != first).any()
     assert one._renderer is other._renderer
     foreign.render("corner_rgb")
     assert foreign._renderer is not one._renderer
-    screens = [id(screen) for screen in (one._renderer, foreign._renderer)]
+    renderers = [id(screen) for screen in (one._renderer, foreign._renderer)]
     one.close()
     foreign.close()
     gc.collect()
     again = other.render("corner_rgb")
     assert (again != first).any()
-    assert again.std() > 10, "nothing was drawn"
-    assert id(other._renderer) == screens[0]
+    assert again.std() > 10, "nothing was rendered"
+    assert id(other._renderer) == renderers[0]
     other.close()
 
 
-def test_a_screen_is_freed_without_harm_to_another_librarys_context(tmp_path: Path) -> None:
+def test_freeing_a_renderer_does_not_harm_another_librarys_context(tmp_path: Path) -> None:
     result = draw("", SHARED_PROCESS, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == [], "MuJoCo has logged an OpenGL error"
 
 
-def test_without_cameras_no_picture_is_drawn() -> None:
+def test_without_cameras_no_image_is_rendered() -> None:
     environment = MetaWorld().make("push-v3")
     environment.reset(MetaWorld().draw_initial_state("push-v3", (0,)))
     assert set(environment.observe()) == {"state", "relative", "robot_states"}
@@ -245,9 +246,9 @@ def draw(way: str, code: str = DRAW, cwd: Path | None = None) -> subprocess.Comp
     return subprocess.run([sys.executable, "-c", code], env=own, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_another_process_draws_the_same_and_ends_in_order(tmp_path: Path) -> None:
-    here = SEEING.make("push-v3")
-    here.reset(SEEING.draw_initial_state("push-v3", (0,)))
+def test_another_process_renders_the_same_and_exits_cleanly(tmp_path: Path) -> None:
+    here = WITH_CAMERA.make("push-v3")
+    here.reset(WITH_CAMERA.draw_initial_state("push-v3", (0,)))
     result = draw(os.environ.get("MUJOCO_GL", ""), cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == [], "MuJoCo has logged an OpenGL error"
@@ -255,7 +256,7 @@ def test_another_process_draws_the_same_and_ends_in_order(tmp_path: Path) -> Non
     here.close()
 
 
-def test_osmesa_draws_where_there_is_no_egl() -> None:
+def test_osmesa_renders_without_egl() -> None:
     try:
         ctypes.CDLL("libOSMesa.so.8")
     except OSError:
@@ -264,6 +265,6 @@ def test_osmesa_draws_where_there_is_no_egl() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_a_setting_that_forbids_drawing_is_named() -> None:
+def test_an_invalid_mujoco_gl_is_named() -> None:
     result = draw("off")
-    assert "MUJOCO_GL is 'off'; to draw pictures it must be egl, osmesa, glfw or unset" in result.stderr
+    assert "MUJOCO_GL is 'off'; to render images it must be egl, osmesa, glfw or unset" in result.stderr
