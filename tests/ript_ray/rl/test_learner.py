@@ -34,7 +34,7 @@ def learner_of(parts: Components) -> Learner:
 def adamw_oracle(parts: Components, made: list[Group]) -> dict[str, np.ndarray]:
     """N passes of the update in plain NumPy: closed-form gradients of the Gaussian policy, AdamW by its paper."""
     policy, ppo = parts.build_policy(), parts.ppo
-    values = {name: value.detach().double().numpy().copy() for name, value in policy.named_parameters()}
+    values = {name: value.detach().double().numpy().copy() for name, value in policy.trainable().items()}
     first, second = ({name: np.zeros_like(value) for name, value in values.items()} for _ in range(2))
     batch, count = assemble(made), 0
     for iteration in range(ppo.num_iterations):

@@ -62,7 +62,7 @@ main()
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of four updates that nobody interrupted."""
+    """The folder of an uninterrupted run of four updates."""
     home = tmp_path_factory.mktemp("home")
     result = quickstart_here(*TINY, "--cluster.in-process", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -82,7 +82,7 @@ def after_one_update(undisturbed: Path, home: Path) -> Path:
 
 
 def assert_it_resumes_to_the_same_end(folder: Path, undisturbed: Path, home: Path) -> None:
-    with contextlib.chdir(home):  # in this process: a fresh one would take longer to start than to go on
+    with contextlib.chdir(home):  # in this process: starting another one takes longer than the rest of the run
         resume_experiment(folder, Cluster(in_process=True), view_of=lambda _: View(ViewMode.QUIET, 4))
     for name in ("policy.safetensors", "learner.safetensors"):
         path = Path("checkpoints") / "update-00004" / name
@@ -91,7 +91,7 @@ def assert_it_resumes_to_the_same_end(folder: Path, undisturbed: Path, home: Pat
     for name in expected.keys() - {"wall_s"}:
         assert figures[name] == expected[name], name
     updates = [point.update for point in read_metrics(folder / "metrics.jsonl") if point.stage == "ript"]
-    assert updates == [0, 1, 2, 3, 4, 4], "each update once, and both measurements"
+    assert updates == [0, 1, 2, 3, 4, 4], "each update once, and both evaluations"
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -1,4 +1,4 @@
-"""Several machines, simulated as Ray nodes: actors spread over nodes, nodes leave and join, groups are lost in transit."""
+"""Several machines, simulated as Ray nodes: actors spread, nodes leave and join, groups are lost in transit."""
 
 import functools
 import itertools

@@ -231,7 +231,7 @@ def _ray() -> Iterator[None]:
 
 
 def window_mb(samples: list[tuple[float, Counter[str]]], begin_s: float, end_s: float) -> Counter[str]:
-    """Median memory between two moments by kind of process and in total: a brief absence of an actor does not matter."""
+    """Median memory in MB by kind of process and in total: a brief absence of an actor does not matter."""
     window = [sizes for moment, sizes in samples if begin_s <= moment <= end_s]
     kinds = {kind: [sizes[kind] for sizes in window] for kind in set().union(*window)}
     kinds["all"] = [sizes.total() for sizes in window]
