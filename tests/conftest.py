@@ -4,6 +4,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -11,6 +12,7 @@ import torch
 
 from ript_ray.config.rl import PPO
 from ript_ray.data.contexts import draw_contexts
+from ript_ray.policies.base import Policy
 from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.rl.context_stream import ContextStream
@@ -40,7 +42,7 @@ def tiny_quest() -> QuestPolicy:
         return QuestPolicy(TINY_QUEST, action_dim=1, state_dims={"state": 2})
 
 
-def line_parts(build_policy: Callable[[], object], **ppo: float) -> Components:
+def line_parts(build_policy: Callable[[], Policy], **ppo: Any) -> Components:
     return Components(
         build_policy=build_policy,
         make_environment=LineBenchmark().make,

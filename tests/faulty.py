@@ -1,4 +1,4 @@
-"""Runtimes whose environments misbehave, in exactly one process or in each."""
+"""Runtimes with faulty environments, in exactly one process or in all."""
 
 import contextlib
 import functools
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
@@ -22,7 +23,7 @@ def runtime_with(
     make_environment: Callable[[str], Environment],
     num_actors: int = 2,
     build_policy: Callable[[], Policy] = POLICY,
-    **limits: float,
+    **limits: Any,
 ) -> RayRuntime:
     parts = replace(line_parts(build_policy), make_environment=make_environment)
     return on_ray(parts, num_actors, **{"straggler_factor": math.inf, **limits})

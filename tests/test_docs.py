@@ -1,4 +1,4 @@
-"""What the documents show is what happens."""
+"""The documents match the code."""
 
 import re
 from pathlib import Path
@@ -33,6 +33,6 @@ def test_every_function_of_the_python_api_is_in_its_document() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.stem)
-def test_every_file_that_a_document_names_is_there(path: Path) -> None:
+def test_every_file_that_a_document_names_exists(path: Path) -> None:
     named = re.findall(r"`((?:ript_ray|envs|experiments|tests|clusters|docs)/[\w/.-]+\.\w+)", path.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []

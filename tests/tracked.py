@@ -14,11 +14,12 @@ def points(*updates: int) -> list[MetricPoint]:
     return [point(update) for update in updates]
 
 
-def only_run(store: str) -> Any:
+def only_run(store: str, experiment_name: str = "line") -> Any:
+    """Return the only run of an experiment."""
     from mlflow import MlflowClient
 
     client = MlflowClient(store)
-    experiment = client.get_experiment_by_name("line")
+    experiment = client.get_experiment_by_name(experiment_name)
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     return run

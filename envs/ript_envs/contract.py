@@ -140,7 +140,7 @@ class Benchmark(ABC):
         return self
 
     def with_rendering(self, *, image_size: int | None = None, rendering: Rendering | None = None) -> Self:
-        """Return the same benchmark with images of another size or quality.
+        """Return the same benchmark with another image size or quality.
 
         Raises:
             ValueError: The benchmark has no camera.

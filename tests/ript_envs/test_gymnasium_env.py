@@ -2,13 +2,14 @@
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from ript_envs.contract import Environment, EnvironmentSpec, Observation
+from ript_envs.contract import Environment, EnvironmentSpec, Observation, ScriptedExpert
 from ript_envs.gymnasium_env import TaskEnv, register
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_envs.metaworld.tasks import QUEST_TASK_ORDER
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.sim
 
 NAMESPACE = "ript-metaworld"
 
-FAST = {"rendering": "fast"}
+FAST: dict[str, Any] = {"rendering": "fast"}
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +47,12 @@ def test_an_episode_ends_with_success_and_reward_one() -> None:
     observation, info = env.reset(seed=3)
     again, _ = env.reset(options={"initial_state": info["initial_state"]})
     np.testing.assert_array_equal(observation["state"], again["state"])
+    assert isinstance(env.unwrapped, TaskEnv)
+    expert = env.unwrapped._environment
+    assert isinstance(expert, ScriptedExpert)
     rewards, ended = [], False
     while not ended:
-        _, reward, ended, truncated, info = env.step(env.unwrapped._environment.expert_action())
+        _, reward, ended, truncated, info = env.step(expert.expert_action())
         assert not truncated
         rewards.append(reward)
     assert rewards[-1] == 1.0

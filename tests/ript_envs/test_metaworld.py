@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ript_envs.contract import ScriptedExpert
 from ript_envs.metaworld.benchmark import STATE_DIMS, MetaWorld
 from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
 from ript_ray.data.contexts import draw_contexts
@@ -96,7 +97,8 @@ def test_the_expert_solves_its_task_even_where_the_policy_cannot_see_the_goal(ta
     benchmark = MetaWorld(goal_visible=goal_visible)
     environment = benchmark.make(task)
     environment.reset(benchmark.draw_initial_state(task, (0, 0)))
-    outcomes = []
+    assert isinstance(environment, ScriptedExpert)
+    outcomes: list[bool] = []
     while not (outcomes and outcomes[-1]) and len(outcomes) < 200:
         outcomes.append(environment.step(environment.expert_action()))
     assert outcomes[-1] is True
@@ -118,7 +120,7 @@ def test_observations_have_the_stated_sizes_and_the_goal_can_be_hidden() -> None
         environment.close()
     assert seen[True]["state"][-3:].any()
     assert not seen[False]["state"][-3:].any()
-    relative, full = seen[True]["relative"], seen[True]["state"]
+    relative, full = (np.asarray(seen[True][name], np.float32) for name in ("relative", "state"))
     assert relative.shape == (STATE_DIMS["relative"],)
     np.testing.assert_allclose(relative[4:7], full[4:7] - full[:3])
     np.testing.assert_allclose(relative[7:], full[36:] - full[:3])

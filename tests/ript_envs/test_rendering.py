@@ -5,17 +5,22 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium.envs.mujoco.mujoco_rendering as gymnasium_rendering
 import mujoco
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from ript_envs.contract import Environment, Observation
 from ript_envs.metaworld.benchmark import MetaWorld
+from ript_envs.metaworld.environment import MetaWorldEnvironment
 from ript_ray.policies.base import Decisions
+from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.rl.rollout import EnvironmentPool, roll_out
 from ript_ray.types import Arrays, Context, RolloutRequest, Version
 
@@ -48,14 +53,18 @@ class CountingEnvironment:
         self.num_images += 1
         return self._inner.observe()
 
+    def render(self, camera: str) -> NDArray[np.uint8]:
+        return self._inner.render(camera)
+
     def close(self) -> None:
         self._inner.close()
 
 
-class RandomPolicy:
+class RandomPolicy(ModulePolicy):
     """Acts at random and keeps the images it receives."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.images: list[np.ndarray] = []
 
     def act(
@@ -65,6 +74,15 @@ class RandomPolicy:
         chunks = np.stack([generator.uniform(-1, 1, (NUM_EXECUTED, 4)) for generator in generators])
         ones = np.ones((len(instructions), 1), np.float32)
         return Decisions(chunks.astype(np.float32), {}, ones, ones.astype(bool))
+
+    def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def metaworld(task: str, benchmark: MetaWorld = WITH_CAMERA) -> MetaWorldEnvironment:
+    environment = benchmark.make(task)
+    assert isinstance(environment, MetaWorldEnvironment)
+    return environment
 
 
 def images_in_rollouts(*, is_eager: bool) -> tuple[list[np.ndarray], list[CountingEnvironment]]:
@@ -99,7 +117,7 @@ def test_an_image_equals_that_of_the_authors_viewer_in_their_orientation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     benchmark = MetaWorld(cameras=("corner_rgb",))
-    environment = benchmark.make("drawer-open-v3")
+    environment = metaworld("drawer-open-v3", benchmark)
     environment.reset(benchmark.draw_initial_state("drawer-open-v3", (0,)))
     ours = environment.observe()["corner_rgb"]
     assert ours.shape == benchmark.spec.image_shapes["corner_rgb"] == (128, 128, 3)
@@ -134,7 +152,7 @@ def test_images_are_upright() -> None:
 
 
 def test_environments_of_a_task_share_one_renderer_which_is_freed_with_the_last_of_them() -> None:
-    one, other, foreign = (WITH_CAMERA.make(task) for task in ("push-v3", "push-v3", "reach-v3"))
+    one, other, foreign = (metaworld(task) for task in ("push-v3", "push-v3", "reach-v3"))
     for index, environment in enumerate((one, other, foreign)):
         environment.reset(WITH_CAMERA.draw_initial_state(("push-v3", "push-v3", "reach-v3")[index], (index,)))
     assert one._renderer is None, "nothing may be built before an image is requested"
@@ -161,7 +179,7 @@ def test_freeing_a_renderer_does_not_harm_another_librarys_context(tmp_path: Pat
 
 
 def test_without_cameras_no_image_is_rendered() -> None:
-    environment = MetaWorld().make("push-v3")
+    environment = metaworld("push-v3", MetaWorld())
     environment.reset(MetaWorld().draw_initial_state("push-v3", (0,)))
     assert set(environment.observe()) == {"state", "relative", "robot_states"}
     assert environment._renderer is None
@@ -189,7 +207,7 @@ def test_the_robot_state_is_hand_and_gripper_now_and_one_step_before() -> None:
         ({"rendering": "best"}, "rendering must be one of full, fast, not 'best'"),
     ],
 )
-def test_wrong_settings_are_refused_by_name(settings: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MetaWorld(**settings)
 

@@ -33,6 +33,8 @@ def test_the_published_policies_decay_the_same_parameters_as_the_authors(variant
     assert sum(isinstance(module, nn.Embedding) for module in policy.modules()) == num_embeddings
     names = {id(value): name for name, value in policy.named_parameters()}
     decayed, kept = decay_groups(policy.named_parameters(), 0.1)
+    assert isinstance(decayed["params"], list)
+    assert isinstance(kept["params"], list)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert {names[id(value)] for value in kept["params"]} == authors_undecayed(policy)
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
@@ -52,6 +54,7 @@ def test_an_optimizer_step_shrinks_decayed_parameters_only() -> None:
 
 def former_rl_schedule(ppo: PPO, update: int) -> float:
     moved = (update - 1) // ppo.schedule_every * ppo.schedule_every
+    assert ppo.final_learning_rate is not None
     share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, moved / ppo.schedule_updates)))
     return ppo.final_learning_rate + share * (ppo.learning_rate - ppo.final_learning_rate)
 

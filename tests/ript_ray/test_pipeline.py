@@ -12,6 +12,7 @@ from ript_ray.runs import checkpoint
 from ript_ray.runs.rollout_log import read_groups
 from ript_ray.tracking.metrics_log import read_metrics
 from tests.commands import QUICKSTART, RIPT_RAY, environment, quickstart_here, ript_ray_here, run
+from tests.tracked import only_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
 
@@ -26,7 +27,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """Where the experiment ran, its run folder and what it printed."""
+    """Return the working directory of the experiment, its run folder and its output."""
     home = tmp_path_factory.mktemp("home")
     result = run(*QUICKSTART, *SMALL, "--view", "lines", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -34,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]
     return home, folder, result.stdout
 
 
-def test_the_results_hold_all_figures_and_they_add_up(finished: tuple[Path, Path, str]) -> None:
+def test_the_results_are_complete_and_consistent(finished: tuple[Path, Path, str]) -> None:
     _, folder, printed = finished
     results = json.loads((folder / "results.json").read_text())
     for when in ("before", "after"):
@@ -74,7 +75,7 @@ def test_the_folder_holds_configuration_versions_metrics_curve_and_checkpoints(
     assert all(name.startswith("policy_prior.") for name in changed), "only the prior trains"
 
 
-def test_evaluating_the_checkpoint_gives_the_runs_own_figures_on_another_number_of_actors(
+def test_evaluating_the_checkpoint_on_another_number_of_actors_reproduces_the_runs_results(
     finished: tuple[Path, Path, str],
 ) -> None:
     home, folder, _ = finished
@@ -119,8 +120,9 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
     from mlflow import MlflowClient
 
     home, folder, _ = finished
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    store = f"sqlite:///{home}/mlflow.db"
+    client = MlflowClient(store)
+    run_info = only_run(store, "small")
     assert run_info.info.run_name == folder.name
     assert run_info.data.params["ppo.num_iterations"]
     for name in ("train/success_rate", "by_env_steps/train/success_rate", "by_wall_s/train/success_rate"):
@@ -131,6 +133,7 @@ def stop_after_first_update(home: Path) -> tuple[Path, int]:
     """Start the same experiment and terminate it once update 1 is reported; returns run folder and exit code."""
     command = [*QUICKSTART, *SMALL, "--view", "lines"]
     with subprocess.Popen(command, cwd=home, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("update 1,"):
                 break
@@ -140,18 +143,15 @@ def stop_after_first_update(home: Path) -> tuple[Path, int]:
     return folder, code
 
 
-def test_a_terminated_run_leaves_in_order_and_is_resumed_to_the_same_weights_and_figures(
+def test_a_terminated_run_exits_cleanly_and_is_resumed_to_the_same_weights_and_results(
     finished: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    from mlflow import MlflowClient
-
     folder, code = stop_after_first_update(tmp_path)
     assert code == 130
     newest = checkpoint.latest_valid(folder).folder
     assert newest.name >= "update-00001"
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
-    assert run_info.info.status == "KILLED"
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    assert only_run(store, "small").info.status == "KILLED"
     assert not (folder / "results.json").exists()
     result = run(*RIPT_RAY, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -172,15 +172,14 @@ def test_a_terminated_run_leaves_in_order_and_is_resumed_to_the_same_weights_and
     points = read_metrics(folder / "metrics.jsonl")
     assert [point.update for point in points if point.stage == "ript"] == [0, 1, 2, 3, 3]
 
-    (run_info,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
-    assert run_info.info.status == "FINISHED"
+    assert only_run(store, "small").info.status == "FINISHED"
 
     again = ript_ray_here("resume", str(folder), cwd=tmp_path)
     assert again.returncode == 1
     assert "has finished: there is nothing to resume" in again.stderr
 
 
-def test_a_search_without_mixed_groups_ends_with_its_case_and_keeps_the_weights(tmp_path: Path) -> None:
+def test_a_search_without_mixed_groups_explains_why_it_ends_and_keeps_the_weights(tmp_path: Path) -> None:
     hopeless = ("--tasks", "pick-place-v3", "--max-steps", "150", "--sampling.max-uniform-groups", "3")
     untrained = ("--sft.autoencoder.num-steps", "1", "--sft.prior.num-steps", "1")
     result = quickstart_here(*SMALL, *hopeless, *untrained, "--cluster.in-process", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The house: layers, sizes, and that everything the documents name is really there."""
+"""The structure: layers, sizes, and that everything the documents name exists."""
 
 import ast
 import importlib
@@ -44,6 +44,7 @@ def test_files_and_functions_stay_small_and_have_docstrings(path: Path) -> None:
     assert ast.get_docstring(tree), "no module docstring"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < 60, node.name
 
 
@@ -53,7 +54,7 @@ def test_files_of_tests_stay_small() -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_is_importable_and_says_what_it_is(name: str) -> None:
+def test_every_experiment_is_importable_and_states_its_question(name: str) -> None:
     module = importlib.import_module(f"experiments.{name}")
     experiments = module.PRESETS.values() if hasattr(module, "PRESETS") else [module.EXPERIMENT]
     assert all(isinstance(experiment, Experiment) for experiment in experiments)
@@ -79,7 +80,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_constraints_pin_exact_versions_and_name_no_place() -> None:
+def test_constraints_pin_exact_versions_and_name_no_index() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert "torch==2.13.0" in lines
     assert all(re.fullmatch(r"[\w.\-]+==[\w.+!]+", line) for line in lines)
@@ -87,7 +88,9 @@ def test_constraints_pin_exact_versions_and_name_no_place() -> None:
     assert "torchvision" not in pinned
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
-        assert re.match(r"[\w-]+", requirement).group().lower() in pinned
+        name = re.match(r"[\w-]+", requirement)
+        assert name is not None, requirement
+        assert name.group().lower() in pinned
 
 
 def test_the_wheel_holds_both_packages_and_nothing_else_and_imports_from_anywhere(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else_and_imports_from_anywher
 
 
 def test_the_installed_command_answers() -> None:
-    command = [Path(sys.executable).parent / "ript-ray", "--help"]
+    command = [str(Path(sys.executable).parent / "ript-ray"), "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     assert shown.returncode == 0
     for name in ("evaluate", "doctor"):

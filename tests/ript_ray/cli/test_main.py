@@ -31,7 +31,7 @@ BAD_LAUNCHES = {
 
 
 @pytest.mark.parametrize("case", BAD_LAUNCHES)
-def test_a_bad_launch_is_refused_at_once_by_name_without_traceback(case: str, tmp_path: Path) -> None:
+def test_a_bad_launch_is_refused_immediately_by_name_without_traceback(case: str, tmp_path: Path) -> None:
     arguments, message = BAD_LAUNCHES[case]
     result = quickstart_here(*arguments, cwd=tmp_path)
     assert result.returncode != 0
@@ -69,7 +69,7 @@ def test_a_bad_evaluation_is_refused_by_name_without_traceback(case: str, tmp_pa
     assert (tmp_path / "foreign" / "model.pth").read_bytes() == b"\x80\x04K\x01."
 
 
-def test_doctor_names_what_is_there_and_how_to_mend_what_is_not(tmp_path: Path) -> None:
+def test_doctor_lists_what_is_installed_and_how_to_install_what_is_missing(tmp_path: Path) -> None:
     result = run(*RIPT_RAY, "doctor", cwd=tmp_path)
     text = text_of(result)
     for part in ("Python", "cores", "memory", "shared memory", "disk", "GPU", "libEGL", "torch", "ray", "metaworld"):

@@ -19,6 +19,7 @@ def test_defaults_are_the_papers() -> None:
     assert (EXPERIMENT.ppo.num_iterations, EXPERIMENT.ppo.minibatch_rollouts) == (20, 24)
     assert (EXPERIMENT.ppo.learning_rate, EXPERIMENT.ppo.clip_low, EXPERIMENT.ppo.clip_high) == (1e-6, 0.2, 0.2)
     assert EXPERIMENT.evaluation.contexts_per_task == EXPERIMENT.sampling.contexts_per_task == 50
+    assert isinstance(EXPERIMENT.policy, QuestConfig)
     assert (EXPERIMENT.policy.chunk_length, EXPERIMENT.policy.num_executed, EXPERIMENT.policy.top_k) == (32, 8, 5)
 
 

@@ -12,6 +12,7 @@ import pytest
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import SCHEMA, flatten, from_json, read_experiment, to_json
 from ript_ray.errors import CheckpointError
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.runs.model_dir import Provenance, load_model
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -117,6 +118,7 @@ def test_a_model_of_schema_1_is_read_as_what_it_states(tmp_path: Path) -> None:
     shutil.copytree(SCHEMA_1 / "model", tmp_path / "model")
     stated = json.loads((tmp_path / "model" / "model.json").read_text())
     model = load_model(tmp_path / "model")
+    assert isinstance(model.card.policy, QuestConfig)
     settings = json.loads(json.dumps(asdict(model.card.policy)))
     assert flatten(settings).items() >= flatten(stated["interface"]["settings"]).items()
     assert settings["kind"] == "quest"

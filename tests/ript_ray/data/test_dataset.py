@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ def test_demonstrations_from_files_equal_those_recorded_at_the_start(folder: Pat
     settings = Demonstrations(num_per_task=2, num_held_out=1, action_noise=0.1)
     recorded, read = collect(settings), collect(replace(settings, folder=folder))
     for one, other in ((recorded.training, read.training), (recorded.held_out, read.held_out)):
+        assert one is not None
+        assert other is not None
         assert one.instructions == other.instructions
         np.testing.assert_array_equal(one.chunks_WCA, other.chunks_WCA)
         for name in ("corner_rgb", "robot_states"):
@@ -100,7 +103,7 @@ def test_spread_selection_is_even_as_in_the_authors_code_and_held_out_demonstrat
         choose(7, settings, where=Path("x"))
 
 
-def experiment(**sampling: object) -> Experiment:
+def experiment(**sampling: Any) -> Experiment:
     return Experiment("small", TASKS, policy=TINY_QUEST, sampling=Sampling(**{"contexts_per_task": 3, **sampling}))
 
 
@@ -128,7 +131,8 @@ def test_contexts_come_from_demonstrations_a_file_or_the_seed_and_may_be_perturb
 @pytest.mark.sim
 def test_contexts_that_are_held_out_are_refused_for_training(tmp_path: Path) -> None:
     from ript_ray.pipeline import run_experiment
-    from ript_ray.tracking.console import View, ViewMode
+    from ript_ray.tracking.console import View
+    from ript_ray.tracking.logs import ViewMode
 
     write_contexts(tmp_path / "contexts.json", held_out_contexts(experiment()))
     wrong = experiment(context_source=tmp_path / "contexts.json")

@@ -1,9 +1,8 @@
 """Benchmarks without a scripted expert."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -42,8 +41,6 @@ class WithoutExpert:
 
 @dataclass(frozen=True)
 class BenchmarkWithoutExpert(LineBenchmark):
-    kind: Literal["line-without-expert"] = field(default="line-without-expert", kw_only=True)
-
     def make(self, task: str) -> Environment:
         return WithoutExpert()
 

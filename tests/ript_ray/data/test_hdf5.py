@@ -1,5 +1,6 @@
 """Demonstration files: content, compatibility with other readers, interrupted and invalid files."""
 
+import functools
 import logging
 import shutil
 import signal
@@ -77,7 +78,7 @@ def test_a_file_contains_the_demonstrations_that_would_be_recorded_in_memory(rec
         np.testing.assert_array_equal(one.actions_TA, other.actions_TA)
         for name, rows in other.observations.items():
             np.testing.assert_array_equal(one.observations[name], rows)
-            assert rows.dtype == np.float32
+            assert np.asarray(rows).dtype == np.float32
 
 
 @pytest.mark.sim
@@ -111,8 +112,8 @@ def test_replaying_a_files_actions_from_its_first_state_reproduces_its_images_an
     for step, action in enumerate(demonstration.actions_TA):
         if step % 8 == 0:
             now = task.observe()
-            np.testing.assert_array_equal(now["corner_rgb"], demonstration.observations["corner_rgb"][step])
-            np.testing.assert_array_equal(now["state"], demonstration.observations["state"][step])
+            np.testing.assert_array_equal(now["corner_rgb"], np.asarray(demonstration.observations["corner_rgb"])[step])
+            np.testing.assert_array_equal(now["state"], np.asarray(demonstration.observations["state"])[step])
         outcomes.append(task.step(action))
     assert outcomes == [False] * (len(outcomes) - 1) + [True]
     task.close()
@@ -213,19 +214,18 @@ def test_the_splits_of_the_papers_go_to_train_and_test() -> None:
 
 @pytest.mark.sim
 def test_contexts_are_the_first_states_of_the_files_plus_noise_if_configured(recorded: Path) -> None:
-    benchmark = MetaWorld()
-    settings = {"source": recorded, "num_per_task": 3, "seed": 0}
-    contexts = collect_contexts(benchmark, TASKS, noise_m=0.0, **settings)
+    collect = functools.partial(collect_contexts, MetaWorld(), TASKS, source=recorded, seed=0)
+    contexts = collect(num_per_task=3, noise_m=0.0)
     assert [context.task for context in contexts] == ["reach-v3"] * 3 + ["drawer-open-v3"] * 3
     with h5py.File(find_file(recorded, "drawer-open-v3")) as file:
         assert contexts[4].initial_state == tuple(file["data/demo_1/states"][0])
-    moved = collect_contexts(benchmark, TASKS, noise_m=0.025, **settings)
+    moved = collect(num_per_task=3, noise_m=0.025)
     for one, other in zip(contexts, moved, strict=True):
         distance = np.array(other.initial_state) - one.initial_state
         assert 0 < np.abs(distance[:2]).max() < 0.15
         assert not distance[2:].any()
-    assert moved == collect_contexts(benchmark, TASKS, noise_m=0.025, **settings)
-    assert collect_contexts(benchmark, TASKS, noise_m=0.0, **{**settings, "num_per_task": 1}) == contexts[::3]
+    assert moved == collect(num_per_task=3, noise_m=0.025)
+    assert collect(num_per_task=1, noise_m=0.0) == contexts[::3]
 
 
 def as_the_authors_write(path: Path) -> None:
@@ -244,8 +244,8 @@ def test_a_file_of_the_authors_is_read_too_but_holds_no_contexts(tmp_path: Path)
     as_the_authors_write(path)
     (demonstration,) = read_demonstrations(path, instruction="reach", sensors=("corner_rgb", "state"))
     assert demonstration.actions_TA.dtype == np.float32
-    assert demonstration.observations["corner_rgb"].shape == (5, 128, 128, 3)
-    np.testing.assert_array_equal(demonstration.observations["state"][1], np.arange(39, 78))
+    assert np.asarray(demonstration.observations["corner_rgb"]).shape == (5, 128, 128, 3)
+    np.testing.assert_array_equal(np.asarray(demonstration.observations["state"])[1], np.arange(39, 78))
     with pytest.raises(RiptError, match="demo_0 has no states, so contexts cannot be drawn from it"):
         read_initial_states(path)
     with pytest.raises(RiptError, match="was not recorded by ript-ray"):

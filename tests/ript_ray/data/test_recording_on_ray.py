@@ -45,7 +45,7 @@ def square(item: tuple[Path, int]) -> int:
 
 
 def test_tasks_whose_process_dies_hangs_or_raises_are_retried_and_each_completes_once(tmp_path: Path) -> None:
-    done = []
+    done: list[tuple[tuple[Path, int], int]] = []
     with open_task_pool(square, replace(TWO, group_timeout_s=8)) as tasks:
         assert tasks.num_free == 2
         waiting = [(tmp_path, number) for number in range(8)]

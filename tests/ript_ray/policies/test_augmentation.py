@@ -1,4 +1,5 @@
 import colorsys
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ def images(num: int = 4, size: int = 12) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (num, size, size, 3), dtype=np.uint8))
 
 
-def changed(seed: int = 1, **changes: float) -> torch.Tensor:
+def changed(seed: int = 1, **changes: Any) -> torch.Tensor:
     return augment(images(), np.random.default_rng(seed), Augmentation(**changes))
 
 
@@ -116,5 +117,7 @@ def test_colors_change_by_the_drawn_factors_in_the_drawn_order(drawn: Drawn, cha
     expected = images().numpy() / 255
     for change, factor in changes:
         expected = change(expected, factor)
-    found = augment(images(), drawn, Augmentation(color=0.5, color_share=1.0, shift=0)).numpy()
+    found = augment(
+        images(), cast(np.random.Generator, drawn), Augmentation(color=0.5, color_share=1.0, shift=0)
+    ).numpy()
     np.testing.assert_allclose(found, expected * 255, atol=0.51)

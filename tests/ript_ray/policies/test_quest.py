@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ript_ray.policies.quest.fsq import FiniteScalarQuantizer
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.skill_vae import SkillVAE
 from ript_ray.policies.text import hashed_text
+from ript_ray.types import Arrays
 from tests.conftest import TINY_QUEST, tiny_quest
 
 
@@ -58,7 +60,7 @@ def test_samples_follow_the_priors_distribution() -> None:
 
 def test_a_row_draws_from_its_own_generator_alone() -> None:
     policy = tiny_quest()
-    observations = {"state": np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)}
+    observations: Arrays = {"state": np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)}
     both = policy.act(observations, ["go left"] * 3, generators(3))
     for row in range(3):
         alone = policy.act({"state": observations["state"][row : row + 1]}, ["go left"], generators(1, first=row))
@@ -67,7 +69,7 @@ def test_a_row_draws_from_its_own_generator_alone() -> None:
 
 def test_a_decision_is_scored_from_its_record_with_gradients_to_the_prior_alone() -> None:
     policy = tiny_quest()
-    observations = {"state": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)}
+    observations: Arrays = {"state": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)}
     decisions = policy.act(observations, ["go left", "go right"] * 2, generators(4))
     assert decisions.actions_BCA.shape == (4, TINY_QUEST.num_executed, 1)
     assert np.abs(decisions.actions_BCA).max() <= 1
@@ -79,7 +81,7 @@ def test_a_decision_is_scored_from_its_record_with_gradients_to_the_prior_alone(
 
 def test_the_instruction_changes_what_the_policy_does() -> None:
     policy = tiny_quest()
-    state = {"state": np.zeros((64, 2), np.float32)}
+    state: Arrays = {"state": np.zeros((64, 2), np.float32)}
     left, right = (policy.act(state, [text] * 64, generators(64)) for text in ("go left", "go right"))
     assert (left.record["tokens"] != right.record["tokens"]).any()
     assert not np.array_equal(left.log_probs_BU, right.log_probs_BU)
@@ -164,7 +166,7 @@ def test_weights_that_do_not_fit_are_refused_with_all_differences_and_nothing_is
         ({"dropout": 1.0}, "dropout must be from 0 to below 1"),
     ],
 )
-def test_impossible_sizes_are_refused_by_name(changes: dict[str, object], message: str) -> None:
+def test_impossible_sizes_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         QuestConfig(**changes)
 

@@ -54,8 +54,14 @@ def layout_of(model: Path) -> str:
     return json.loads((model / "model.json").read_text())["provenance"]["layout"]
 
 
+def imported_policy(model: Path) -> QuestPolicy:
+    policy = from_pretrained(model)
+    assert isinstance(policy, QuestPolicy)
+    return policy
+
+
 def test_an_imported_file_gives_the_published_outputs(imported: Path) -> None:
-    layout, policy = layout_of(imported), from_pretrained(imported)
+    layout, policy = layout_of(imported), imported_policy(imported)
     theirs = {
         name.removeprefix(f"{layout}/"): array
         for name, array in fixture("quest_pth_expected.npz").items()
@@ -163,7 +169,7 @@ def test_without_instructions_a_metaworld_policy_knows_all_tasks_in_the_publishe
 ) -> None:
     torch.save({"model": metaworld.state_dict()}, tmp_path / "stage.pth")
     import_checkpoint(tmp_path / "stage.pth", tmp_path / "model", variant="metaworld", metadata=ImportMetadata())
-    policy = from_pretrained(tmp_path / "model")
+    policy = imported_policy(tmp_path / "model")
     instructions = policy.settings.instructions
     assert len(instructions) == 50
     assert [instructions.index(text) for text in ("assembly", "drawer open", "window open")] == [0, 18, 49]

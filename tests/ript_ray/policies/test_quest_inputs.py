@@ -1,6 +1,7 @@
 """What a QueST policy reads: images, raw or standardized sensors, instructions in three forms."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.policies.quest.config import QuestConfig, QuestSFT
-from ript_ray.policies.quest.encoders import ImageEncoder, SpatialSoftmax
+from ript_ray.policies.quest.encoders import ImageEncoder, SpatialSoftmax, StateEncoder
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.stages import PriorTask
 from ript_ray.policies.supervised import Augmentation, SupervisedStage, Windows
 from ript_ray.sft.trainer import SupervisedTrainer
+from ript_ray.types import Arrays
 from tests.conftest import TINY_QUEST
 
 SEEING = replace(TINY_QUEST, cameras=("front",), sensors=(), image_size=16, image_channels=4, image_width=8)
@@ -72,7 +74,7 @@ def test_a_policy_with_a_camera_learns_from_its_images_and_acts_in_evaluation_mo
     assert tokens.unique().numel() > 1, "there is nothing to tell apart"
     windows = Windows(("go",) * 8, {"front": frames}, chunks)
     stage = SupervisedStage(num_steps=50, batch_size=8, learning_rate=3e-3)
-    task = PriorTask(QuestSFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0)))
+    task = PriorTask(stage, QuestSFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0)))
     task.prepare(policy, windows)
     policy.train()
     loss_fn = task.loss_fn(policy, windows)
@@ -93,13 +95,18 @@ def test_sensors_keep_the_configured_order_and_raw_ones_have_no_normalization_we
     observations = {"state": torch.full((2, 2), 7.0), "other": torch.full((2, 3), 9.0)}
     policy.fit_standardizer({name: value.numpy() for name, value in observations.items()}, min_scale=0.05)
     assert not any("offset" in name or "scale" in name for name in policy.state_dict())
-    seen = [policy.lowdim_encoders[name].projection(observations[name]) for name in settings.sensors]
+    seen = []
+    for name in settings.sensors:
+        encoder = policy.lowdim_encoders[name]
+        assert isinstance(encoder, StateEncoder)
+        seen.append(encoder.projection(observations[name]))
     context = policy.context_tokens(observations, ["go"] * 2)
     torch.testing.assert_close(context[:, 1], policy.obs_proj(torch.cat(seen, dim=-1)))
 
 
 def test_text_features_travel_with_the_weights() -> None:
-    policy, state = policy_of(READING), {"state": np.zeros((1, 2), np.float32)}
+    policy = policy_of(READING)
+    state: Arrays = {"state": np.zeros((1, 2), np.float32)}
     vector = np.arange(4, dtype=np.float32)
     policy.text_features.add({"go left": vector})
     arrays = policy.state_arrays()
@@ -116,7 +123,7 @@ def test_text_features_that_do_not_fit_are_listed_and_nothing_is_loaded() -> Non
     policy = policy_of(READING)
     arrays = {name: array + 1 for name, array in policy.state_arrays().items()}
     before = policy.state_arrays()
-    wrong = {"text/a": np.zeros(3, np.float32), "text/b": np.zeros(4), "text/c": np.zeros(4, np.float32)}
+    wrong: Arrays = {"text/a": np.zeros(3, np.float32), "text/b": np.zeros(4), "text/c": np.zeros(4, np.float32)}
     with pytest.raises(CheckpointError) as caught:
         policy.load_state_arrays({**arrays, **wrong})
     assert "'a' is float32 (3,), not float32 (4,)" in str(caught.value)
@@ -160,6 +167,6 @@ def test_weights_of_another_type_are_refused() -> None:
         ({"task_input": "index", "instructions": ("a", "a")}, "must differ from each other"),
     ],
 )
-def test_impossible_inputs_are_refused_by_name(changes: dict[str, object], message: str) -> None:
+def test_impossible_inputs_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         QuestConfig(**changes)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ript_ray.config.rl import PPO
 from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.policies.quest.presets import Variant
 from ript_ray.rl.advantages import leave_one_out
 from ript_ray.rl.dynamic_sampling import Verdict, judge
 from ript_ray.rl.learner import Learner
@@ -18,17 +19,17 @@ from ript_ray.types import Group, Rollout, Version
 from tests.quest_fixture import TASKS, TOLERANCE, fixture, formula, formula_policy, inputs, new_policy, spec
 
 VARIANTS = ("libero", "metaworld")
-CAMERA = {"libero": "agentview", "metaworld": "corner"}
+CAMERA: dict[Variant, str] = {"libero": "agentview", "metaworld": "corner"}
 GRADIENT_TOLERANCE = 3e-4
 """Relative."""
 
 
-def expected(variant: str) -> dict[str, NDArray]:
+def expected(variant: Variant) -> dict[str, NDArray]:
     extra = fixture("quest_libero_extra.npz") if variant == "libero" else {}
     return {**fixture(f"quest_{variant}.npz"), **extra}
 
 
-def observations(variant: str) -> tuple[dict[str, NDArray], list[str]]:
+def observations(variant: Variant) -> tuple[dict[str, NDArray], list[str]]:
     arrays = inputs("quest_libero_extra.npz" if variant == "libero" else "quest_metaworld.npz")
     instructions = ["first", "second"] if variant == "libero" else [TASKS[task] for task in arrays["task_id"]]
     return arrays, instructions
@@ -41,7 +42,7 @@ def assert_near(ours: torch.Tensor, theirs: NDArray) -> None:
 @pytest.mark.parametrize(
     ("variant", "entries", "parameters"), [("libero", 338, 20_013_683), ("metaworld", 267, 18_871_600)]
 )
-def test_every_name_shape_and_type_is_the_published_one(variant: str, entries: int, parameters: int) -> None:
+def test_every_name_shape_and_type_is_the_published_one(variant: Variant, entries: int, parameters: int) -> None:
     policy = formula_policy(variant)
     ours = {name: (tuple(value.shape), str(value.dtype)[6:]) for name, value in policy.state_dict().items()}
     assert ours == spec(variant)
@@ -50,7 +51,7 @@ def test_every_name_shape_and_type_is_the_published_one(variant: str, entries: i
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_images_states_and_task_give_the_published_context(variant: str) -> None:
+def test_images_states_and_task_give_the_published_context(variant: Variant) -> None:
     policy, theirs = formula_policy(variant), expected(variant)
     arrays, instructions = observations(variant)
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
@@ -61,7 +62,7 @@ def test_images_states_and_task_give_the_published_context(variant: str) -> None
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_prior_scores_tokens_as_published(variant: str) -> None:
+def test_the_prior_scores_tokens_as_published(variant: Variant) -> None:
     prior, theirs = formula_policy(variant).policy_prior, expected(variant)
     context, tokens = torch.tensor(theirs["context"]), torch.tensor(theirs["indices"])
     with torch.no_grad():
@@ -75,7 +76,7 @@ def test_the_prior_scores_tokens_as_published(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_sampling_from_the_best_token_alone_is_the_published_greedy_decoding(variant: str) -> None:
+def test_sampling_from_the_best_token_alone_is_the_published_greedy_decoding(variant: Variant) -> None:
     theirs = expected(variant)
     context, rngs = torch.tensor(theirs["context"]), [np.random.default_rng(0)] * 2
     sampled = formula_policy(variant).policy_prior.sample(context, rngs, top_k=1, temperature=1.0)
@@ -83,7 +84,7 @@ def test_sampling_from_the_best_token_alone_is_the_published_greedy_decoding(var
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_tokens_decode_to_the_published_actions(variant: str) -> None:
+def test_tokens_decode_to_the_published_actions(variant: Variant) -> None:
     autoencoder, theirs = formula_policy(variant).autoencoder, expected(variant)
     tokens = torch.tensor(theirs["indices"])
     np.testing.assert_array_equal(autoencoder.vq.values(tokens), theirs["fsq_codes"])
@@ -92,7 +93,7 @@ def test_tokens_decode_to_the_published_actions(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_actions_encode_to_the_published_tokens_and_back(variant: str) -> None:
+def test_actions_encode_to_the_published_tokens_and_back(variant: Variant) -> None:
     autoencoder, theirs = formula_policy(variant).autoencoder, expected(variant)
     actions = torch.tensor(theirs["ae_input"])
     with torch.no_grad():
@@ -102,7 +103,7 @@ def test_actions_encode_to_the_published_tokens_and_back(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_acting_on_images_records_the_published_context_and_executes_its_decoded_tokens(variant: str) -> None:
+def test_acting_on_images_records_the_published_context_and_executes_its_decoded_tokens(variant: Variant) -> None:
     policy, theirs = formula_policy(variant), expected(variant)
     arrays, instructions = observations(variant)
     decisions = policy.act(arrays, instructions, [np.random.default_rng(row) for row in range(2)])
@@ -193,6 +194,11 @@ def test_log_probs_before_and_after_and_their_ratios_are_the_published_ones() ->
         assert_near(ours[batch.counted], batch.tokens(name)[batch.counted].numpy())
 
 
+def gradient_of(parameter: nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
 @pytest.mark.parametrize(("clip_high", "suffix"), [(0.2, ""), (0.28, "_clip_high_028")])
 def test_loss_and_gradients_are_the_published_ones(clip_high: float, suffix: str) -> None:
     batch, policy = PublishedMinibatch(), moved_policy()
@@ -215,9 +221,9 @@ def test_loss_and_gradients_are_the_published_ones(clip_high: float, suffix: str
     assert stats.clip_fraction.item() == pytest.approx(theirs["frac_outside_clip_valid"], abs=1e-6)
     assert set(theirs["grad_names"]) == set(parameters)
     for name, theirs_norm in zip(theirs["grad_names"], theirs["grad_norm_per_param"], strict=True):
-        assert parameters[name].grad.norm().item() == pytest.approx(theirs_norm, rel=GRADIENT_TOLERANCE), name
+        assert gradient_of(parameters[name]).norm().item() == pytest.approx(theirs_norm, rel=GRADIENT_TOLERANCE), name
     for name, gradient in parts(theirs, "grad/").items():
-        ours = part_of(name, parameters[name].grad.numpy())
+        ours = part_of(name, gradient_of(parameters[name]).numpy())
         assert np.abs(ours - gradient).max() <= GRADIENT_TOLERANCE * np.abs(gradient).max(), name
 
 
@@ -244,11 +250,11 @@ def test_the_learners_step_is_the_published_one() -> None:
 def test_leave_one_out_advantages_are_the_published_ones(shape: str) -> None:
     theirs = fixture("rloo.npz")
     rewards = theirs[f"rewards_{shape}"]
-    ours = np.stack([leave_one_out(row) for row in rewards])
+    ours = np.stack([leave_one_out(row.tolist()) for row in rewards])
     np.testing.assert_array_equal(ours, theirs[f"advantages_{shape}"], strict=True)
     kept = [judge(list(row)) is Verdict.ACCEPTED for row in rewards]
     np.testing.assert_array_equal(kept, theirs[f"group_kept_{shape}"])
-    over_all = leave_one_out(rewards.ravel()).reshape(rewards.shape)
+    over_all = leave_one_out(rewards.ravel().tolist()).reshape(rewards.shape)
     np.testing.assert_array_equal(over_all, theirs[f"advantages_over_all_{shape}"], strict=True)
 
 

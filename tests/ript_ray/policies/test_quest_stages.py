@@ -41,7 +41,7 @@ def test_demonstrations_are_successes_and_the_same_every_time() -> None:
     assert [demonstration.instruction for demonstration in first] == ["go left"] * 2 + ["go right"] * 2
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.actions_TA, other.actions_TA)
-        position, goal = one.observations["state"][-1]
+        position, goal = np.asarray(one.observations["state"])[-1]
         assert abs(position + 0.2 * one.actions_TA[-1, 0] - goal) < 0.1
 
 

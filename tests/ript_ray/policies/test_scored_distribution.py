@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_candidates_are_recorded_only_where_they_count() -> None:
     for (scored_against, top_k), record in records.items():
         assert ("candidates" in record) == (scored_against == "candidates" and top_k > 0)
     candidates = records["candidates", 4]["candidates"]
-    assert (candidates.shape, candidates.dtype) == ((3, 2, 4), np.int32)
+    assert candidates.shape == (3, 2, 4)
+    assert candidates.dtype == np.int32
     assert records["candidates", 20]["candidates"].shape == (3, 2, 9), "there are no more than 9 tokens"
 
 
@@ -121,7 +123,7 @@ def group_of(index: int, policy: QuestPolicy, solves: Callable[[np.ndarray], boo
 
 
 @pytest.mark.parametrize("scored_against", ["all", "candidates"])
-def test_a_learner_solves_more_with_either_distribution(scored_against: str) -> None:
+def test_a_learner_solves_more_with_either_distribution(scored_against: Literal["all", "candidates"]) -> None:
     settings = replace(TWO_TOKENS, scored_against=scored_against, top_k=4, temperature=0.8)
     actor, threads = policy_of(settings), torch.get_num_threads()
     ppo = PPO(num_iterations=2, minibatch_rollouts=32, learning_rate=3e-3)

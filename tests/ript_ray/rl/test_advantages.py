@@ -6,7 +6,8 @@ from ript_ray.rl.advantages import leave_one_out
 
 def oracle(rewards: list[float]) -> list[float]:
     """By the definition, one rollout at a time."""
-    return [reward - np.mean([other for j, other in enumerate(rewards) if j != k]) for k, reward in enumerate(rewards)]
+    others = [[other for j, other in enumerate(rewards) if j != k] for k in range(len(rewards))]
+    return [reward - float(np.mean(rest)) for reward, rest in zip(rewards, others, strict=True)]
 
 
 @pytest.mark.parametrize("num_rollouts", [2, 3, 8, 16])

@@ -1,20 +1,22 @@
 """Several data-parallel learners take the same optimizer steps as one."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 from torch import distributed
 
+from ript_ray.policies.base import Policy
 from ript_ray.rl.learner import Learner
+from ript_ray.rl.protocols import Components
 from ript_ray.rl.rollout import EnvironmentPool, roll_out
 from ript_ray.types import Group, RolloutRequest, Version
 from tests.conftest import line_parts, line_stream, tiny_quest
 from tests.fakes import LineBenchmark, TinyChunkPolicy
 
-BUILDERS = {"tokens": tiny_quest, "laplace": lambda: TinyChunkPolicy("laplace")}
+BUILDERS: dict[str, Callable[[], Policy]] = {"tokens": tiny_quest, "laplace": lambda: TinyChunkPolicy("laplace")}
 NUM_GROUPS = 5
 
 
@@ -27,7 +29,7 @@ def make_groups(kind: str) -> list[Group]:
     return [roll_out(request, policy, pool, max_steps=12, version=Version(0)) for request in requests]
 
 
-def parts_of(kind: str):
+def parts_of(kind: str) -> Components:
     # At these rates rounding errors do not grow: Adam divides tiny gradients by their own magnitude.
     return line_parts(BUILDERS[kind], minibatch_rollouts=7, learning_rate=1e-4, max_grad_norm=1e-2)
 

@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,9 @@ def summary(index: int, successes: tuple[float, ...], version: int = 0) -> Group
     return GroupSummary(index, Version(version), successes, (1,) * len(successes), 0)
 
 
-def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int) -> list[list[int]]:
+def collect(
+    outcomes: Sequence[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int
+) -> list[list[int]]:
     """Fill three batches from groups that arrive in random order; returns the batches."""
     buffer = GroupBuffer(groups_per_update=groups_per_update, max_uniform_groups=1000, num_updates=3)
     batches: list[list[int]] = []
@@ -31,7 +34,7 @@ def collect(outcomes: list[tuple[float, ...]], arrival: np.random.Generator, gro
             assert not flying, "a launched group was neither rejected nor trained"
             batches.append(buffer.take_batch())
             assert buffer.finish_update() == batches[-1][-1] + 1
-            assert not buffer._groups, "a group that is done still takes memory"
+            assert not buffer._groups, "a finished group still takes memory"
     return batches
 
 
@@ -45,7 +48,7 @@ def test_a_batch_is_the_first_mixed_groups_by_index_for_any_order_of_arrival() -
             assert batches == [mixed[0:4], mixed[4:8], mixed[8:12]]
 
 
-def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
+def exhaust(outcomes: Sequence[tuple[float, ...]]) -> SearchExhaustedError:
     buffer = GroupBuffer(groups_per_update=1, max_uniform_groups=len(outcomes), num_updates=1)
     for outcome in outcomes:
         assert buffer.num_wanted == 1
@@ -63,7 +66,9 @@ def exhaust(outcomes: list[tuple[float, ...]]) -> SearchExhaustedError:
         ([FAILED, SOLVED, SOLVED], "either solved or out of reach (3 groups in a row taught nothing: 2 all s", False),
     ],
 )
-def test_an_exhausted_search_explains_why(outcomes: list[tuple[float, ...]], message: str, is_success: bool) -> None:
+def test_an_exhausted_search_explains_why(
+    outcomes: Sequence[tuple[float, ...]], message: str, is_success: bool
+) -> None:
     error = exhaust(outcomes)
     assert message in str(error)
     assert error.is_success is is_success

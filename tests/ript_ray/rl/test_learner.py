@@ -6,16 +6,19 @@ import pytest
 import torch
 
 from ript_ray.errors import CheckpointError
+from ript_ray.policies.base import Policy
 from ript_ray.rl.batch import assemble, minibatches
 from ript_ray.rl.learner import Learner
+from ript_ray.rl.protocols import Components
 from ript_ray.rl.rollout import EnvironmentPool, roll_out
+from ript_ray.rl.weights import apply
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import Group, RolloutRequest, Version
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineBenchmark, TinyChunkPolicy
 
 
-def groups(num_groups: int, policy: TinyChunkPolicy) -> list[Group]:
+def groups(num_groups: int, policy: Policy) -> list[Group]:
     stream, pool = line_stream(), EnvironmentPool(LineBenchmark().make)
     requests = [
         RolloutRequest(index, (stream.at(index),) * 4, tuple((9, index, member) for member in range(4)))
@@ -24,14 +27,14 @@ def groups(num_groups: int, policy: TinyChunkPolicy) -> list[Group]:
     return [roll_out(request, policy, pool, max_steps=12, version=Version(0)) for request in requests]
 
 
-def learner_of(parts) -> Learner:
+def learner_of(parts: Components) -> Learner:
     return Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=1)
 
 
-def adamw_oracle(parts, made: list[Group]) -> dict[str, np.ndarray]:
+def adamw_oracle(parts: Components, made: list[Group]) -> dict[str, np.ndarray]:
     """N passes of the update in plain NumPy: closed-form gradients of the Gaussian policy, AdamW by its paper."""
     policy, ppo = parts.build_policy(), parts.ppo
-    values = {name: value.detach().double().numpy().copy() for name, value in policy.named_parameters()}
+    values = {name: value.detach().double().numpy().copy() for name, value in policy.trainable().items()}
     first, second = ({name: np.zeros_like(value) for name, value in values.items()} for _ in range(2))
     batch, count = assemble(made), 0
     for iteration in range(ppo.num_iterations):
@@ -80,9 +83,7 @@ def test_an_update_equals_the_numpy_oracle(max_grad_norm: float) -> None:
         learner.receive(group)
     report = learner.update([group.index for group in made])
     assert report.num_optimizer_steps == 16
-    target = parts.build_policy()
-    from ript_ray.rl.weights import apply
-
+    target = TinyChunkPolicy("gaussian")
     apply(learner.weights(), target)
     for name, expected in adamw_oracle(parts, made).items():
         np.testing.assert_allclose(target.state_dict()[name].numpy(), expected, atol=2e-5, err_msg=name)
@@ -151,6 +152,7 @@ def test_an_update_with_a_non_finite_loss_is_rolled_back_and_the_next_one_works(
     for group in poisoned(made):
         learner.receive(group)
     report = learner.update([0, 1, 2, 3])
+    assert report.error is not None
     assert re.fullmatch(r"update 2: the loss is \S+, the gradient norm is nan: not finite", report.error)
     after = saved(learner)
     assert before.keys() == after.keys()

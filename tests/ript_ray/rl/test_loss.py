@@ -55,6 +55,7 @@ def test_gradient_equals_finite_differences() -> None:
         shifted[1][index] -= 1e-6
         up, down = (oracle(values, old, advantages, valid, 0.2, 0.3)[0] for values in shifted)
         numeric[index] = (up - down) / 2e-6
+    assert tensor.grad is not None
     np.testing.assert_allclose(tensor.grad, numeric, atol=1e-8)
 
 
@@ -71,6 +72,7 @@ def test_invalid_units_reach_neither_loss_nor_gradient_whatever_they_hold() -> N
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(stats.approx_kl)
+    assert new.grad is not None
     assert torch.equal(new.grad[:, 1], torch.zeros(2))
     assert new.grad[:, 0].all()
 

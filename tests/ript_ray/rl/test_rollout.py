@@ -1,10 +1,12 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from ript_envs.contract import Environment
-from ript_ray.policies.base import Decisions
+from ript_ray.policies.base import Decisions, Policy
+from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.rl.rollout import EnvironmentPool, roll_out
 from ript_ray.types import Arrays, Context, Group, RolloutRequest, Version
 from tests.conftest import tiny_quest
@@ -13,10 +15,11 @@ from tests.fakes import LineBenchmark, LineEnvironment, TinyChunkPolicy
 CONTEXT = Context("right", "go right", (0.0, 0.9))
 
 
-class NoisyWalker:
+class NoisyWalker(ModulePolicy):
     """Walks right at a random speed and records the batch sizes of its queries."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.batch_sizes: list[int] = []
 
     def act(
@@ -27,6 +30,9 @@ class NoisyWalker:
         speeds = np.array([generator.uniform(-0.5, 1) for generator in generators], np.float32)
         actions = np.repeat(speeds[:, None], 2, axis=1)[..., None]
         return Decisions(actions, {"speed": speeds}, np.zeros((rows, 1), np.float32), np.ones((rows, 1), np.bool_))
+
+    def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        raise NotImplementedError
 
 
 class CountingPool(EnvironmentPool):
@@ -98,9 +104,7 @@ def test_a_group_carries_its_index_and_the_version_of_its_policy() -> None:
 
 
 @pytest.mark.parametrize("build", [tiny_quest, lambda: TinyChunkPolicy("laplace")])
-def test_both_kinds_of_policy_score_their_rollouts_as_they_acted(build) -> None:
-    import torch
-
+def test_both_kinds_of_policy_score_their_rollouts_as_they_acted(build: Callable[[], Policy]) -> None:
     policy = build()
     pool = EnvironmentPool(LineBenchmark().make)
     group = roll_out(request(4), policy, pool, max_steps=12, version=Version(0))

@@ -55,12 +55,12 @@ def test_masked_units_may_hold_any_value() -> None:
     ],
 )
 def test_a_malformed_rollout_is_named_with_its_value(changes, message: str) -> None:
-    assert message in error_of(rollout(), rollout(**changes))
+    assert message in str(error_of(rollout(), rollout(**changes)))
 
 
 def test_a_group_for_another_request_or_of_another_size_is_refused() -> None:
-    assert "(index, rollouts) is (8, 2), not (7, 2)" in error_of(rollout(), rollout(), index=8)
-    assert "(index, rollouts) is (7, 1), not (7, 2)" in error_of(rollout())
+    assert "(index, rollouts) is (8, 2), not (7, 2)" in str(error_of(rollout(), rollout(), index=8))
+    assert "(index, rollouts) is (7, 1), not (7, 2)" in str(error_of(rollout()))
 
 
 def test_groups_of_different_shapes_have_different_layouts() -> None:

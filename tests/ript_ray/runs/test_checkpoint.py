@@ -33,7 +33,7 @@ def saved(source: SavedPolicy, tmp_path: Path) -> Path:
     return tmp_path / "run" / "checkpoints" / "update-00003"
 
 
-def test_a_checkpoint_gives_back_experiment_and_weights_bit_for_bit(source: SavedPolicy, saved: Path) -> None:
+def test_experiment_and_weights_round_trip_bit_for_bit(source: SavedPolicy, saved: Path) -> None:
     loaded = checkpoint.load(saved)
     assert loaded.experiment == source.experiment
     assert loaded.arrays.keys() == source.arrays.keys()
@@ -53,7 +53,7 @@ def test_nothing_is_overwritten(source: SavedPolicy, saved: Path) -> None:
         checkpoint.save(saved, source)
 
 
-def test_weights_that_are_not_finite_are_never_written(source: SavedPolicy, tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_written(source: SavedPolicy, tmp_path: Path) -> None:
     arrays = {name: array.copy() for name, array in source.arrays.items()}
     arrays["obs_proj.bias"][0] = np.nan
     with pytest.raises(CheckpointError, match=r"not finite: obs_proj\.bias"):
@@ -103,7 +103,7 @@ def test_a_manifest_of_a_later_version_is_refused(saved: Path) -> None:
         checkpoint.load(saved)
 
 
-def test_foreign_places_are_named(tmp_path: Path, saved: Path) -> None:
+def test_paths_that_are_no_checkpoint_are_named(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is nothing at .*/nowhere"):
         checkpoint.find(tmp_path / "nowhere")
     (tmp_path / "foreign").mkdir()
@@ -133,7 +133,7 @@ def rehash(folder: Path) -> None:
         ('"seed": 4', '"seed": "4"', "does not describe an experiment"),
     ],
 )
-def test_an_experiment_that_makes_no_sense_is_refused(saved: Path, old: str, new: str, message: str) -> None:
+def test_an_invalid_experiment_is_refused(saved: Path, old: str, new: str, message: str) -> None:
     path = saved / "experiment.json"
     text = path.read_text()
     assert old in text
@@ -151,18 +151,20 @@ def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Pat
         checkpoint.load(saved).build()
 
 
-def test_a_save_that_fails_leaves_nothing_and_what_was_saved_before_stays(source: SavedPolicy, saved: Path) -> None:
+def test_a_failed_save_leaves_nothing_behind_and_keeps_earlier_checkpoints(source: SavedPolicy, saved: Path) -> None:
     later = saved.with_name("update-00004")
     unwritable = SavedPolicy(source.experiment, {**source.arrays, "odd": np.zeros(2, np.longdouble)})
     with pytest.raises(StorageError, match=r"update-00004 cannot be written: policy\.safetensors"):
         checkpoint.save(later, unwritable)
     with full_disk(3000), pytest.raises(StorageError, match=r"update-00004 cannot be written: .*File too large"):
         checkpoint.save(later, source)
-    assert list(saved.parent.iterdir()) == [saved], "something is left that fills the disk"
+    assert list(saved.parent.iterdir()) == [saved], "leftovers fill the disk"
     assert checkpoint.load(saved).arrays.keys() == source.arrays.keys()
 
 
-def test_what_a_kill_left_of_a_save_is_no_checkpoint_and_not_in_the_way(source: SavedPolicy, saved: Path) -> None:
+def test_leftovers_of_a_killed_save_are_no_checkpoint_and_do_not_block_the_next(
+    source: SavedPolicy, saved: Path
+) -> None:
     unfinished = saved.with_name(".update-00004.unfinished")
     unfinished.mkdir()
     (unfinished / "policy.safetensors").write_bytes(b"half")

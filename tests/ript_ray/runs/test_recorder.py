@@ -1,4 +1,4 @@
-"""What a run leaves behind when things go wrong: a full disk, an interrupt, a divergence."""
+"""The files of a run after a failure: a full disk, an interrupt, a divergence."""
 
 import contextlib
 import json
@@ -30,13 +30,13 @@ from tests.disk import full_disk
 
 EXPERIMENT = Experiment("small", ("reach-v3",), policy=TINY_QUEST, checkpoint_every=2)
 SOURCE = SavedPolicy.initial(EXPERIMENT)
-ROOM = 4000
-"""Bytes: more than the journal needs here, less than the weights."""
+DISK_BYTES = 4000
+"""More than the metrics log needs here, less than the weights."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One MLflow store for all tests here: making one takes two seconds."""
+    """One MLflow store for all tests here, because creating one takes two seconds."""
     home = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
@@ -56,10 +56,18 @@ def record(update: int, **broken: float) -> UpdateRecord:
     policy = SOURCE.build()
     for parameter in policy.trainable().values():
         parameter.data.fill_(broken.get("weight", float(update)))
-    figures = {"loss": 0.1, "grad_norm": 1.0, "clip_fraction": 0.0, "approx_kl": 0.0, "mean_ratio": 1.0}
     return UpdateRecord(
         stats=RolloutStats(update, 2, Counter({Verdict.ACCEPTED: 2}), 16, 8, 100, rollout_s=1.0),
-        report=UpdateReport(**figures, num_optimizer_steps=1, num_decisions=8, learn_s=1.0),
+        report=UpdateReport(
+            loss=0.1,
+            grad_norm=1.0,
+            clip_fraction=0.0,
+            approx_kl=0.0,
+            mean_ratio=1.0,
+            num_optimizer_steps=1,
+            num_decisions=8,
+            learn_s=1.0,
+        ),
         weights=snapshot(policy, Version(update)),
         progress=Progress(update, 2 * update),
         ledger=Ledger(2, 2, 0, 0, 0, 0, 0),
@@ -69,13 +77,13 @@ def record(update: int, **broken: float) -> UpdateRecord:
     )
 
 
-def measured() -> EvaluationResult:
+def an_evaluation() -> EvaluationResult:
     return EvaluationResult({"reach-v3": (True, False)}, 100)
 
 
 @contextlib.contextmanager
 def recording(folder: RunDir, source: SavedPolicy, training: TrainingState | None = None) -> Iterator[Recorder]:
-    """As a run does it."""
+    """Open logger and recorder as a run does."""
     with (
         RunLogger(folder, source.experiment, training) as run_logger,
         Recorder(run_logger, source, training) as recorder,
@@ -84,7 +92,7 @@ def recording(folder: RunDir, source: SavedPolicy, training: TrainingState | Non
 
 
 def end_with(folder: RunDir, work: Callable[[Recorder], None], error: type[BaseException] | None = None) -> None:
-    """A run that does `work` and ends, with `error` if there is one."""
+    """Run `work` in a recording, then raise `error` if given."""
     with recording(folder, SOURCE) as recorder:
         work(recorder)
         if error is not None:
@@ -92,35 +100,37 @@ def end_with(folder: RunDir, work: Callable[[Recorder], None], error: type[BaseE
 
 
 def own_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What this package logged: the tracking store meets the full disk, too."""
+    """Return this package's messages only: the tracking store sees the full disk, too."""
     return [record.getMessage() for record in caplog.records if record.name.startswith("ript_ray")]
 
 
 def saved(folder: RunDir) -> list[str]:
-    """Everything among the checkpoints, unfinished ones included."""
+    """Return the names of all checkpoints, including unfinished ones."""
     return sorted(path.name for path in (folder.path / "checkpoints").iterdir())
 
 
-def test_a_full_disk_costs_a_save_and_neither_the_run_nor_what_was_saved_before(
+def test_a_full_disk_costs_one_save_and_neither_the_run_nor_earlier_checkpoints(
     folder: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
     with recording(folder, SOURCE) as recorder:
-        recorder.on_evaluation(measured())
+        recorder.on_evaluation(an_evaluation())
         recorder.on_update(record(1))
-        with full_disk(ROOM):
+        with full_disk(DISK_BYTES):
             recorder.on_update(record(2))
         assert saved(folder) == ["update-00000"]
         recorder.on_update(record(3))  # no save would be due before update 4
         recorder.on_update(record(4))
         recorder.on_end(TrainResult())
     assert saved(folder) == ["update-00000", "update-00003", "update-00004"]
-    (told,) = own_messages(caplog)
-    assert f"{folder.checkpoint(2)} cannot be written: " in told
-    assert "retrying after the next update" in told
+    (warning,) = own_messages(caplog)
+    assert f"{folder.checkpoint(2)} cannot be written: " in warning
+    assert "retrying after the next update" in warning
     point = checkpoint.latest_valid(folder.path)
     newest, problems = point.folder, list(point.skipped)
     assert (newest.name, problems) == ("update-00004", [])
-    assert checkpoint.load_state(newest).totals.env_steps == 400
+    state = checkpoint.load_state(newest)
+    assert state is not None
+    assert state.totals.env_steps == 400
     failed = [
         point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.kind == "update"
     ]
@@ -141,7 +151,7 @@ def test_a_last_save_that_fails_ends_the_run_with_exit_code_1_and_names_the_chec
     assert json.loads(folder.status.read_text()) == {"status": "FAILED"}
 
 
-def test_weights_that_are_not_finite_end_the_run_at_once(folder: RunDir) -> None:
+def test_non_finite_weights_end_the_run_immediately(folder: RunDir) -> None:
     def work(recorder: Recorder) -> None:
         recorder.on_update(record(1))
         recorder.on_update(record(2, weight=np.inf))
@@ -152,14 +162,14 @@ def test_weights_that_are_not_finite_end_the_run_at_once(folder: RunDir) -> None
 
 
 @pytest.mark.parametrize("name", ["curve.png", "results.json", "metrics.jsonl"])
-def test_books_that_cannot_be_written_at_the_end_are_an_error_that_names_the_file(folder: RunDir, name: str) -> None:
+def test_a_file_that_cannot_be_written_at_the_end_is_an_error_that_names_it(folder: RunDir, name: str) -> None:
     in_the_way = {"results.json": ".results.json.unfinished"}.get(name, name)
 
     def work(recorder: Recorder) -> None:
         (folder.path / in_the_way).mkdir()
         recorder.on_update(record(1))
         recorder.on_end(TrainResult())
-        recorder.write_results(measured(), measured(), TrainResult())
+        recorder.write_results(an_evaluation(), an_evaluation(), TrainResult())
 
     with pytest.raises(StorageError, match=name):
         end_with(folder, work)
@@ -167,13 +177,13 @@ def test_books_that_cannot_be_written_at_the_end_are_an_error_that_names_the_fil
     assert saved(folder) == ["update-00000", "update-00001"]
 
 
-def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_next_checkpoint(
+def test_a_first_evaluation_that_cannot_be_written_is_retried_with_the_next_checkpoint(
     folder: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_the_way = folder.path / ".before.json.unfinished"
     with recording(folder, SOURCE) as recorder:
         in_the_way.mkdir()
-        recorder.on_evaluation(measured())
+        recorder.on_evaluation(an_evaluation())
         assert "before.json cannot be written" in own_messages(caplog)[0]
         recorder.on_update(record(1))
         recorder.on_update(record(2))
@@ -181,10 +191,10 @@ def test_a_first_measurement_that_the_disk_does_not_take_is_written_with_the_nex
         in_the_way.rmdir()
         recorder.on_update(record(3))
     assert saved(folder) == ["update-00000", "update-00003"]
-    assert EvaluationResult.from_json(json.loads(folder.before.read_text())) == measured()
+    assert EvaluationResult.from_json(json.loads(folder.before.read_text())) == an_evaluation()
 
 
-def test_a_point_that_the_disk_does_not_take_is_logged_and_written_later(
+def test_a_metric_point_that_cannot_be_written_is_logged_and_written_later(
     folder: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
     with recording(folder, SOURCE) as recorder:
@@ -200,16 +210,16 @@ def test_a_point_that_the_disk_does_not_take_is_logged_and_written_later(
     ("error", "status"),
     [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (DivergenceError, "FAILED")],
 )
-def test_how_a_run_ends_is_written_down(folder: RunDir, error: type[BaseException] | None, status: str) -> None:
+def test_the_final_status_of_a_run_is_written(folder: RunDir, error: type[BaseException] | None, status: str) -> None:
     with contextlib.nullcontext() if error is None else pytest.raises(error):
         end_with(folder, lambda recorder: recorder.on_update(record(1)), error)
     assert json.loads(folder.status.read_text()) == {"status": status}
     assert saved(folder) == ["update-00000", "update-00001"]
 
 
-def test_a_run_resumed_from_its_beginning_keeps_its_clock_and_its_first_measurement(folder: RunDir) -> None:
+def test_a_run_resumed_from_its_start_keeps_its_wall_time_and_its_first_evaluation(folder: RunDir) -> None:
     with pytest.raises(KeyboardInterrupt):
-        end_with(folder, lambda recorder: recorder.on_evaluation(measured()), KeyboardInterrupt)
+        end_with(folder, lambda recorder: recorder.on_evaluation(an_evaluation()), KeyboardInterrupt)
     (before,) = read_metrics(folder.metrics_log)
     before = MetricPoint(**{**vars(before), "wall_s": 1234.5})
     folder.metrics_log.unlink()
@@ -217,34 +227,34 @@ def test_a_run_resumed_from_its_beginning_keeps_its_clock_and_its_first_measurem
 
     training = checkpoint.load_state(folder.checkpoint(0))
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
-        assert not folder.status.exists(), "the run goes on"
+        assert not folder.status.exists(), "the run is active again"
         recorder.on_update(record(1))
     first, second = read_metrics(folder.metrics_log)
     assert first == before
     assert second.wall_s > 1234.5
 
 
-def test_a_run_killed_before_its_first_measurement_knows_how_long_it_took_so_far(folder: RunDir) -> None:
+def test_a_run_killed_before_its_first_evaluation_keeps_its_wall_time(folder: RunDir) -> None:
     checkpoint.save(folder.checkpoint(0), SOURCE, TrainingState(Progress(), RunTotals(wall_s=500.0)))
     training = checkpoint.load_state(folder.checkpoint(0))
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
-        recorder.on_evaluation(measured())
+        recorder.on_evaluation(an_evaluation())
     (point,) = read_metrics(folder.metrics_log)
     assert point.wall_s > 500
 
 
-def test_an_evaluation_that_is_done_again_stands_once_in_the_journal(folder: RunDir) -> None:
+def test_a_repeated_evaluation_appears_once_in_the_metrics_log(folder: RunDir) -> None:
     def work(recorder: Recorder) -> None:
-        recorder.on_evaluation(measured())
+        recorder.on_evaluation(an_evaluation())
         for update in (1, 2):
             recorder.on_update(record(update))
-        recorder.on_evaluation(measured())
+        recorder.on_evaluation(an_evaluation())
 
     with pytest.raises(KeyboardInterrupt):
         end_with(folder, work, KeyboardInterrupt)
     training = checkpoint.load_state(checkpoint.latest_valid(folder.path).folder)
     with recording(RunDir(folder.path), SOURCE, training) as recorder:
-        recorder.on_evaluation(measured())
+        recorder.on_evaluation(an_evaluation())
     assert [(point.update, point.kind) for point in read_metrics(folder.metrics_log)] == [
         (0, "evaluation"),
         (1, "update"),

@@ -1,4 +1,4 @@
-"""Rollouts that are replayed and filmed: real MetaWorld, the policy of a real small run."""
+"""Replays and videos of rollouts, with real MetaWorld and the policy of a small run."""
 
 import itertools
 import json
@@ -40,10 +40,11 @@ from tests.conftest import TINY_QUEST
 
 pytestmark = pytest.mark.sim
 
+POLICY = replace(TINY_QUEST, chunk_length=8, num_executed=8)
 EXPERIMENT = Experiment(
     "small",
     ("drawer-close-v3", "handle-press-v3"),
-    policy=replace(TINY_QUEST, chunk_length=8, num_executed=8),
+    policy=POLICY,
     sampling=Sampling(group_size=4, batch_rollouts=8, contexts_per_task=4),
     ppo=PPO(num_iterations=2, minibatch_rollouts=4, learning_rate=1e-3),
     evaluation=Evaluation(contexts_per_task=3, batch_size=4),
@@ -55,14 +56,14 @@ HERE = Cluster(in_process=True)
 
 
 def able_source(experiment: Experiment) -> SavedPolicy:
-    """A policy that pushes forwards and down, more or less: it closes a drawer now and then, without any training."""
+    """A policy that mostly pushes forwards and down: it sometimes closes a drawer without any training."""
     arrays = SavedPolicy.initial(experiment).arrays
     arrays["autoencoder.action_head.bias"] = np.array([0, 0.5, -0.25, 0], np.float32)
     return SavedPolicy(experiment, arrays)
 
 
 def begin(root: Path, experiment: Experiment) -> Path:
-    """A run whose supervised stages have been."""
+    """Create a run whose supervised stages are complete."""
     folder = RunDir.create(root, experiment)
     checkpoint.save(folder.checkpoint(0), able_source(experiment), TrainingState(Progress()))
     return folder.path
@@ -82,11 +83,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def copy(run: Path, tmp_path: Path) -> Path:
-    """A copy of it to do harm to."""
+    """A copy of the run for tests that damage it."""
     return shutil.copytree(run, tmp_path / "copy")
 
 
-def test_every_group_of_a_run_comes_out_as_it_was_recorded(run: Path) -> None:
+def test_every_group_of_a_run_is_replayed_exactly(run: Path) -> None:
     recorded = RecordedRun.open(run)
     records = list(recorded.records.values())
     assert {record.version for record in records} == {0, 1}
@@ -96,22 +97,22 @@ def test_every_group_of_a_run_comes_out_as_it_was_recorded(run: Path) -> None:
         == json.loads((run / "results.json").read_text())["num_rollouts"]
     )
     for record in records:
-        episodes = recorded.repeat(record)  # raises where anything differs
+        episodes = recorded.repeat(record)  # raises if anything differs
         assert [len(episode.actions) for episode in episodes] == list(record.num_steps)
         assert [int(episode.success) for episode in episodes] == list(record.successes)
 
 
-def test_replay_writes_a_video_that_moves_and_says_what_it_shows(
+def test_replay_writes_a_moving_video_and_prints_what_it_shows(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = next(record for record in read_groups(run / "groups.jsonl") if record.verdict is Verdict.ACCEPTED)
     member = record.successes.index(1)
     out = tmp_path / "success.gif"
     assert Replay(run, group=record.group, member=member, out=out, size=96).run() == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     num_steps = record.num_steps[member]
-    assert f"group {record.group}, member {member}: success after {num_steps} steps, as recorded" in said
-    assert f"{record.task}, training context {record.context}; version {record.version}" in said
+    assert f"group {record.group}, member {member}: success after {num_steps} steps, as recorded" in printed
+    assert f"{record.task}, training context {record.context}; version {record.version}" in printed
     with Image.open(out) as gif:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
         gif.seek(0)
@@ -123,7 +124,7 @@ def test_replay_writes_a_video_that_moves_and_says_what_it_shows(
         Replay(run, group=record.group, member=member, out=out).run()
 
 
-def test_what_cannot_be_replayed_is_named(run: Path, tmp_path: Path) -> None:
+def test_an_impossible_replay_is_refused_with_the_reason(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ReplayError, match=r"groups\.jsonl has no group 9999; it holds \d+ groups from 0 to"):
         Replay(run, group=9999, member=0).run()
     with pytest.raises(ConfigError, match=r"member must be from 0 to 3, not 4"):
@@ -136,7 +137,7 @@ def test_what_cannot_be_replayed_is_named(run: Path, tmp_path: Path) -> None:
         Replay(tmp_path, group=0, member=0).run()
 
 
-def test_a_rollout_that_comes_out_otherwise_is_an_error_that_names_what_has_changed(copy: Path) -> None:
+def test_a_replay_with_another_outcome_is_an_error_that_names_changed_packages(copy: Path) -> None:
     first, *others = (copy / "groups.jsonl").read_text().splitlines()
     line = json.loads(first)
     line["num_steps"][1] -= 1
@@ -162,7 +163,7 @@ def test_without_kept_weights_versions_with_a_checkpoint_can_be_replayed_and_oth
     assert recorded.repeat(by_version[1])
 
 
-def test_an_evaluation_is_filmed_from_its_own_rollouts(run: Path, tmp_path: Path) -> None:
+def test_videos_of_an_evaluation_show_its_own_rollouts(run: Path, tmp_path: Path) -> None:
     figures, videos = tmp_path / "figures.json", tmp_path / "videos"
     assert Evaluate(run, out=figures, videos=videos, video_size=64, cluster=HERE).run() == 0
     result = EvaluationResult.from_json(json.loads(figures.read_text()))
@@ -214,7 +215,7 @@ def test_a_policy_without_experiment_is_compared_on_the_others_contexts(run: Pat
         Compare(run, tmp_path / "foreign", cluster=HERE).run()
 
 
-def test_policies_that_meet_something_else_are_not_compared(run: Path, tmp_path: Path) -> None:
+def test_policies_evaluated_under_different_conditions_are_not_compared(run: Path, tmp_path: Path) -> None:
     for name, other in {
         "max_steps 50, not 60": replace(EXPERIMENT, max_steps=50),
         "goal_visible False, not True": replace(EXPERIMENT, benchmark=MetaWorld(goal_visible=False)),
@@ -225,11 +226,9 @@ def test_policies_that_meet_something_else_are_not_compared(run: Path, tmp_path:
             Compare(run, path, cluster=HERE).run()
 
 
-def test_filming_changes_nothing_for_a_policy_that_sees() -> None:
+def test_rendering_videos_does_not_change_the_rollouts_of_a_policy_with_cameras() -> None:
     benchmark = MetaWorld(image_size=32, rendering="full")
-    policy = replace(
-        EXPERIMENT.policy, cameras=("corner_rgb",), sensors=(), image_size=32, image_channels=8, image_width=16
-    )
+    policy = replace(POLICY, cameras=("corner_rgb",), sensors=(), image_size=32, image_channels=8, image_width=16)
     experiment = replace(EXPERIMENT, benchmark=benchmark, policy=policy, max_steps=24)
     source = able_source(experiment)
     request = group_request(ContextStream(training_contexts(experiment), 0), 0, group_size=2, seed=0)
@@ -238,9 +237,9 @@ def test_filming_changes_nothing_for_a_policy_that_sees() -> None:
     summary, _ = worker.roll(request)
     again, episodes = rerun_request(parts, request)
     assert again == summary
-    for size, rendering in ((32, "fast"), (48, "full")):
-        video = render_video(episodes[0], benchmark, VideoSettings(size, rendering))
-        assert video.frames[0].shape == (size, size, 3)
+    for settings in (VideoSettings(32, "fast"), VideoSettings(48, "full")):
+        video = render_video(episodes[0], benchmark, settings)
+        assert video.frames[0].shape == (settings.size, settings.size, 3)
     after, repeated = rerun_request(parts, request)
     assert after == summary
     for episode, other in zip(episodes, repeated, strict=True):

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint equals never having stopped."""
+"""A run resumed from a checkpoint equals an uninterrupted run."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ import pytest
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError
+from ript_ray.policies.base import Policy
 from ript_ray.rl.train import train
 from ript_ray.rl.weights import apply
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.serial import SerialRuntime
-from ript_ray.types import Progress, Version
+from ript_ray.types import Arrays, Progress, Version
 from tests.conftest import TINY_QUEST, line_parts, line_stream
 from tests.ript_ray.runs.test_checkpoint import rehash
 from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checksums
@@ -38,7 +39,7 @@ def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str,
     apply(record.weights, policy)
     arrays = policy.state_arrays()
 
-    def build():
+    def build() -> Policy:
         rebuilt = POLICIES[kind]()
         rebuilt.load_state_arrays(arrays)
         return rebuilt
@@ -57,24 +58,25 @@ def test_moments_of_another_policy_are_refused_by_name() -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder with resumable checkpoints of updates 0 to 3, and weights alone of update 4."""
+    """A run folder with resumable checkpoints of updates 0 to 3, and weights only of update 4."""
     experiment = Experiment("small", ("reach-v3",), policy=TINY_QUEST)
     source = SavedPolicy.initial(experiment)
     checkpoint.save(tmp_path / "checkpoints" / "update-00000", source)
     for update in (1, 2, 3):
-        moments = {"exp_avg/x": np.full(3, update, np.float32)}
+        moments: Arrays = {"exp_avg/x": np.full(3, update, np.float32)}
         training = TrainingState(Progress(update, 10 * update), RunTotals(env_steps=7), moments)
         checkpoint.save(tmp_path / "checkpoints" / f"update-{update:05d}", source, training)
     checkpoint.save(tmp_path / "checkpoints" / "update-00004", source)
     return tmp_path
 
 
-def test_the_newest_checkpoint_that_can_go_on_is_found_and_holds_what_was_saved(run: Path) -> None:
+def test_the_newest_resumable_checkpoint_is_found_and_holds_what_was_saved(run: Path) -> None:
     point = checkpoint.latest_valid(run)
     newest, problems = point.folder, list(point.skipped)
     assert newest.name == "update-00003"
     assert problems == [f"{run}/checkpoints/update-00004 has no optimizer state"]
     training = checkpoint.load_state(newest)
+    assert training is not None
     assert training.progress == Progress(3, 30)
     assert training.totals == RunTotals(env_steps=7)
     np.testing.assert_array_equal(training.learner["exp_avg/x"], np.full(3, 3, np.float32))
@@ -94,7 +96,7 @@ def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(run: Path,
     ("old", "new"),
     [('"next_index": 30', '"next_index": "30"'), ('"env_steps": 7', '"env_steps": "many"'), ('"update"', '"upd"')],
 )
-def test_a_standing_that_makes_no_sense_is_named(run: Path, old: str, new: str) -> None:
+def test_an_invalid_training_state_is_named(run: Path, old: str, new: str) -> None:
     folder = run / "checkpoints" / "update-00003"
     text = (folder / "training.json").read_text()
     assert old in text
@@ -111,7 +113,7 @@ def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: P
         checkpoint.latest_valid(run)
 
 
-def test_later_checkpoints_are_set_aside_and_not_deleted(run: Path) -> None:
+def test_newer_checkpoints_are_quarantined_and_not_deleted(run: Path) -> None:
     checkpoint.quarantine_newer(run / "checkpoints" / "update-00002")
     assert checkpoint.find(run).name == "update-00002"
     assert len(list((run / "checkpoints").iterdir())) == 5

@@ -1,4 +1,4 @@
-"""What is written down of every group, and the weights that are kept: through interruptions and full disks."""
+"""The log of every group and the kept weights survive interruptions and full disks."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_group_has_a_line_that_says_what_was_drawn_and_what_came_of_it(tmp_path: Path) -> None:
+def test_every_group_has_a_line_with_its_context_and_its_outcome(tmp_path: Path) -> None:
     runtime, stream = SerialRuntime(PARTS), line_stream()
     seen = train_with(log_in(tmp_path), 2, runtime)
     records = read_groups(tmp_path / "groups.jsonl")
@@ -71,7 +71,7 @@ def test_every_group_has_a_line_that_says_what_was_drawn_and_what_came_of_it(tmp
     ]
 
 
-def test_weights_of_every_update_come_back_to_the_bit(tmp_path: Path) -> None:
+def test_weights_of_every_update_round_trip_bit_for_bit(tmp_path: Path) -> None:
     seen = train_with(log_in(tmp_path), 3, SerialRuntime(PARTS))
     for record in seen.records:
         policy = TinyChunkPolicy("laplace")
@@ -79,23 +79,25 @@ def test_weights_of_every_update_come_back_to_the_bit(tmp_path: Path) -> None:
         assert snapshot(policy, record.weights.version).checksum == record.weights.checksum
 
 
-def test_a_run_that_goes_on_drops_what_it_does_again_and_ends_with_the_same_files(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_what_it_repeats_and_ends_with_the_same_files(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
     train_with(log_in(whole), 4, SerialRuntime(PARTS))
     runtime = SerialRuntime(PARTS)
-    standing = train_with(log_in(broken), 2, runtime).records[-1]
+    last = train_with(log_in(broken), 2, runtime).records[-1]
     (broken / "groups.jsonl").write_bytes((whole / "groups.jsonl").read_bytes() + b'{"group": 99, "upd')
-    (broken / "weights" / "update-00003.safetensors").write_bytes(b"of a future that did not come about")
-    resumed = log_in(broken, standing.progress)
-    assert max(record.group for record in read_groups(broken / "groups.jsonl")) == standing.progress.next_index - 1
+    (broken / "weights" / "update-00003.safetensors").write_bytes(b"of an update after the checkpoint")
+    resumed = log_in(broken, last.progress)
+    assert max(record.group for record in read_groups(broken / "groups.jsonl")) == last.progress.next_index - 1
     assert sorted(path.name[7:12] for path in (broken / "weights").iterdir()) == ["00001", "00002"]
-    train_with(resumed, 4, runtime, standing.progress)
+    train_with(resumed, 4, runtime, last.progress)
     assert files_of(broken) == files_of(whole)
 
 
-def test_a_full_disk_costs_no_line_and_no_run_and_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_costs_no_line_does_not_end_the_run_and_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     train_with(log_in(whole), 3, SerialRuntime(PARTS))
@@ -120,8 +122,8 @@ def test_a_run_may_keep_no_weights(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["groups.jsonl"]
 
 
-def test_an_answer_that_is_neither_success_nor_failure_is_written_as_none(tmp_path: Path) -> None:
-    summary = GroupSummary(3, Version(0), (1.0, float("nan")), (4, 5), 0, error="an answer of another kind")
+def test_a_result_that_is_neither_success_nor_failure_is_written_as_none(tmp_path: Path) -> None:
+    summary = GroupSummary(3, Version(0), (1.0, float("nan")), (4, 5), 0, error="a result of another kind")
     with log_in(tmp_path) as log:
         log.on_group(RolloutStats(1, 2), summary, Verdict.INVALID)
     stream = line_stream()
@@ -144,6 +146,6 @@ def test_weights_that_are_damaged_or_foreign_are_refused_by_name(tmp_path: Path)
         load_weights(path, TinyChunkPolicy("laplace"))
 
 
-def test_numbers_of_a_stream_name_the_contexts_it_was_given() -> None:
+def test_dataset_indices_of_a_stream_identify_its_contexts() -> None:
     stream = line_stream()
     assert np.unique([stream.dataset_index(index) for index in range(12)]).tolist() == list(range(12))

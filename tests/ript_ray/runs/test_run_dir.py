@@ -1,4 +1,4 @@
-"""One folder per run: who it is, and that one process at a time writes to it."""
+"""One folder per run: its identity, and its lock."""
 
 import json
 import subprocess
@@ -30,13 +30,13 @@ def folder(tmp_path: Path) -> RunDir:
     return RunDir.create(tmp_path, EXPERIMENT)
 
 
-def test_every_run_has_an_id_of_its_own_that_stays(folder: RunDir, tmp_path: Path) -> None:
+def test_every_run_has_a_unique_and_permanent_id(folder: RunDir, tmp_path: Path) -> None:
     assert len(folder.run_id) == 32
     assert RunDir(folder.path).run_id == folder.run_id
     assert RunDir.create(tmp_path, EXPERIMENT).run_id != folder.run_id
 
 
-def test_a_folder_older_than_ids_gets_one_when_it_is_needed(folder: RunDir) -> None:
+def test_a_folder_older_than_run_ids_gets_one_on_demand(folder: RunDir) -> None:
     (folder.path / "run-id").unlink()
     assert len(folder.run_id) == 32
     assert RunDir(folder.path).run_id == folder.run_id
@@ -55,10 +55,11 @@ def test_versions_that_cannot_be_read_are_named(folder: RunDir, content: str) ->
         _ = folder.versions
 
 
-def test_a_run_is_held_by_one_process_and_freed_by_its_death(folder: RunDir) -> None:
+def test_a_run_is_locked_by_one_process_and_unlocked_by_its_death(folder: RunDir) -> None:
     command = [sys.executable, "-c", HOLD, str(folder.path)]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as holder:
         try:
+            assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(RunInUseError, match=f"{folder.path} is in use by process {holder.pid} on "):
                 folder.lock().__enter__()
@@ -68,20 +69,20 @@ def test_a_run_is_held_by_one_process_and_freed_by_its_death(folder: RunDir) -> 
         pass
 
 
-def test_a_run_is_freed_by_an_error_and_taken_again(folder: RunDir) -> None:
+def test_a_run_is_unlocked_by_an_error_and_can_be_locked_again(folder: RunDir) -> None:
     with pytest.raises(ZeroDivisionError), folder.lock():
         raise ZeroDivisionError
     with folder.lock(), pytest.raises(RunInUseError), RunDir(folder.path).lock():
         pass
 
 
-def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(CheckpointError, match=f"{path} is not the folder of a run: it has no config"):
             RunDir(path).lock().__enter__()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_the_disk_has_no_room_for_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_run_that_does_not_fit_on_the_disk_is_refused_by_name(tmp_path: Path) -> None:
     with full_disk(10), pytest.raises(StorageError, match=r"-seed0/run-id cannot be written"):
         RunDir.create(tmp_path, EXPERIMENT)

@@ -1,4 +1,4 @@
-"""Actors that answer, but late or with nonsense: nothing is biased, and nothing malformed is trained."""
+"""Actors that respond late or with invalid results: sampling stays unbiased, and no invalid group is trained."""
 
 import math
 import time
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_c
 
 
 class SlowProcessEnvironment(LineEnvironment):
-    """Takes 2 ms a step; ten times as long in the one process that was first to build one."""
+    """Takes 2 ms per step; ten times as long in the first process that builds one."""
 
     def __init__(self, mark: Path):
         super().__init__()
@@ -31,7 +31,7 @@ class SlowProcessEnvironment(LineEnvironment):
 
 
 def groups_per_s(make_environment) -> tuple[float, list[str]]:
-    """Speed of four actors over one large update, and the weights."""
+    """Return the groups per second of four actors over one large update, and the weights."""
     runtime = runtime_with(make_environment, num_actors=4, straggler_factor=3.0)
     log = Log()
     sampling = Sampling(group_size=4, batch_rollouts=160)
@@ -47,7 +47,7 @@ def groups_per_s(make_environment) -> tuple[float, list[str]]:
 def test_one_of_four_actors_ten_times_slower_costs_less_than_a_third_and_biases_nothing(tmp_path: Path) -> None:
     (tmp_path / "nobody").write_text("0")
     ratios = []
-    for attempt in range(3):  # what else runs on the machine can only hide it
+    for attempt in range(3):  # other load on the machine can only lower the ratio
         healthy, expected = groups_per_s(lambda task: SlowProcessEnvironment(tmp_path / "nobody"))
         mark = tmp_path / f"mark-{attempt}"
         slowed, weights = groups_per_s(lambda task, mark=mark: SlowProcessEnvironment(mark))
@@ -59,7 +59,7 @@ def test_one_of_four_actors_ten_times_slower_costs_less_than_a_third_and_biases_
 
 
 class NonsenseEnvironment(LineEnvironment):
-    """Answers NaN where success is asked: always, or in one process of all."""
+    """Returns NaN instead of success: always, or in exactly one process."""
 
     def __init__(self, mark: Path | None = None):
         super().__init__()
@@ -81,9 +81,10 @@ def test_an_actor_that_keeps_making_malformed_groups_is_replaced_and_they_are_co
         runtime.close()
 
 
-def test_nothing_but_malformed_groups_ends_the_search_by_name() -> None:
+def test_a_search_with_only_malformed_groups_ends_with_a_clear_error() -> None:
     sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=5)
     parts = replace(line_parts(POLICY), make_environment=lambda task: NonsenseEnvironment())
     outcome = train(SerialRuntime(parts), line_stream(), sampling=sampling, num_updates=1, seed=5)
     assert "no usable groups (5 groups in a row" in str(outcome.exhausted)
+    assert outcome.exhausted is not None
     assert not outcome.exhausted.is_success

@@ -1,7 +1,9 @@
-"""The runtimes: the same mathematics in one process and on Ray, whatever the number of actors."""
+"""The runtimes give the same numbers in one process and on Ray, for any number of actors."""
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import ray
@@ -9,6 +11,7 @@ import ray
 from ript_ray.config.rl import Sampling
 from ript_ray.errors import ConfigError, DivergenceError, WorkerError
 from ript_ray.evaluation.evaluate import evaluate
+from ript_ray.policies.base import Policy
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.protocols import Components, Runtime
@@ -44,11 +47,17 @@ def train_on(runtime: Runtime, num_updates: int = NUM_UPDATES) -> Log:
     return log
 
 
+def next_summary(runtime: Runtime) -> GroupSummary:
+    event = runtime.next_event()
+    assert isinstance(event, GroupSummary)
+    return event
+
+
 def checksums(log: Log) -> list[str]:
     return [record.weights.checksum for record in log.records]
 
 
-POLICIES = {
+POLICIES: dict[str, Callable[[], Policy]] = {
     "tokens": tiny_quest,
     "gaussian": functools.partial(TinyChunkPolicy, "gaussian"),
     "laplace": functools.partial(TinyChunkPolicy, "laplace"),
@@ -83,7 +92,7 @@ def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
     assert log.num_groups == sum(record.stats.verdicts.total() for record in log.records)
 
 
-def on_ray(parts: Components, num_actors: int, **changes: float) -> RayRuntime:
+def on_ray(parts: Components, num_actors: int, **changes: Any) -> RayRuntime:
     return RayRuntime(parts, replace(Cluster(num_actors=num_actors, cpus_per_actor=0.5), **changes))
 
 
@@ -154,40 +163,42 @@ def test_a_broadcast_reaches_every_actor_before_the_next_group() -> None:
         train_on(runtime, num_updates=1)
         for index in range(6):
             runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
-        assert {runtime.next_event().version for _ in range(6)} == {1}
+        assert {next_summary(runtime).version for _ in range(6)} == {1}
     finally:
         runtime.close()
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_update_that_ends_while_it_is_asked_after_is_not_taken_for_none(monkeypatch) -> None:
+def test_an_update_that_finishes_during_the_poll_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = on_ray(line_parts(POLICIES["laplace"]), 1)
-    finished_update = runtime._learners.finished_update
+    learners = runtime._learners
+    assert learners is not None
+    finished_update = learners.finished_update
 
     def ends_just_after() -> None:
-        """The update was under way when it was asked after, and has answered by the time that others were."""
-        ray.wait(runtime._learners._update, timeout=60)
+        """The update is still running when polled, and has finished by the time the other events are polled."""
+        ray.wait(learners._update, timeout=60)
         monkeypatch.undo()
 
     try:
         start_update = runtime.start_update
 
-        def start(indices) -> None:
+        def start(indices: Sequence[int]) -> None:
             start_update(indices)
-            monkeypatch.setattr(runtime._learners, "finished_update", ends_just_after)
+            monkeypatch.setattr(learners, "finished_update", ends_just_after)
 
-        runtime.start_update = start
+        monkeypatch.setattr(runtime, "start_update", start)
         assert len(train_on(runtime, num_updates=1).records) == 1
-        assert runtime._learners.finished_update == finished_update, "the moment has not come"
+        assert learners.finished_update == finished_update, "the update did not finish during a poll"
     finally:
         runtime.close()
 
 
 def test_a_serial_runtime_without_learner_builds_one_policy_and_several_learners_are_refused() -> None:
-    built: list[TinyChunkPolicy] = []
+    built: list[Policy] = []
 
-    def build() -> TinyChunkPolicy:
+    def build() -> Policy:
         built.append(POLICIES["laplace"]())
         return built[-1]
 
@@ -202,7 +213,7 @@ def test_a_serial_runtime_without_learner_builds_one_policy_and_several_learners
 def test_a_cluster_fills_the_machine_by_default() -> None:
     assert Cluster().count_actors([8]) == 8
     assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors([8]) == 3
-    assert Cluster(cpus_per_actor=3).count_actors([4, 4, 2]) == 2, "an actor does not stretch over nodes"
+    assert Cluster(cpus_per_actor=3).count_actors([4, 4, 2]) == 2, "an actor cannot span nodes"
     with pytest.raises(
         ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 1 \+ 1 cores, which have capacity for 4"
     ):
@@ -214,7 +225,7 @@ def test_a_cluster_fills_the_machine_by_default() -> None:
 
 
 class EasyEnvironment(LineEnvironment):
-    """Solved by the first step: every group is uniform once `after` episodes have been run in this process."""
+    """Solved by the first step, so that every group is uniform, after `after` episodes in this process."""
 
     episodes = 0
     after = 150
@@ -241,7 +252,7 @@ def exhaust(runtime: Runtime) -> None:
     assert log.num_groups == sum(totals) + outcome.last.verdicts.total(), "a finished group was not counted"
     assert outcome.last.num_rollouts == 4 * outcome.last.verdicts.total()
     contexts = [line_stream().at(index) for index in range(8)]
-    result = evaluate(runtime, contexts, batch_size=3, seed=5)  # nothing of the search may be left in flight
+    result = evaluate(runtime, contexts, batch_size=3, seed=5)  # no request of the search may still be in flight
     assert result.overall.num_rollouts == 8
 
 
@@ -266,7 +277,7 @@ def test_a_search_that_ends_after_updates_leaves_nothing_in_flight_on_ray() -> N
         runtime.close()
 
 
-def test_updates_that_are_not_finite_are_skipped_and_the_third_in_a_row_ends_the_run() -> None:
+def test_non_finite_updates_are_skipped_and_the_third_in_a_row_ends_the_run() -> None:
     runtime = SerialRuntime(line_parts(POLICIES["tokens"], learning_rate=1e30))
     before = runtime.broadcast().checksum
     log = Log()

@@ -1,4 +1,4 @@
-"""Actors that die, hang or raise: the run goes on, and its weights are those of an undisturbed run."""
+"""Actors that die, hang or raise: the run continues, and its weights equal those of an undisturbed run."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,7 @@ from ript_ray.types import RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
 from tests.faulty import POLICY, is_first, runtime_with
-from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, on_ray, train_on
+from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, on_ray, train_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
 
@@ -53,7 +53,7 @@ FAULTS: dict[str, Callable[[], object]] = {
 
 
 class FaultyEnvironment(LineEnvironment):
-    """Does something terrible once, in the middle of a group, in one process of all."""
+    """Triggers a fault once, in the middle of a group, in exactly one process."""
 
     def __init__(self, fault: str, mark: Path):
         super().__init__()
@@ -95,7 +95,7 @@ def test_a_hung_group_is_finished_by_an_idle_actor_long_before_its_deadline(
         log = train_on(runtime)
         assert time.monotonic() - started < 60, "the deadline is 600 s"
         assert checksums(log) == undisturbed
-        assert log.records[-1].ledger.lost == 1, "the copy that hangs is booked"
+        assert log.records[-1].ledger.lost == 1, "the hung copy is counted as lost"
         assert runtime.dispatch_counts.num_replaced == 0
     finally:
         runtime.close()
@@ -167,7 +167,7 @@ def worker_pids(runtime: RayRuntime) -> list[int]:
     ]
 
 
-def test_an_actor_killed_from_outside_between_updates_is_replaced_with_the_present_weights(
+def test_an_actor_killed_externally_between_updates_is_replaced_with_the_current_weights(
     undisturbed: list[str],
 ) -> None:
     runtime = runtime_with(lambda task: LineEnvironment())
@@ -178,7 +178,7 @@ def test_an_actor_killed_from_outside_between_updates_is_replaced_with_the_prese
         indices = range(1000, 1006)
         for index in indices:
             runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
-        assert {runtime.next_event().version for _ in indices} == {1}
+        assert {next_summary(runtime).version for _ in indices} == {1}
         assert runtime.dispatch_counts.num_replaced == 1
     finally:
         runtime.close()
@@ -194,7 +194,7 @@ def test_a_constructor_that_always_dies_ends_the_run_within_the_budget() -> None
     assert time.monotonic() - started < 60
 
 
-def test_a_constructor_that_never_works_is_not_tried_for_hours() -> None:
+def test_a_constructor_that_always_raises_ends_the_run_after_a_few_attempts() -> None:
     def broken() -> TinyChunkPolicy:
         raise OSError("no such weights")
 
@@ -203,7 +203,7 @@ def test_a_constructor_that_never_works_is_not_tried_for_hours() -> None:
 
 
 class SlowFirstEnvironment(LineEnvironment):
-    """The first one built in any process hangs; all others fail every group at once."""
+    """The first one built in any process hangs; all others fail every group immediately."""
 
     def __init__(self, mark: Path):
         super().__init__()
@@ -221,7 +221,7 @@ class SlowFirstEnvironment(LineEnvironment):
         return False
 
 
-def test_a_hung_actor_is_replaced_though_others_keep_answering(tmp_path: Path) -> None:
+def test_a_hung_actor_is_replaced_while_others_keep_responding(tmp_path: Path) -> None:
     runtime = runtime_with(lambda task: SlowFirstEnvironment(tmp_path / "mark"), num_actors=3, group_timeout_s=3.0)
     try:
         started = time.monotonic()
@@ -234,7 +234,7 @@ def test_a_hung_actor_is_replaced_though_others_keep_answering(tmp_path: Path) -
         runtime.close()
 
 
-def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
+def test_a_group_that_fails_on_every_actor_ends_the_run_and_is_named() -> None:
     class Broken(LineEnvironment):
         def step(self, action):
             raise RuntimeError("the simulator is unstable")
@@ -253,7 +253,7 @@ def test_a_group_that_fails_wherever_it_runs_ends_the_run_by_name() -> None:
 
 
 class BrokenProcessEnvironment(LineEnvironment):
-    """Raises at once in the one process that was first to build one; others take their time."""
+    """Raises immediately in the first process that builds one; others are slow."""
 
     def __init__(self, mark: Path):
         super().__init__()
@@ -280,7 +280,7 @@ def test_a_process_that_keeps_raising_is_replaced_and_does_not_end_the_run(
 
 
 class DivergesOnce(TinyChunkPolicy):
-    """Its first step's loss is not a number."""
+    """The loss of its first step is NaN."""
 
     def __init__(self) -> None:
         super().__init__("laplace")
@@ -292,7 +292,7 @@ class DivergesOnce(TinyChunkPolicy):
 
 
 @pytest.mark.parametrize("lag", [0, 1])
-def test_a_skipped_update_leaves_no_actor_behind(lag: int) -> None:
+def test_after_a_skipped_update_no_actor_has_outdated_weights(lag: int) -> None:
     runtime = runtime_with(lambda task: LineEnvironment(), build_policy=DivergesOnce)
     log = Log()
     try:
@@ -315,7 +315,7 @@ class ParentEnvironment(FaultyEnvironment):
 
 
 @pytest.mark.parametrize("fault", ["SIGKILL", "locked interpreter", "SIGSTOP"])
-def test_the_children_of_a_killed_or_stuck_actor_are_gone_too(fault: str, tmp_path: Path) -> None:
+def test_the_child_processes_of_a_killed_or_stuck_actor_are_killed_too(fault: str, tmp_path: Path) -> None:
     runtime = runtime_with(lambda task: ParentEnvironment(fault, tmp_path), group_timeout_s=3.0)
     try:
         train_on(runtime)

@@ -1,7 +1,7 @@
-"""Runs outlive versions: a run folder of schema 1 is read, evaluated, compared, replayed and resumed.
+"""Backward compatibility: a run folder of schema 1 is read, evaluated, compared, replayed and resumed.
 
 tests/fixtures/schema1/run was written by an earlier version: two MetaWorld tasks, killed while it saved update 3 of 4.
-Another processor may round otherwise, so no success rate is compared with what that version found.
+Rounding may differ between processors, so no success rate is compared with the one of that version.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import from_pretrained, load_model
 from ript_ray.runs.rollout_log import read_groups
@@ -26,9 +27,10 @@ def run(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
 
 
-def test_everything_in_it_is_read_with_the_meaning_it_had(run: Path) -> None:
+def test_every_file_is_read_with_its_original_meaning(run: Path) -> None:
     experiment = RunDir(run).experiment
     assert (experiment.benchmark.kind, experiment.policy.kind, experiment.sft.kind) == ("metaworld", "quest", "quest")
+    assert isinstance(experiment.policy, QuestConfig)
     assert (experiment.ppo.learning_rate, experiment.policy.prior_width, experiment.max_steps) == (2e-4, 24, 100)
     point = checkpoint.latest_valid(run)
     assert (point.folder.name, point.state.progress.update, point.state.progress.next_index) == ("update-00002", 2, 10)
@@ -41,7 +43,7 @@ def test_everything_in_it_is_read_with_the_meaning_it_had(run: Path) -> None:
     assert (kinds.count("evaluation"), kinds.count("update")) == (1, 3)
 
 
-def test_a_model_folder_is_read_with_the_meaning_it_had() -> None:
+def test_a_model_folder_is_read_with_its_original_meaning() -> None:
     card = load_model(FIXTURES / "model").card
     assert (card.policy.kind, card.policy.sensors, card.policy.chunk_length) == ("quest", ("state",), 4)
     assert (card.environment.action_dim, card.environment.state_dims) == (1, {"state": 2})
@@ -63,7 +65,7 @@ def test_it_is_evaluated_and_compared(run: Path, tmp_path: Path) -> None:
 @pytest.mark.sim
 @pytest.mark.cli
 def test_its_rollouts_are_replayed(run: Path, tmp_path: Path) -> None:
-    """Of a group that failed as a whole, by far: rounding would have to change much to change that."""
+    """All rollouts of the group failed by a wide margin, so that rounding differences cannot change the outcome."""
     result = ript_ray_here("replay", "run", "--group", "4", "--member", "0", "--size", "32", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "group 4, member 0: failure after 100 steps, as recorded" in result.stdout
@@ -71,7 +73,7 @@ def test_its_rollouts_are_replayed(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.sim
 @pytest.mark.cli
-def test_it_is_resumed_to_its_end_and_is_then_of_the_present_schema(run: Path, store: str, tmp_path: Path) -> None:
+def test_it_is_resumed_to_its_end_and_then_has_the_current_schema(run: Path, store: str, tmp_path: Path) -> None:
     result = ript_ray_here("resume", "run", HERE, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     results = json.loads((run / "results.json").read_text())

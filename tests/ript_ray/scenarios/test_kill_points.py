@@ -1,4 +1,4 @@
-"""A run killed at any moment goes on from its newest checkpoint to the bits of a run that was never killed."""
+"""A run killed at any point resumes from its newest checkpoint, bit-identical to an uninterrupted run."""
 
 import contextlib
 import json
@@ -62,7 +62,7 @@ main()
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of four updates that nobody interrupted."""
+    """The folder of an uninterrupted run of four updates."""
     home = tmp_path_factory.mktemp("home")
     result = quickstart_here(*TINY, "--cluster.in-process", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -81,8 +81,8 @@ def after_one_update(undisturbed: Path, home: Path) -> Path:
     return folder
 
 
-def assert_it_goes_on_to_the_same_end(folder: Path, undisturbed: Path, home: Path) -> None:
-    with contextlib.chdir(home):  # in this process: a fresh one would take longer to start than to go on
+def assert_it_resumes_to_the_same_end(folder: Path, undisturbed: Path, home: Path) -> None:
+    with contextlib.chdir(home):  # in this process: starting another one takes longer than the rest of the run
         resume_experiment(folder, Cluster(in_process=True), view_of=lambda _: View(ViewMode.QUIET, 4))
     for name in ("policy.safetensors", "learner.safetensors"):
         path = Path("checkpoints") / "update-00004" / name
@@ -91,31 +91,29 @@ def assert_it_goes_on_to_the_same_end(folder: Path, undisturbed: Path, home: Pat
     for name in expected.keys() - {"wall_s"}:
         assert figures[name] == expected[name], name
     updates = [point.update for point in read_metrics(folder / "metrics.jsonl") if point.stage == "ript"]
-    assert updates == [0, 1, 2, 3, 4, 4], "each update once, and both measurements"
+    assert updates == [0, 1, 2, 3, 4, 4], "each update once, and both evaluations"
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_driver_killed_anywhere_goes_on_to_the_same_weights(point: str, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_driver_killed_anywhere_resumes_to_the_same_weights(point: str, undisturbed: Path, tmp_path: Path) -> None:
     folder = after_one_update(undisturbed, tmp_path)
     command = (sys.executable, "-c", DIE_AT, POINTS[point], "resume", str(folder), "--cluster.in-process")
     result = run(*command, cwd=tmp_path)
     assert result.returncode == -signal.SIGKILL, result.stdout + result.stderr
-    point = checkpoint.latest_valid(folder)
-    newest, problems = point.folder, list(point.skipped)
-    assert newest.name in ("update-00002", "update-00003")
-    assert problems == []
-    assert_it_goes_on_to_the_same_end(folder, undisturbed, tmp_path)
+    resume_point = checkpoint.latest_valid(folder)
+    assert resume_point.folder.name in ("update-00002", "update-00003")
+    assert resume_point.skipped == ()
+    assert_it_resumes_to_the_same_end(folder, undisturbed, tmp_path)
 
 
 @pytest.mark.ray
-def test_a_killed_learner_ends_the_run_by_name_and_it_goes_on_to_the_same_weights(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_killed_learner_is_named_and_the_run_resumes_to_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
     folder = after_one_update(undisturbed, tmp_path)
     command = [*RIPT_RAY, "resume", str(folder), "--view", "lines"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("update 2,"):
                 break
@@ -131,4 +129,4 @@ def test_a_killed_learner_ends_the_run_by_name_and_it_goes_on_to_the_same_weight
     assert process.returncode == 1
     assert "error: the learner" in errors
     assert "Traceback" not in errors
-    assert_it_goes_on_to_the_same_end(folder, undisturbed, tmp_path)
+    assert_it_resumes_to_the_same_end(folder, undisturbed, tmp_path)

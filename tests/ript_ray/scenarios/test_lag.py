@@ -1,4 +1,4 @@
-"""Bounded staleness: rollouts overlap with learning, and no group is older than it may be, whatever the timing."""
+"""Bounded staleness: rollouts overlap with learning, and no group exceeds the maximum lag, whatever the timing."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ import ray
 from ript_ray.config.rl import Sampling
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Components
+from ript_ray.rl.protocols import Components, DispatchCounts
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
@@ -25,7 +25,7 @@ from tests.fakes import TinyChunkPolicy
 from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checksums
 
 Choose = Callable[[list[int], bool], int | None]
-"""Given the finished groups and whether an update has finished too: which to deliver; none is the update."""
+"""Given the finished groups and whether an update has finished too, return the group to deliver; None: the update."""
 
 
 def in_order(finished: list[int], has_update: bool) -> int | None:
@@ -54,7 +54,7 @@ ADVERSARIES = {
 
 
 class AdversarialRuntime(SerialRuntime):
-    """Rolls every request out at once, with the policy of that moment, and delivers as an adversary chooses."""
+    """Executes every request at once with the current policy, and delivers results in an adversary's order."""
 
     def __init__(self, parts: Components, choose: Choose):
         super().__init__(parts)
@@ -70,7 +70,7 @@ class AdversarialRuntime(SerialRuntime):
         self._versions[request.index] = made[0].version
 
     @property
-    def dispatch_counts(self):
+    def dispatch_counts(self) -> DispatchCounts:
         return replace(super().dispatch_counts, num_running=len(self._made))
 
     def start_update(self, indices: Sequence[int]) -> None:
@@ -103,7 +103,7 @@ def test_no_group_is_older_than_the_bound_and_none_is_trained_twice(adversary: s
 
 
 class ScriptedRuntime(AdversarialRuntime):
-    """Groups before `num_mixed` are mixed, all others solved throughout."""
+    """The first `num_mixed` groups are mixed, all others uniform successes."""
 
     num_mixed = 1000
 
@@ -115,7 +115,7 @@ class ScriptedRuntime(AdversarialRuntime):
 
 
 @pytest.mark.parametrize("lag", [1, 3])
-def test_the_bound_is_reached_where_no_group_is_rejected(lag: int) -> None:
+def test_the_bound_is_reached_if_no_group_is_rejected(lag: int) -> None:
     runtime = ScriptedRuntime(line_parts(POLICIES["laplace"]), in_order)
     train(runtime, line_stream(), sampling=replace(SAMPLING, max_policy_lag=lag), num_updates=8, seed=5)
     assert max(runtime.ages) == lag
@@ -132,7 +132,7 @@ def test_at_lag_0_no_adversary_changes_a_bit() -> None:
 
 
 @pytest.mark.parametrize("lag", [1, 2])
-def test_a_policy_learns_from_groups_that_are_too_old_by_the_bound(lag: int) -> None:
+def test_a_policy_learns_from_groups_at_the_maximum_lag(lag: int) -> None:
     parts = line_parts(POLICIES["laplace"], num_iterations=4, learning_rate=3e-3)
     sampling = Sampling(group_size=8, batch_rollouts=64, max_policy_lag=lag)
     log = Log()
@@ -141,7 +141,7 @@ def test_a_policy_learns_from_groups_that_are_too_old_by_the_bound(lag: int) -> 
     assert rates[-1] > rates[0] + 0.3, rates
 
 
-def test_a_search_that_is_exhausted_trains_the_full_batches_it_has() -> None:
+def test_an_exhausted_search_trains_the_full_batches_that_remain() -> None:
     log = Log()
     runtime = ScriptedRuntime(line_parts(POLICIES["laplace"]), newest_first)
     runtime.num_mixed = 6
@@ -151,6 +151,7 @@ def test_a_search_that_is_exhausted_trains_the_full_batches_it_has() -> None:
     assert "every context drawn is solved (5 groups" in str(outcome.exhausted)
     assert runtime.trained == [0, 1, 2, 3]
     assert not runtime._made
+    assert outcome.last is not None
     assert outcome.last.verdicts[Verdict.ACCEPTED] + log.records[0].stats.verdicts[Verdict.ACCEPTED] == 6
 
 
@@ -163,7 +164,7 @@ class SlowToLearn(TinyChunkPolicy):
 
 
 class WatchedRayRuntime(RayRuntime):
-    """Notes how old each trained group is, and how many groups are in flight at most."""
+    """Records the age of each trained group."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

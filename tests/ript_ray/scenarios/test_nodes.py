@@ -1,4 +1,4 @@
-"""Several machines, simulated as Ray nodes: actors spread, nodes that go and come, groups lost on the way."""
+"""Several machines, simulated as Ray nodes: actors spread, nodes leave and join, groups are lost in transit."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary, Progress, RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import TinyChunkPolicy
-from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, train_on
+from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, train_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone]
 
@@ -35,7 +35,7 @@ STORE = {"object_store_memory": 100_000_000}
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    """A head node, whose one core the learner takes, and two nodes of one core each."""
+    """A head node with one core, for the learner, and two worker nodes of one core each."""
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, **STORE})
     try:
         ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")  # while the head is the only node
@@ -58,20 +58,20 @@ def actor_nodes(runtime: RayRuntime) -> list[str]:
 
 
 class Interruption(Log):
-    """Does something in the middle of the second update."""
+    """Call `do` in the middle of the second update."""
 
     def __init__(self, do: Callable[[], None]):
         super().__init__()
-        self._do = do
+        self._do: Callable[[], None] | None = do
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         super().on_group(stats, summary, verdict)
-        if stats.update == 2 and self._do:
+        if stats.update == 2 and self._do is not None:
             self._do()
             self._do = None
 
 
-def test_actors_spread_over_nodes_and_outlive_one_of_them(nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
+def test_actors_spread_over_nodes_and_survive_the_loss_of_one(nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
     expected = checksums(train_on(SerialRuntime(line_parts(POLICY))))
     caplog.set_level(logging.INFO, "ript_ray")
     cluster = Cluster(num_actors=4, cpus_per_actor=0.5, learner_cpus=1.0)
@@ -84,11 +84,11 @@ def test_actors_spread_over_nodes_and_outlive_one_of_them(nodes: Nodes, caplog: 
         log = Interruption(lambda: nodes.remove_node(victim, allow_graceful=False))
         train(runtime, line_stream(), sampling=SAMPLING, num_updates=3, seed=5, callbacks=[log])
         assert checksums(log) == expected, "a lost node must not change what is learned"
-        go_on_until(runtime, lambda: len(shortages(caplog)) > 0)
+        keep_busy_until(runtime, lambda: len(shortages(caplog)) > 0)
         expected_text = "rollout actors: asked for 4, got 2, waiting for 2; the live nodes have capacity for 2"
         assert shortages(caplog)[-1] == expected_text
         nodes.add_node(num_cpus=1, **STORE)
-        go_on_until(runtime, lambda: runtime._pool.num_ready == 4)
+        keep_busy_until(runtime, lambda: runtime._pool.num_ready == 4)
         assert shortages(caplog)[-1] == "rollout actors: asked for 4, got all"
         assert len(set(actor_nodes(runtime))) == 2
     finally:
@@ -99,8 +99,8 @@ def shortages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "ript_ray.runtime.capacity"]
 
 
-def go_on_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
-    """Keep every actor busy, as a training loop does, for half a minute at most."""
+def keep_busy_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
+    """Keep every actor busy, as a training loop does, for at most 30 s."""
     deadline = time.monotonic() + 30
     for start in itertools.count(10_000, 4):
         if reached():
@@ -109,11 +109,11 @@ def go_on_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
         for index in range(start, start + 4):
             runtime.launch(RolloutRequest(index, (line_stream().at(0),) * 9, tuple((index, k) for k in range(9))))
         for _ in range(4):
-            runtime.discard(runtime.next_event().index)
+            runtime.discard(next_summary(runtime).index)
 
 
 class HeavyPolicy(TinyChunkPolicy):
-    """Its groups are large enough to stay on the node where they were made."""
+    """Its groups are large enough to stay on the node that produced them."""
 
     def act(self, *arguments):
         decisions = super().act(*arguments)
@@ -121,12 +121,12 @@ class HeavyPolicy(TinyChunkPolicy):
         return replace(decisions, record={**decisions.record, "ballast": ballast})
 
 
-def test_a_group_that_is_gone_before_the_learner_had_it_is_made_again(nodes: Nodes) -> None:
+def test_a_group_lost_before_the_learner_received_it_is_rerun(nodes: Nodes) -> None:
     build = functools.partial(HeavyPolicy, "laplace")
     expected = checksums(train_on(SerialRuntime(line_parts(build)), num_updates=1))
 
     class LosesItsNode(RayRuntime):
-        """The node of the first accepted group goes before the learner has asked for it."""
+        """The node of the first accepted group is lost before the learner has fetched the group."""
 
         def send_to_learner(self, index: int) -> None:
             if len(nodes.worker_nodes) == 2:
@@ -152,6 +152,7 @@ def test_two_learners_on_ray_take_the_steps_of_one_and_a_dead_one_ends_the_run(n
         log = train_on(runtime)
         for record, other in zip(log.records, expected.records, strict=True):
             np.testing.assert_allclose(floats(record), floats(other), atol=1e-6)
+        assert runtime._learners is not None
         second = runtime._learners._learners[1]
         os.kill(ray.get(second.__ray_call__.remote(lambda learner: os.getpid())), signal.SIGKILL)
         started = time.monotonic()

@@ -1,6 +1,6 @@
-"""Ten minutes of training while every 15 s a fault strikes one actor: nothing hangs, is lost or leaks.
+"""Ten minutes of training with a fault in one actor every 15 s: nothing hangs, is lost or leaks.
 
-`pytest -m slow -s tests/ript_ray/test_soak.py`; RIPT_SOAK_S shortens it.
+`pytest -m slow -s tests/ript_ray/scenarios/test_soak.py`; RIPT_SOAK_S shortens it.
 """
 
 import ctypes
@@ -54,7 +54,7 @@ KINDS = (*SIGNALS, *IN_ENVIRONMENT, *IN_POLICY)
 
 
 def takes(mark: Path) -> bool:
-    """Whether a mark is there; it is for one taker."""
+    """Return whether a mark exists, and delete it: exactly one process gets it."""
     try:
         mark.unlink()
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def takes(mark: Path) -> bool:
 
 
 class SoakEnvironment(LineEnvironment):
-    """Sleeps; every second one built in a process succeeds, so that every group is mixed. Looks out for its fault."""
+    """Sleeps; every second one built in a process succeeds, so that every group is mixed. Polls for its fault."""
 
     _built = itertools.count()
 
@@ -87,7 +87,7 @@ class SoakEnvironment(LineEnvironment):
 
 
 class SoakPolicy(TinyChunkPolicy):
-    """An actor's tells that it is at work, by a file named by its process; looks out for the other faults."""
+    """Marks its process as an active actor by a file named after the pid; polls for the other faults."""
 
     def __init__(self, folder: Path):
         super().__init__("laplace")
@@ -109,7 +109,7 @@ class SoakPolicy(TinyChunkPolicy):
 
 
 class FaultsAndMemory(threading.Thread):
-    """Strikes one actor every `EVERY_S`, all kinds as often as each other in random order; weighs all processes."""
+    """Injects a fault into one actor every `EVERY_S`, all kinds equally often in random order; samples memory."""
 
     def __init__(self, folder: Path, duration_s: float):
         super().__init__(daemon=True)
@@ -145,7 +145,7 @@ class FaultsAndMemory(threading.Thread):
         elif kind in IN_ENVIRONMENT or kind == "death in a broadcast":
             (self._folder / f"{kind} {pid}").touch()
         else:
-            (self._folder / kind).touch()  # whoever takes the place of the killed one
+            (self._folder / kind).touch()  # for the replacement of the killed actor
             os.kill(pid, signal.SIGKILL)
         if kind != "exception":
             self._struck_pids.add(pid)
@@ -156,7 +156,7 @@ class FaultsAndMemory(threading.Thread):
 
 
 def pss_bytes() -> Counter[str]:
-    """Memory of this process and all of Ray's by kind of process, what they share counted once.
+    """Memory of this process and all of Ray's by kind of process; shared memory is counted once.
 
     Without mapped files: other programs on the machine map the same libraries, and their share would come and go.
     """
@@ -166,7 +166,7 @@ def pss_bytes() -> Counter[str]:
             name = process.name().partition(".")[0]
             lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
+            continue  # the process has exited
         sizes[name] += sum(
             1024 * int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
         )
@@ -179,7 +179,7 @@ class TimeIsUpError(Exception):
 
 @dataclass
 class Watch:
-    """Ends the run when its time is up; notes pauses."""
+    """Ends the run after `duration_s`; records pauses between updates."""
 
     duration_s: float
     records: list[UpdateRecord] = field(default_factory=list)
@@ -231,7 +231,7 @@ def _ray() -> Iterator[None]:
 
 
 def window_mb(samples: list[tuple[float, Counter[str]]], begin_s: float, end_s: float) -> Counter[str]:
-    """Median memory between two moments by kind of process and in all: an actor missing for seconds does not count."""
+    """Median memory in MB by kind of process and in total: a brief absence of an actor does not matter."""
     window = [sizes for moment, sizes in samples if begin_s <= moment <= end_s]
     kinds = {kind: [sizes[kind] for sizes in window] for kind in set().union(*window)}
     kinds["all"] = [sizes.total() for sizes in window]

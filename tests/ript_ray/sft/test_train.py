@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,14 @@ from ript_ray.errors import CheckpointError, ConfigError, DivergenceError
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.supervised import Augmentation, SupervisedStage, Windows
+from ript_ray.policies.supervised import Augmentation, Rows, SupervisedStage, Windows
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import from_pretrained
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.sft.trainer import SupervisedTrainer
-from ript_ray.tracking.console import View, ViewMode
+from ript_ray.tracking.console import View
+from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.types import RIPT
 from tests.conftest import TINY_QUEST
@@ -38,7 +40,7 @@ BY_EPOCHS = SupervisedStage(num_epochs=3, batch_size=6, learning_rate=1e-2)
 
 def windows_of(policy_settings, num_windows: int = 20) -> Windows:
     generator = np.random.default_rng(0)
-    seen = {
+    seen: dict[str, Rows] = {
         "state": generator.normal(size=(num_windows, 39)).astype(np.float32),
         "corner_rgb": generator.integers(0, 255, (num_windows, 24, 24, 3), dtype=np.uint8),
     }
@@ -115,10 +117,11 @@ def test_a_state_of_another_stage_is_refused() -> None:
         one.restore(13, one.state())
 
 
+POLICY = replace(TINY_QUEST, sensors=("relative",), dropout=0.1, chunk_length=8, num_executed=8)
 EXPERIMENT = Experiment(
     "small",
     ("reach-v3", "faucet-open-v3"),
-    policy=replace(TINY_QUEST, sensors=("relative",), dropout=0.1, chunk_length=8, num_executed=8),
+    policy=POLICY,
     demos=Demonstrations(num_per_task=1, num_held_out=1, action_noise=0.3),
     sft=QuestSFT(
         autoencoder=SupervisedStage(num_steps=40, batch_size=16, learning_rate=3e-3, checkpoint_every=10),
@@ -176,7 +179,7 @@ def last_weights(folder: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of the runs and their MLflow store."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
@@ -196,6 +199,7 @@ def test_three_runs_of_one_stage_each_end_like_one_run_of_three(home: Path, toge
         apart = run(replace(EXPERIMENT, name=stage, stages=(stage,), start_from=start), home)
         start = apart.folder
         assert (apart.before is None, apart.after is None) == (stage != RIPT, stage == "autoencoder")
+    assert start is not None
     assert last_weights(start) == last_weights(together.folder)
     assert apart.before == together.before
     assert apart.after == together.after
@@ -219,7 +223,9 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
     history = client.get_metric_history(runs[-1].info.run_id, "autoencoder/loss")
     assert [metric.step for metric in history] == list(range(1, 41))
 
@@ -327,9 +333,9 @@ def test_resuming_with_other_demonstrations_is_refused(home: Path) -> None:
     ],
 )
 def test_weights_that_would_mean_something_else_are_refused(
-    policy: dict[str, object], message: str, tmp_path: Path, together: Results
+    policy: dict[str, Any], message: str, tmp_path: Path, together: Results
 ) -> None:
-    settings = replace(EXPERIMENT.policy, **policy)
+    settings = replace(POLICY, **policy)
     other = replace(EXPERIMENT, stages=(RIPT,), start_from=together.folder, policy=settings)
     with pytest.raises(CheckpointError, match=message):
         run(other, tmp_path)
@@ -354,7 +360,7 @@ def test_a_policy_of_another_size_is_refused_before_anything_is_written(tmp_path
         EXPERIMENT,
         stages=(RIPT,),
         start_from=together.folder,
-        policy=replace(EXPERIMENT.policy, prior_width=32),
+        policy=replace(POLICY, prior_width=32),
     )
     with pytest.raises(CheckpointError, match=r"do not fit the policy(.|\n)*policy_prior"):
         run(other, tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.storage.hashed_dir import atomic_directory, load_arrays, save_arrays, sha256_of, verify_manifest
+from ript_ray.types import Arrays
 from tests.disk import full_disk
 
 
@@ -68,7 +69,7 @@ def test_a_temporary_directory_of_a_killed_process_does_not_matter(tmp_path: Pat
 
 
 def test_arrays_round_trip_with_shapes_and_dtypes(tmp_path: Path) -> None:
-    arrays = {
+    arrays: Arrays = {
         "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
         "step": np.array(3, np.int64),
         "empty": np.zeros((0, 4), np.float16),

@@ -65,7 +65,7 @@ def test_unwritten_points_can_be_flushed_without_another_point(path: Path) -> No
 def test_logging_to_a_deleted_directory_does_not_raise(path: Path) -> None:
     metrics_log = MetricsLog(path / "gone" / "metrics.jsonl")
     metrics_log.append(update(1))
-    assert "No such file or directory" in metrics_log.error
+    assert "No such file or directory" in str(metrics_log.error)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_next_point_replaces_a_torn_last_line(path: Path) -> None:
     assert read_metrics(path) == [update(1), update(3)]
 
 
-def test_a_metric_that_is_not_finite_is_left_out(path: Path) -> None:
+def test_a_non_finite_metric_is_omitted(path: Path) -> None:
     metrics_log = MetricsLog(path)
     written = metrics_log.append(update(1, loss=math.nan, norm=math.inf, bound=-math.inf, kl=0.25))
     assert written == update(1, kl=0.25)
@@ -158,7 +158,7 @@ def test_lines_without_a_schema_get_their_kind_from_the_names_of_their_metrics(t
     assert ript == [(0, "evaluation"), (1, "update"), (2, "update"), (3, "update")]
 
 
-def test_a_log_without_schema_is_rewritten_with_the_present_one_when_its_run_is_resumed(path: Path) -> None:
+def test_a_log_without_schema_is_rewritten_with_the_current_one_when_its_run_is_resumed(path: Path) -> None:
     shutil.copy(SCHEMA_1, path)
     stages = ("autoencoder", "prior", "ript")
     kept = MetricsLog(path).truncate_after("ript", 2, stages=stages, keep_evaluation=False)

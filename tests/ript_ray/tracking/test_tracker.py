@@ -63,7 +63,7 @@ def test_a_resumed_run_continues_the_same_mlflow_run_and_uploads_missing_points(
     assert only_run(store).info.status == "FINISHED"
 
 
-def test_a_metric_that_is_not_finite_is_not_uploaded(store: str, tmp_path: Path) -> None:
+def test_a_non_finite_metric_is_not_uploaded(store: str, tmp_path: Path) -> None:
     tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
     tracker.log(replace(point(1), metrics={"train/success_rate": 0.1, "ppo/loss": float("nan")}))
     assert tracker.close(RunStatus.FINISHED) is None
@@ -114,6 +114,8 @@ print(json.dumps([slowest_s, time.perf_counter() - started, problem]), flush=Tru
 class Failing(BaseHTTPRequestHandler):
     """Answers everything with 500 and a Retry-After of one hour."""
 
+    num_created = 0  # counted by `forgetful` only
+
     def do_GET(self) -> None:
         self.send_response(500)
         self.send_header("Retry-After", "3600")
@@ -151,6 +153,7 @@ def test_a_server_that_is_down_hangs_or_fails_delays_neither_logging_nor_the_exi
             for name, uri in servers.items()
         }
         for name, process in started.items():
+            assert process.stdout is not None
             slowest_s, close_s, problem = json.loads(process.stdout.readline())
             closed = time.monotonic()
             assert process.wait(TIMEOUT_S) == 0
@@ -213,12 +216,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def forgetful(port: int) -> type[BaseHTTPRequestHandler]:
+def forgetful(port: int) -> type[Failing]:
     """Forward requests to the server at `port`, but lose the response to the first that creates a run."""
 
     class Forgetful(Failing):
-        num_created = 0
-
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
             headers = {
