@@ -110,7 +110,7 @@ class Line(Benchmark):
     def instruction(self, task: str) -> str:
         return Plane().instruction(task)
 
-    def make(self, task: str) -> "WithoutExpert":
+    def make(self, task: str) -> "WithoutExpert":  # type: ignore[override]  # not an environment on purpose
         require_task(task, self.tasks, "the line")
         return WithoutExpert(Plane())
 
@@ -196,7 +196,7 @@ class DoubleSensors(PlaneEnvironment):
 
 class NumpyBool(PlaneEnvironment):
     def step(self, action: NDArray[np.float32]) -> bool:
-        return np.bool_(super().step(action))
+        return np.bool_(super().step(action))  # type: ignore[return-value]  # what is broken here
 
 
 class Aliasing(PlaneEnvironment):
@@ -248,7 +248,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("environment", BROKEN, ids=lambda environment: environment.__name__)
-def test_a_broken_environment_fails_the_check_that_names_its_fault_and_no_other(environment: type) -> None:
+def test_a_broken_environment_fails_the_check_that_names_its_fault_and_no_other(
+    environment: type[PlaneEnvironment],
+) -> None:
     name, error = BROKEN[environment]
     failed = failures(changed(environment_type=environment))
     assert error in failed.pop(name)
@@ -270,7 +272,7 @@ def draw_list(self: Plane, task: str, seed: tuple[int, ...]) -> list[float]:
     return [0.0, 0.0, 1.0, 1.0]
 
 
-BROKEN_VALUES = {
+BROKEN_VALUES: dict[str, tuple[dict[str, Any], str, str]] = {
     "unseeded states": (
         {"draw_initial_state": draw_unseeded},
         "the same seed draws the same initial state",

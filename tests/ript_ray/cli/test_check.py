@@ -147,7 +147,7 @@ def test_the_known_kinds_pass(tmp_path: Path) -> None:
 
 
 BAD_NAMES = {
-    "an unknown kind": (["check-policy", "qest"], "policy.kind 'qest' is not known here"),
+    "an unknown kind": (["check-policy", "qest"], "policy.kind 'qest' is unknown"),
     "no such module": (["check-policy", "own_plugn:SMALL"], "own_plugn:SMALL cannot be imported"),
     "a benchmark for a policy": (
         ["check-policy", "own_plugin:Line"],

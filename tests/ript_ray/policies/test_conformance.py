@@ -64,10 +64,7 @@ class Regression(SupervisedTask):
     title = "regression of actions"
     unit = "squared error"
     purpose = 100
-
-    @property
-    def settings(self) -> SupervisedStage:
-        return SupervisedStage(num_steps=1)
+    settings = SupervisedStage(num_steps=1)
 
     def parameters(self, policy: GaussianPolicy) -> Mapping[str, nn.Parameter]:
         return dict(policy.named_parameters())
@@ -308,27 +305,13 @@ def test_a_policy_that_cannot_be_built_fails_once_and_the_rest_is_not_checked() 
 
 
 @dataclass(frozen=True)
-class Bare(PolicyConfig):
-    kind: Literal["bare"] = field(default="bare", kw_only=True)
-
-    def build(self, spec: EnvironmentSpec) -> GaussianPolicy:
-        return GaussianPolicy(spec)
-
-
-def test_fields_that_a_configuration_lacks_are_named() -> None:
-    failed = failures(Bare(), made_up_spec(Bare()))
-    assert failed["its chunk length and semantic fields are valid"].endswith("has no attribute 'chunk_length'")
-    assert failed["the spec offers the sensors and cameras that it reads"].endswith("has no attribute 'sensors'")
-
-
-@dataclass(frozen=True)
 class Unserializable(Gaussian):
     scale: object = field(default_factory=lambda: np.float32)
 
 
 @dataclass(frozen=True)
 class Untagged(Gaussian):
-    kind: str = "gaussian"
+    kind: str = "gaussian"  # type: ignore[assignment]  # not a tag: what is broken here
     semantic_fields: ClassVar[tuple[str, ...]] = ("scale",)
 
 
