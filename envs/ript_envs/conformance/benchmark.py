@@ -11,7 +11,6 @@ Every check is a claim in plain English; its error says what was found instead. 
 
 import contextlib
 import math
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from ript_envs.conformance.checklist import (
     expect_equal_pickle,
     expect_tagged_value,
     global_seed,
+    pickled_copy,
 )
 from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Observation, ScriptedExpert, require_task
 
@@ -219,7 +219,7 @@ class _BenchmarkChecks:
     def same_seed_same_state(self) -> None:
         first = self._state().copy()
         self._state(OTHER_SEED)  # a draw in between must change nothing
-        copy = pickle.loads(pickle.dumps(self._benchmark))
+        copy = pickled_copy(self._benchmark)
         with global_seed(1):
             again = {"again": self._state(), "from a pickled copy": copy.draw_initial_state(self._task, SEED)}
         for when, state in again.items():

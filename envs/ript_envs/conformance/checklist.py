@@ -1,15 +1,18 @@
 """Conformance checks of contracts: claims, and what was found where one does not hold."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 NOT_CHECKED = "not checked: "
 """How the error of a check begins that could not run because an earlier one failed."""
@@ -94,10 +97,16 @@ def expect_tagged_value(value: Any, base: type) -> None:
     expect(value.kind == default, f"kind is {value.kind!r}, not {default!r}: it is a tag, not a setting")
 
 
+def pickled_copy(value: T) -> T:
+    """Return what another process would get; nothing is unpickled, a deep copy is made by the same methods."""
+    pickle.dumps(value)
+    return copy.deepcopy(value)
+
+
 def expect_equal_pickle(value: object) -> None:
     """Expect a value to equal its pickled copy: actors in other processes get such copies."""
-    copy = pickle.loads(pickle.dumps(value))
-    expect(type(copy) is type(value) and copy == value, f"the copy is {copy!r}, not {value!r}")
+    copied = pickled_copy(value)
+    expect(type(copied) is type(value) and copied == value, f"the copy is {copied!r}, not {value!r}")
 
 
 def expect_equal_json(value: object) -> None:
@@ -105,8 +114,8 @@ def expect_equal_json(value: object) -> None:
     import pydantic
 
     adapter = pydantic.TypeAdapter(type(value))
-    copy = adapter.validate_json(json.dumps(adapter.dump_python(value, mode="json")), strict=True)
-    expect(copy == value, f"the copy is {copy!r}, not {value!r}")
+    copied = adapter.validate_json(json.dumps(adapter.dump_python(value, mode="json")), strict=True)
+    expect(copied == value, f"the copy is {copied!r}, not {value!r}")
 
 
 def difference(expected: Mapping[str, Any], actual: Mapping[str, Any], *, atol: float = 0.0) -> str | None:

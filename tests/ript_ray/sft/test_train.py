@@ -159,9 +159,11 @@ def interrupted_before_recording(is_wanted: bool) -> Iterator[None]:
 
     logger = logging.getLogger("ript_ray.data.dataset")
     logger.addFilter(interrupt)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
+        logger.setLevel(logging.NOTSET)
         logger.removeFilter(interrupt)
 
 
