@@ -14,7 +14,7 @@ install: .venv/installed
 	touch $@
 
 quickstart: install
-	$(BIN)/python experiments/quickstart.py
+	$(BIN)/python -m experiments.quickstart
 
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not alone and not slow'

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ript_ray.config.experiment import Experiment, register
+from ript_ray.config.serialization import SCHEMA
 from ript_ray.data.contexts import held_out_contexts, training_contexts
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
@@ -15,7 +16,7 @@ from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.protocols import Runtime
 from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import ResumePoint
+from ript_ray.runs.checkpoint import TrainingState
 from ript_ray.runs.model_dir import initial_policy
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
@@ -64,13 +65,13 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     """
     register(type(experiment.policy), type(experiment.benchmark))
     experiment = _with_absolute_paths(experiment)
-    initial_policy(experiment)  # before anything is written: is there one?
+    start = initial_policy(experiment)
     _require_fresh_contexts(experiment)
     with session(cluster):
-        folder = RunDir.create(runs, experiment)
+        folder = RunDir.create(runs, experiment)  # nothing is written before all that can be checked has been
         with folder.lock():
             logger.info("run folder %s", folder.path)
-            return _run_stages(folder, experiment, None, cluster, view)
+            return _run_stages(folder, start, None, cluster, view)
 
 
 def resume_experiment(run: Path, cluster: Cluster, *, view_of: Callable[[Experiment], View]) -> Results:
@@ -94,12 +95,12 @@ def resume_experiment(run: Path, cluster: Cluster, *, view_of: Callable[[Experim
         with view_of(experiment) as view, session(cluster):
             if point is None:
                 logger.info("%s has no checkpoint: restarting it", folder.path)
-                return _run_stages(folder, experiment, None, cluster, view)
+                return _run_stages(folder, initial_policy(experiment), None, cluster, view)
             for reason in point.skipped:
                 logger.warning("skipping a checkpoint: %s", reason)
             checkpoint.quarantine_newer(point.folder)
             logger.info("resuming from %s", point.folder)
-            return _run_stages(folder, experiment, point, cluster, view)
+            return _run_stages(folder, point.policy, point.state, cluster, view)
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -117,17 +118,16 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def _run_stages(
-    folder: RunDir, experiment: Experiment, resume: ResumePoint | None, cluster: Cluster, view: View
+    folder: RunDir, policy: SavedPolicy, state: TrainingState | None, cluster: Cluster, view: View
 ) -> Results:
-    """Run the experiment's stages, from the resume point if there is one."""
+    """Run the experiment's stages, from `policy` and, if an earlier process has saved one, its training state."""
+    experiment = policy.experiment
     before = after = train_result = None
-    with RunLogger(folder, experiment, resume.state if resume else None) as run_logger:
-        if resume is None or resume.state.stage != RIPT:
-            policy, resume = train_supervised(run_logger, experiment, resume, view), None
-        else:
-            policy = resume.policy
+    with RunLogger(folder, experiment, state) as run_logger:
+        if state is None or state.stage != RIPT:
+            policy, state = train_supervised(run_logger, policy, state, view), None
         if RIPT in experiment.stages:
-            before, after, train_result = _PostTraining(run_logger, policy, resume, view).run(cluster)
+            before, after, train_result = _PostTraining(run_logger, policy, state, view).run(cluster)
         else:
             after = _evaluate_supervised(run_logger, policy, cluster)
     return Results(folder.path, experiment, before, after, train_result, run_logger.tracking_error)
@@ -145,7 +145,8 @@ def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cl
         number = checkpoint.number_of(checkpoint.find(folder.path))
         run_logger.log(last, number, success_metrics(result), kind="evaluation")
     run_logger.flush()
-    atomic_write(folder.results, json.dumps({"success": result.to_json() if result else None}, indent=2) + "\n")
+    content = {"schema": SCHEMA, "success": result.to_json() if result else None}
+    atomic_write(folder.results, json.dumps(content, indent=2) + "\n")
     run_logger.log_artifacts([folder.results])
     return result
 
@@ -157,11 +158,11 @@ def _evaluate(runtime: Runtime, contexts: tuple[Context, ...], experiment: Exper
 class _PostTraining:
     """The last stage: evaluate, post-train, evaluate again."""
 
-    def __init__(self, run_logger: RunLogger, policy: SavedPolicy, resume: ResumePoint | None, view: View):
+    def __init__(self, run_logger: RunLogger, policy: SavedPolicy, state: TrainingState | None, view: View):
         self._run_logger = run_logger
         self._folder = run_logger.folder
         self._policy = policy
-        self._state = resume.state if resume else None
+        self._state = state
         self._view = view
         self._experiment = policy.experiment
         self._held_out = held_out_contexts(self._experiment)

@@ -15,8 +15,7 @@ from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
 from ript_ray.policies.supervised import SupervisedTask
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import ResumePoint, RunTotals, TrainingState
-from ript_ray.runs.model_dir import initial_policy
+from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import torch_seed_of
@@ -34,34 +33,30 @@ NUM_KEPT = 2
 logger = logging.getLogger(__name__)
 
 
-def train_supervised(
-    run_logger: RunLogger, experiment: Experiment, resume: ResumePoint | None, view: View
-) -> SavedPolicy:
+def train_supervised(run_logger: RunLogger, start: SavedPolicy, state: TrainingState | None, view: View) -> SavedPolicy:
     """Train the experiment's supervised stages.
 
     Args:
-        run_logger: Metrics and directory of the run; checkpoints and each stage's errors are written there.
-        experiment: The experiment.
-        resume: Where to resume one of these stages, or None.
-        view: Progress display.
+        run_logger: The run; checkpoints and each stage's errors go to its directory.
+        start: The policy to start from.
+        state: Where an earlier process stopped in one of these stages, or none; `start` is the policy of that moment.
+        view: Shows the progress.
 
     Returns:
-        The policy after the last stage; without supervised stages, the one that the experiment starts from.
+        The policy after the last stage; without supervised stages, the one to start from.
 
     Raises:
-        RiptError: Demonstrations or the policy to start from are missing or do not fit, a loss is not finite, or a
-            checkpoint cannot be written.
+        RiptError: Demonstrations are missing or do not fit, a loss is not finite, or a checkpoint cannot be written.
     """
+    experiment = start.experiment
     torch.set_num_threads(experiment.learner_threads)
-    start = initial_policy(experiment) if resume is None else resume.policy
     tasks = experiment.supervised_tasks
-    if resume is not None:
+    if state is not None:
         order = experiment.all_stages
-        tasks = tuple(task for task in tasks if order.index(task.name) >= order.index(resume.state.stage))
+        tasks = tuple(task for task in tasks if order.index(task.name) >= order.index(state.stage))
     if not tasks:
         return start
     policy, dataset = start.build(), _load(experiment, tasks)
-    state = resume.state if resume else None
     for task in tasks:
         _StageRun(run_logger, experiment, task, view).run(policy, dataset, state)
         state = None
