@@ -163,7 +163,7 @@ def test_files_recorded_with_other_settings_are_neither_mixed_nor_overwritten(re
 @pytest.mark.sim
 @pytest.mark.cli
 def test_a_killed_recording_resumes_with_the_missing_files_to_the_same_bytes(recorded: Path, tmp_path: Path) -> None:
-    options = ("--episodes", "3", "--max-steps", "150", "--max-attempts", "5", "--no-pictures", "--out", "data")
+    options = ("--episodes", "3", "--max-steps", "150", "--max-attempts", "5", "--no-images", "--out", "data")
     command = (*RIPT_RAY, "demos", "metaworld", "--task", *TASKS, *options, "--cluster.in-process")
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
