@@ -25,12 +25,12 @@ from ript_ray.types import Arrays
 
 @dataclass(frozen=True)
 class ImportMetadata:
-    """What a checkpoint file does not say of itself.
+    """Metadata that an upstream checkpoint file does not contain.
 
     Attributes:
         tasks: Tasks that the policy was trained on.
-        instructions: MetaWorld: what each learned task vector stands for, in their order; unless given, the 50 tasks'
-            in the order in which QueST numbers them. LIBERO: none.
+        instructions: MetaWorld: the instruction of each learned task vector, in order; unless given, those of the 50
+            tasks in the order in which QueST numbers them. LIBERO: none.
         text_features: LIBERO: a safetensors file with the text features of each instruction, under its words.
     """
 

@@ -51,7 +51,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Card:
-    """What a policy is.
+    """Description of a policy.
 
     Attributes:
         name: A word or two for the reader.

@@ -160,7 +160,7 @@ def save_weights(path: Path, weights: Weights) -> None:
     """Write weights with their checksum; the file is there whole or not at all.
 
     Raises:
-        StorageError: The disk does not take them.
+        StorageError: They cannot be written.
     """
     with os_errors_as_storage_error(path):
         path.parent.mkdir(exist_ok=True)
