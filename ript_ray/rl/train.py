@@ -76,10 +76,10 @@ def train(
 
 
 def group_request(stream: ContextStream, index: int, *, group_size: int, seed: int) -> RolloutRequest:
-    """Request K rollouts of one context (lines 6 and 7), each with its own seed."""
+    """Request K rollouts of one context (lines 6 and 7), each with its own seed and, if any, its own noise."""
     members = range(group_size)
     seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
-    return RolloutRequest(index, (stream.at(index),) * group_size, seeds)
+    return RolloutRequest(index, stream.members(index, group_size), seeds)
 
 
 def _admit(summary: GroupSummary, runtime: Runtime, buffer: GroupBuffer, stats: RolloutStats) -> Verdict:

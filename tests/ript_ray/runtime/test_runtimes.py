@@ -13,6 +13,7 @@ from ript_ray.errors import ConfigError, DivergenceError, WorkerError
 from ript_ray.evaluation.evaluate import evaluate
 from ript_ray.policies.base import Policy
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
+from ript_ray.rl.context_stream import Perturb
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.rl.train import train
@@ -23,6 +24,7 @@ from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary, RolloutRequest
 from tests.conftest import line_parts, line_stream, tiny_quest
 from tests.fakes import LineEnvironment, TinyChunkPolicy
+from tests.ript_ray.rl.test_group_request import nudge
 
 SAMPLING = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=200)
 NUM_UPDATES = 3
@@ -40,9 +42,9 @@ class Log:
         self.records.append(record)
 
 
-def train_on(runtime: Runtime, num_updates: int = NUM_UPDATES) -> Log:
-    log = Log()
-    outcome = train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, callbacks=[log])
+def train_on(runtime: Runtime, num_updates: int = NUM_UPDATES, *, perturb: Perturb | None = None) -> Log:
+    log, stream = Log(), line_stream(perturb=perturb)
+    outcome = train(runtime, stream, sampling=SAMPLING, num_updates=num_updates, seed=5, callbacks=[log])
     assert outcome.exhausted is None
     return log
 
@@ -94,6 +96,19 @@ def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
 
 def on_ray(parts: Components, num_actors: int, **changes: Any) -> RayRuntime:
     return RayRuntime(parts, replace(Cluster(num_actors=num_actors, cpus_per_actor=0.5), **changes))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_serial_and_two_actors_give_bitwise_the_same_weights_with_noise_on_rollouts() -> None:
+    parts = line_parts(POLICIES["laplace"])
+    expected = checksums(train_on(SerialRuntime(parts), perturb=nudge))
+    assert expected != checksums(train_on(SerialRuntime(parts)))
+    runtime = on_ray(parts, 2)
+    try:
+        assert checksums(train_on(runtime, perturb=nudge)) == expected
+    finally:
+        runtime.close()
 
 
 @pytest.mark.ray
