@@ -15,6 +15,8 @@ class Sampling:
         batch_rollouts: B, rollouts per update, a multiple of group_size. Source: paper, 2880 for a suite,
             160 for a single task.
         contexts_per_task: Training contexts per task, at least 1. Source: paper, one per demonstration, 50.
+        dynamic: Whether uniform groups (all failed or all solved) are rejected. If not, they fill the batch with
+            advantage 0. Source: paper, section 4.2; its Table 3 has the ablation.
         max_uniform_groups: Consecutive rejected (uniform or invalid) groups after which the search for a mixed group
             ends, at least 1. Source: ours; the authors' code searches forever.
         context_source: A folder of demonstration files (the first state of each demonstration) or a JSON file of
@@ -35,6 +37,7 @@ class Sampling:
     context_source: Path | None = None
     context_noise_m: float = 0.0
     rollout_noise_m: float = field(default=0.0, metadata={"before": 0.0})
+    dynamic: bool = field(default=True, metadata={"before": True})
     max_uniform_groups: int = 500
     max_policy_lag: int = 0
 
