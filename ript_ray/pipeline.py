@@ -8,11 +8,10 @@ from pathlib import Path
 
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
-from ript_ray.data.contexts import held_out_contexts, training_contexts
+from ript_ray.data.contexts import held_out_contexts, require_rollout_noise, training_contexts, training_stream
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
 from ript_ray.rl.callbacks import TrainResult
-from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.protocols import Runtime
 from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
@@ -67,6 +66,8 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     experiment = _with_absolute_paths(experiment)
     start = initial_policy(experiment)
     _require_fresh_contexts(experiment)
+    if RIPT in experiment.stages:
+        require_rollout_noise(experiment)
     with session(cluster):
         folder = RunDir.create(runs, experiment)  # nothing is written before all that can be checked has been
         with folder.lock():
@@ -170,7 +171,7 @@ class _PostTraining:
     def run(self, cluster: Cluster) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
         """Return success before and after, and how training ended."""
         experiment, folder, state = self._experiment, self._folder, self._state
-        stream = ContextStream(training_contexts(experiment), experiment.seed)
+        stream = training_stream(experiment)
         start = state.progress if state else Progress()
         weights = folder.weights if experiment.keep_weights else None
         with (

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     AUTOENCODER_STAGE = 10
     PRIOR_STAGE = 11
     CONTEXT_NOISE = 12
+    ROLLOUT_NOISE = 13
 
 
 def seed_of(seed: int, purpose: Purpose, *position: int) -> Seed:

@@ -69,7 +69,7 @@ class RolloutRequest:
 
     Attributes:
         index: Position in the stream of requests; the resulting group has the same index.
-        contexts: One per rollout; a training group repeats one context K times.
+        contexts: One per rollout; a training group repeats one context K times, up to the noise on rollouts.
         seeds: One per rollout, the source of all its randomness.
         keep_record: Whether to record what the learner needs.
     """

@@ -15,7 +15,7 @@ from ript_ray.data.contexts import draw_contexts
 from ript_ray.policies.base import Policy
 from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.rl.context_stream import ContextStream
+from ript_ray.rl.context_stream import ContextStream, Perturb
 from ript_ray.rl.protocols import Components
 from ript_ray.seeding import Purpose
 from tests.fakes import LineBenchmark, TinyChunkPolicy
@@ -53,12 +53,12 @@ def line_parts(build_policy: Callable[[], Policy], **ppo: Any) -> Components:
     )
 
 
-def line_stream(num_per_task: int = 6) -> ContextStream:
+def line_stream(num_per_task: int = 6, *, perturb: Perturb | None = None) -> ContextStream:
     benchmark = LineBenchmark()
     contexts = draw_contexts(
         benchmark, benchmark.tasks, num_per_task=num_per_task, seed=5, purpose=Purpose.TRAINING_CONTEXTS
     )
-    return ContextStream(contexts, seed=5)
+    return ContextStream(contexts, seed=5, perturb=perturb)
 
 
 @pytest.fixture(params=["gaussian", "laplace"])

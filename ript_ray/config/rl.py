@@ -1,6 +1,6 @@
 """Settings of Algorithm 1: sampling of rollouts, policy optimization, evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ript_ray.checks import require, require_at_least, require_positive
@@ -15,12 +15,18 @@ class Sampling:
         batch_rollouts: B, rollouts per update, a multiple of group_size. Source: paper, 2880 for a suite,
             160 for a single task.
         contexts_per_task: Training contexts per task, at least 1. Source: paper, one per demonstration, 50.
+        dynamic: Whether uniform groups (all failed or all solved) are rejected. If not, they fill the batch with
+            advantage 0. Source: paper, section 4.2; its Table 3 has the ablation.
         max_uniform_groups: Consecutive rejected (uniform or invalid) groups after which the search for a mixed group
             ends, at least 1. Source: ours; the authors' code searches forever.
         context_source: A folder of demonstration files (the first state of each demonstration) or a JSON file of
             contexts; if not given, contexts are drawn from the seed. Source: paper, the demonstrations.
-        context_noise_m: Standard deviation of the noise on initial object positions, in metres, at least 0.
-            Source: paper, appendix A.4, up to 0.175.
+        context_noise_m: Standard deviation of the noise on the object positions of each context in the dataset, in
+            metres, at least 0. Drawn once per context: all rollouts of a group start from the same state. Source:
+            ours.
+        rollout_noise_m: Standard deviation of the noise on the object positions of each rollout, in metres, at least
+            0. Drawn for each rollout, so that the rollouts of a group start from different states. Source: paper,
+            appendix A.4, up to 0.175.
         max_policy_lag: Largest number of updates between sampling a group and training on it, at least 0. At 0,
             actors wait while the learner trains; above, both work concurrently. Source: paper, 0.
     """
@@ -30,6 +36,8 @@ class Sampling:
     contexts_per_task: int = 50
     context_source: Path | None = None
     context_noise_m: float = 0.0
+    rollout_noise_m: float = field(default=0.0, metadata={"before": 0.0})
+    dynamic: bool = field(default=True, metadata={"before": True})
     max_uniform_groups: int = 500
     max_policy_lag: int = 0
 
@@ -42,6 +50,7 @@ class Sampling:
         )
         require_at_least("sampling.contexts-per-task", self.contexts_per_task, 1)
         require_at_least("sampling.context-noise-m", self.context_noise_m, 0.0)
+        require_at_least("sampling.rollout-noise-m", self.rollout_noise_m, 0.0)
         require_at_least("sampling.max-uniform-groups", self.max_uniform_groups, 1)
         require_at_least("sampling.max-policy-lag", self.max_policy_lag, 0)
 

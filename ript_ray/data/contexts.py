@@ -13,8 +13,9 @@ from ript_envs.contract import Benchmark
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.hdf5 import find_file, read_initial_states
 from ript_ray.errors import ConfigError
+from ript_ray.rl.context_stream import ContextStream, Perturb
 from ript_ray.seeding import Purpose, seed_of, text_code
-from ript_ray.types import Context
+from ript_ray.types import Context, Seed
 
 
 def draw_contexts(
@@ -39,13 +40,12 @@ def draw_contexts(
 
 
 def with_noise(benchmark: Benchmark, contexts: Sequence[Context], *, std_m: float, seed: int) -> tuple[Context, ...]:
-    """Return the contexts with randomly perturbed object positions, as when scenes are set up by hand.
+    """Return the contexts with randomly perturbed object positions: another dataset, not noise within groups.
 
     Args:
         benchmark: The benchmark of the tasks.
         contexts: The contexts to perturb.
-        std_m: Standard deviation along each horizontal axis, in metres, at least 0. Source: RIPT-VLA, appendix A.4
-            (up to 0.175; 0.025 is the spread of LIBERO-LONG's own initial states).
+        std_m: Standard deviation along each horizontal axis, in metres, at least 0.
         seed: The experiment's seed.
 
     Raises:
@@ -53,15 +53,33 @@ def with_noise(benchmark: Benchmark, contexts: Sequence[Context], *, std_m: floa
     """
     if std_m == 0.0:
         return tuple(contexts)
-    moved = []
-    for index, context in enumerate(contexts):
-        noise = seed_of(seed, Purpose.CONTEXT_NOISE, text_code(context.task), index)
-        try:
-            state = benchmark.move_objects(context.task, np.array(context.initial_state), std_m=std_m, seed=noise)
-        except ValueError as error:
-            raise ConfigError(f"noise on contexts: {error}") from None
-        moved.append(Context(context.task, context.instruction, tuple(state.tolist())))
-    return tuple(moved)
+    return tuple(
+        _moved(benchmark, context, std_m, seed_of(seed, Purpose.CONTEXT_NOISE, text_code(context.task), index))
+        for index, context in enumerate(contexts)
+    )
+
+
+def rollout_noise(benchmark: Benchmark, *, std_m: float) -> Perturb | None:
+    """Return what perturbs the object positions of each rollout, as when scenes are set up by hand; None at 0.
+
+    Args:
+        benchmark: The benchmark of the tasks.
+        std_m: Standard deviation along each horizontal axis, in metres, at least 0. Source: RIPT-VLA, appendix A.4
+            (up to 0.175; 0.025 is the spread of LIBERO-LONG's own initial states).
+    """
+
+    def perturb(context: Context, seed: Seed) -> Context:
+        return _moved(benchmark, context, std_m, seed)
+
+    return perturb if std_m > 0.0 else None
+
+
+def _moved(benchmark: Benchmark, context: Context, std_m: float, seed: Seed) -> Context:
+    try:
+        state = benchmark.move_objects(context.task, np.array(context.initial_state), std_m=std_m, seed=seed)
+    except ValueError as error:
+        raise ConfigError(f"noise on contexts: {error}") from None
+    return Context(context.task, context.instruction, tuple(state.tolist()))
 
 
 def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num_per_task: int) -> tuple[Context, ...]:
@@ -152,3 +170,31 @@ def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
         noise_m=sampling.context_noise_m,
         seed=experiment.seed,
     )
+
+
+def training_stream(experiment: Experiment) -> ContextStream:
+    """Return the stream of training contexts of RIPT, with the noise on rollouts.
+
+    Raises:
+        RiptError: The source of contexts is missing, corrupt, or has too few.
+    """
+    perturb = rollout_noise(experiment.benchmark, std_m=experiment.sampling.rollout_noise_m)
+    return ContextStream(training_contexts(experiment), experiment.seed, perturb=perturb)
+
+
+def require_rollout_noise(experiment: Experiment) -> None:
+    """Check that the objects of every task can be moved, if rollouts are to be perturbed.
+
+    Raises:
+        ConfigError: The benchmark cannot move them.
+    """
+    if perturb := rollout_noise(experiment.benchmark, std_m=experiment.sampling.rollout_noise_m):
+        one_each = draw_contexts(
+            experiment.benchmark,
+            experiment.tasks,
+            num_per_task=1,
+            seed=experiment.seed,
+            purpose=Purpose.TRAINING_CONTEXTS,
+        )
+        for context in one_each:
+            perturb(context, seed_of(experiment.seed, Purpose.ROLLOUT_NOISE))

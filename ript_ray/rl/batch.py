@@ -34,8 +34,8 @@ def assemble(groups: Sequence[Group]) -> Batch:
 def minibatches(batch: Batch, size: int, generator: np.random.Generator) -> Iterator[Batch]:
     """Split a batch into ceil(num_rollouts / size) minibatches of whole rollouts, in random order.
 
-    Their sizes differ by at most one rollout. Dynamic sampling has removed groups without a gradient, so their
-    effective sizes are equal too.
+    Their sizes differ by at most one rollout. Dynamic sampling, unless disabled, has removed groups without a
+    gradient, so their effective sizes are equal too.
 
     Args:
         batch: The batch to split.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from ript_ray.errors import SearchExhaustedError
-from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.dynamic_sampling import Verdict, trained_verdicts
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
 from ript_ray.types import Arrays, GroupSummary, Progress, Weights
@@ -19,14 +19,16 @@ class RolloutStats:
 
     Attributes:
         update: Number of the update, from 1.
-        num_wanted: Accepted groups that the batch needs.
+        num_wanted: Groups that the batch needs.
         verdicts: Groups so far, by verdict.
         num_rollouts: Finished rollouts.
         num_solved: Successful rollouts.
         env_steps: Environment steps.
-        record_bytes: Size of the accepted groups' records.
+        record_bytes: Size of the records of the groups collected for a batch.
         started: Start of collection, by `time.perf_counter`.
         rollout_s: Collection time, set once the batch is full; at a lag above 0, the time since the previous batch.
+        dynamic: Whether uniform groups are rejected; otherwise they are collected as well.
+        num_uniform_trained: Uniform groups in the batch of this update, set once it is full.
     """
 
     update: int
@@ -38,6 +40,8 @@ class RolloutStats:
     record_bytes: int = 0
     started: float = field(default_factory=time.perf_counter)
     rollout_s: float = 0.0
+    dynamic: bool = True
+    num_uniform_trained: int = 0
 
     def count(self, summary: GroupSummary, verdict: Verdict) -> None:
         """Add a finished group."""
@@ -45,12 +49,22 @@ class RolloutStats:
         self.num_rollouts += len(summary.successes)
         self.num_solved += sum(success == 1.0 for success in summary.successes)
         self.env_steps += sum(summary.num_steps)
-        self.record_bytes += summary.num_bytes if verdict is Verdict.ACCEPTED else 0
+        self.record_bytes += summary.num_bytes if verdict in trained_verdicts(dynamic=self.dynamic) else 0
 
-    def close(self) -> Self:
-        """Stop the clock."""
+    def close(self, *, num_uniform_trained: int) -> Self:
+        """Stop the clock: the batch is full."""
         self.rollout_s = time.perf_counter() - self.started
+        self.num_uniform_trained = num_uniform_trained
         return self
+
+    def next(self) -> "RolloutStats":
+        """Return empty statistics for the next update."""
+        return RolloutStats(self.update + 1, self.num_wanted, dynamic=self.dynamic)
+
+    @property
+    def num_collected(self) -> int:
+        """Groups so far that enter a batch."""
+        return sum(self.verdicts[verdict] for verdict in trained_verdicts(dynamic=self.dynamic))
 
     @property
     def success_rate(self) -> float:

@@ -10,7 +10,10 @@ from ript_ray.rl.advantages import leave_one_out
 
 
 class Verdict(StrEnum):
-    """Whether a group enters the batch, or why it is rejected."""
+    """Outcome of a group: accepted if it is mixed, else the reason for rejecting it.
+
+    Without dynamic sampling, uniform groups keep their verdict but are trained; see `trained_verdicts`.
+    """
 
     ACCEPTED = "accepted"
     ALL_FAILED = "all_failed"
@@ -21,6 +24,11 @@ class Verdict(StrEnum):
 
 UNIFORM = (Verdict.ALL_FAILED, Verdict.ALL_SOLVED)
 REJECTIONS = (*UNIFORM, Verdict.STALE, Verdict.INVALID)
+
+
+def trained_verdicts(*, dynamic: bool) -> tuple[Verdict, ...]:
+    """Return the verdicts of groups that enter the batch; without dynamic sampling, uniform groups do as well."""
+    return (Verdict.ACCEPTED,) if dynamic else (Verdict.ACCEPTED, *UNIFORM)
 
 
 def judge(rewards_K: Sequence[float]) -> Verdict:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ript_ray.errors import SearchExhaustedError
-from ript_ray.rl.dynamic_sampling import UNIFORM, Verdict, judge
+from ript_ray.rl.dynamic_sampling import UNIFORM, Verdict, judge, trained_verdicts
 from ript_ray.types import GroupSummary, Layout, Progress
 
 _State = Enum("_State", "RUNNING WAITING TRAINING REJECTED")
@@ -27,7 +27,7 @@ class _Group:
 
 
 class GroupBuffer:
-    """Batches of the first accepted groups by index, each group trained exactly once."""
+    """Batches of the first groups by index that are not rejected, each trained exactly once."""
 
     def __init__(
         self,
@@ -36,15 +36,17 @@ class GroupBuffer:
         max_uniform_groups: int,
         num_updates: int,
         max_policy_lag: int = 0,
+        dynamic: bool = True,
         start: Progress | None = None,
     ):
         """Start with an empty batch (Algorithm 1, line 4).
 
         Args:
-            groups_per_update: Accepted groups per batch.
+            groups_per_update: Groups per batch.
             max_uniform_groups: Rejected groups in a row, by index, that end the search.
             num_updates: Updates of the whole run; no group is launched that none of them needs.
             max_policy_lag: Updates allowed between a group's launch and the update that trains it.
+            dynamic: Whether uniform groups are rejected; otherwise they are trained as well.
             start: Progress to resume from.
         """
         start = start or Progress()
@@ -55,6 +57,7 @@ class GroupBuffer:
         self._max_uniform_groups = max_uniform_groups
         self._num_updates = num_updates
         self._max_policy_lag = max_policy_lag
+        self._trained_verdicts = trained_verdicts(dynamic=dynamic)
         self._groups: dict[int, _Group] = {}  # in index order, because they are launched in it
         self._first_index = self._next_index = self._judged_to = start.next_index
         self._streak: Counter[Verdict] = Counter()
@@ -62,8 +65,13 @@ class GroupBuffer:
 
     @property
     def num_waiting(self) -> int:
-        """Accepted groups that are not trained yet, including those in training."""
+        """Groups of a batch that are not trained yet, including those in training."""
         return len(self._indices(_State.WAITING, _State.TRAINING))
+
+    @property
+    def num_uniform_in_training(self) -> int:
+        """Uniform groups of the batch in training; 0 with dynamic sampling."""
+        return sum(self._groups[index].verdict in UNIFORM for index in self._indices(_State.TRAINING))
 
     @property
     def num_wanted(self) -> int:
@@ -101,12 +109,16 @@ class GroupBuffer:
         """Judge a finished group (Algorithm 1, lines 11 to 14)."""
         assert self._groups[summary.index].state is _State.RUNNING, f"group {summary.index} finished twice"
         verdict = self._judge(summary)
-        if verdict is not Verdict.ACCEPTED:
+        if not self.trains(verdict):
             self.num_rejected[verdict] += 1
-        state = _State.WAITING if verdict is Verdict.ACCEPTED else _State.REJECTED
+        state = _State.WAITING if self.trains(verdict) else _State.REJECTED
         self._groups[summary.index] = _Group(state, verdict, summary.version)
         self._count_in_order()
         return verdict
+
+    def trains(self, verdict: Verdict) -> bool:
+        """Return whether groups with this verdict enter the batch."""
+        return verdict in self._trained_verdicts
 
     def take_batch(self) -> list[int]:
         """Return the indices of the batch, ascending; it is in training until `finish_update`."""
@@ -150,7 +162,7 @@ class GroupBuffer:
         if self.update - summary.version > self._max_policy_lag:
             return Verdict.STALE
         verdict = judge(summary.successes)
-        if verdict is Verdict.ACCEPTED:
+        if self.trains(verdict):
             self._layout = self._layout or summary.layout
             if summary.layout != self._layout:
                 return Verdict.INVALID
@@ -166,7 +178,7 @@ class GroupBuffer:
     def _count_in_order(self) -> None:
         """Count verdicts by index, not by arrival, so that the search ends at the same group in every run."""
         while not self.exhausted and (group := self._groups.get(self._judged_to)) and group.verdict:
-            if group.verdict is Verdict.ACCEPTED:
+            if self.trains(group.verdict):
                 self._streak.clear()
             else:
                 self._streak[group.verdict] += 1

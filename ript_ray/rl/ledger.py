@@ -20,7 +20,7 @@ class Ledger:
     Attributes:
         dispatched: Sent to an actor.
         trained: Trained, each group once.
-        uniform: Rejected because all rollouts failed or all succeeded.
+        uniform: Rejected because all rollouts failed or all succeeded; without dynamic sampling they are trained.
         stale: Rejected because the sampling policy was too old.
         invalid: Rejected because they are malformed.
         lost: Lost with an actor or its environment, or superseded by a faster copy of the same group.

@@ -43,18 +43,19 @@ def train(
         groups_per_update=sampling.groups_per_update,
         max_uniform_groups=sampling.max_uniform_groups,
         max_policy_lag=sampling.max_policy_lag,
+        dynamic=sampling.dynamic,
         num_updates=num_updates,
         start=progress,
     )
     at_start = runtime.dispatch_counts  # it may have dispatched other requests before, e.g. an evaluation
     runtime.broadcast()  # line 3, first update; later ones in _broadcast
-    current = training = RolloutStats(progress.update + 1, sampling.groups_per_update)
+    current = training = RolloutStats(progress.update + 1, sampling.groups_per_update, dynamic=sampling.dynamic)
     while buffer.update < num_updates:  # line 2
         while buffer.num_wanted > 0:  # lines 5 to 8, on the actors; the cap on groups in flight bounds the lag
             runtime.launch(group_request(stream, buffer.launch(), group_size=sampling.group_size, seed=seed))
         if buffer.ready:  # lines 9, 10 and 16 to 18, on the learner, while actors may roll out the next batch
             runtime.start_update(buffer.take_batch())
-            training, current = current.close(), RolloutStats(current.update + 1, sampling.groups_per_update)
+            training, current = current.close(num_uniform_trained=buffer.num_uniform_in_training), current.next()
         if buffer.at_end:  # not in the paper, whose line 5 searches forever
             ledger = carry_over(reconcile(runtime.dispatch_counts, at_start, buffer), Ledger())
             return TrainResult(ledger, buffer.explain_exhaustion(), current)
@@ -76,16 +77,16 @@ def train(
 
 
 def group_request(stream: ContextStream, index: int, *, group_size: int, seed: int) -> RolloutRequest:
-    """Request K rollouts of one context (lines 6 and 7), each with its own seed."""
+    """Request K rollouts of one context (lines 6 and 7), each with its own seed and, if any, its own noise."""
     members = range(group_size)
     seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
-    return RolloutRequest(index, (stream.at(index),) * group_size, seeds)
+    return RolloutRequest(index, stream.members(index, group_size), seeds)
 
 
 def _admit(summary: GroupSummary, runtime: Runtime, buffer: GroupBuffer, stats: RolloutStats) -> Verdict:
-    """Dynamic sampling (lines 11 to 14): send an accepted group to the learner, discard a rejected one."""
+    """Dynamic sampling (lines 11 to 14), if enabled: send a group to the learner, or discard it if it is rejected."""
     verdict = buffer.offer(summary)  # needs only the rewards, so a rejected record is never transferred
-    if verdict is Verdict.ACCEPTED:
+    if buffer.trains(verdict):
         runtime.send_to_learner(summary.index)
     else:
         runtime.discard(summary.index)

@@ -13,7 +13,7 @@ from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
-from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict
+from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict, trained_verdicts
 from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
@@ -123,6 +123,7 @@ class Recorder:
             StorageError: They cannot be written; the message names the file.
         """
         totals = self._totals
+        trained = trained_verdicts(dynamic=self._experiment.sampling.dynamic)
         results: dict[str, Any] = {
             "schema": SCHEMA,
             "before": before.to_json(),
@@ -132,8 +133,10 @@ class Recorder:
             "env_steps": totals.env_steps,
             "num_rollouts": totals.num_rollouts,
             "num_updates": self.num_updates,
-            "groups_accepted": totals.groups.get(Verdict.ACCEPTED, 0),
-            "groups_rejected": {str(verdict): totals.groups.get(verdict, 0) for verdict in REJECTIONS},
+            "groups_accepted": sum(totals.groups.get(verdict, 0) for verdict in trained),
+            "groups_rejected": {
+                str(verdict): 0 if verdict in trained else totals.groups.get(verdict, 0) for verdict in REJECTIONS
+            },
             "ledger": asdict(totals.ledger),
             "stopped_early": str(result.exhausted) if result.exhausted else None,
         }
@@ -214,7 +217,8 @@ def metrics_of(record: UpdateRecord) -> dict[str, float]:
         "train/num_rollouts": stats.num_rollouts,
         "train/env_steps_per_s": stats.env_steps / stats.rollout_s,
         "train/record_bytes": stats.record_bytes,
-        "train/record_bytes_per_group": stats.record_bytes / max(1, stats.verdicts[Verdict.ACCEPTED]),
+        "train/record_bytes_per_group": stats.record_bytes / max(1, stats.num_collected),
+        "train/uniform_groups": stats.num_uniform_trained,
         "groups/accepted": stats.verdicts[Verdict.ACCEPTED],
         **{f"groups/{verdict}": stats.verdicts[verdict] for verdict in REJECTIONS},
         **{f"ppo/{name}": value for name, value in asdict(report).items() if name not in ("learn_s", "error")},

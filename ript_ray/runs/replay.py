@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ript_ray.data.contexts import training_contexts
+from ript_ray.data.contexts import training_stream
 from ript_ray.errors import CheckpointError, ReplayError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluation_requests
 from ript_ray.evaluation.video import ReplayedRollout, VideoSettings, render_video, rerun_request, write_gif
@@ -52,8 +52,7 @@ class RecordedRun:
         if not records:
             raise CheckpointError(f"{run} has no group to replay: {folder.groups.name} is missing or empty")
         initial = checkpoint.load(folder.checkpoint(0))
-        stream = ContextStream(training_contexts(initial.experiment), initial.experiment.seed)
-        return cls(folder, initial, stream, records)
+        return cls(folder, initial, training_stream(initial.experiment), records)
 
     def record(self, group: int) -> GroupRecord:
         """Return what was logged of a group.

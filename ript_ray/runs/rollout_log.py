@@ -45,7 +45,8 @@ class GroupRecord:
         context: Index of its context in the experiment's training contexts, from 0.
         successes: Per rollout 1 or 0, none where the environment returned something else.
         num_steps: Environment steps of each rollout.
-        verdict: Whether it entered the batch, and if not, why.
+        verdict: Whether it is mixed, and if not, why. Other groups are rejected, except uniform ones without dynamic
+            sampling.
     """
 
     group: int

@@ -100,12 +100,12 @@ class View:
         verdicts = stats.verdicts
         status = Text(
             f"update {stats.update} of {self._num_updates}: "
-            f"{verdicts[Verdict.ACCEPTED]} of {stats.num_wanted} groups accepted, "
+            f"{stats.num_collected} of {stats.num_wanted} groups accepted, "
             f"{verdicts[Verdict.ALL_FAILED]} all failed, {verdicts[Verdict.ALL_SOLVED]} all solved, "
             f"success {stats.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
             + (f", {self._num_replaced} actors replaced" if self._num_replaced else "")
         )
-        progress = self._done + verdicts[Verdict.ACCEPTED] / stats.num_wanted * (stats.update > self._done)
+        progress = self._done + stats.num_collected / stats.num_wanted * (stats.update > self._done)
         return Group(table, _bar(self._num_updates, progress), status)
 
     def _time_left(self, now: float) -> str:

@@ -161,6 +161,34 @@ def test_noise_moves_only_the_object_horizontally_by_its_standard_deviation() ->
     np.testing.assert_array_equal(start, benchmark.move_objects("push-v3", start, std_m=0.0, seed=(1,)))
 
 
+CHECKED_NOISE = (*CHECKED, "reach-v3", "reach-wall-v3", "plate-slide-v3")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(task, marks=() if task in CHECKED_NOISE else pytest.mark.slow) for task in sorted(QUEST_TASK_ORDER)],
+)
+def test_noise_moves_what_decides_the_task_an_object_to_be_handled_or_else_the_goal(task: str) -> None:
+    benchmark = MetaWorld()
+    environment = benchmark.make(task)
+    start = benchmark.draw_initial_state(task, (0,))
+    moved = benchmark.move_objects(task, start, std_m=0.03, seed=(1,))
+    seen = []
+    for initial_state in (start, moved):
+        environment.reset(initial_state)
+        seen.append(environment.observe()["state"])
+    environment.close()
+    shift = seen[1] - seen[0]
+    objects, goal = np.abs(shift[4:18]).max(), shift[36:39]
+    if task.startswith(("reach-", "plate-slide-")):
+        np.testing.assert_allclose(goal[:2], (moved - start)[3:5], atol=1e-6)
+        assert objects < 1e-3
+        assert np.flatnonzero(moved != start).tolist() == [3, 4]
+    else:
+        assert objects > 5e-3
+        assert np.flatnonzero(moved != start).tolist() == [0, 1]
+
+
 def test_noise_satisfies_the_tasks_constraints_and_fails_if_it_cannot() -> None:
     benchmark = MetaWorld()
     start = benchmark.draw_initial_state("push-v3", (0,))

@@ -20,6 +20,19 @@ STATE_DIMS = {"state": 39, "relative": 10, "robot_states": 8}
 CAMERAS = ("corner_rgb",)
 """The camera that the papers' policies read."""
 
+GOAL_DECIDES = frozenset(
+    {
+        "plate-slide-back-side-v3",
+        "plate-slide-back-v3",
+        "plate-slide-side-v3",
+        "plate-slide-v3",
+        "reach-v3",
+        "reach-wall-v3",
+    }
+)
+"""Tasks whose first position decides nothing: the puck of `reach` is not the one to reach, and the plate of
+`plate-slide` starts where the simulator's model has it. Their goal, the second position, does."""
+
 MAX_MOVES = 100
 """Limit on draws of noise until an initial state is valid."""
 
@@ -106,16 +119,17 @@ class MetaWorld(Benchmark):
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
     ) -> NDArray[np.float64]:
-        """Move the task's first object horizontally; goals and other objects are unchanged."""
+        """Move the task's first object horizontally, or its goal if only that decides the task; nothing else moves."""
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, "MetaWorld")
         from ript_envs.metaworld.environment import drawing_environment
 
         environment, generator = drawing_environment(task), np.random.default_rng(seed)
+        x_and_y = slice(3, 5) if task in GOAL_DECIDES else slice(0, 2)
         for _ in range(MAX_MOVES):
             moved = np.array(initial_state, dtype=np.float64)
-            moved[:2] += std_m * generator.standard_normal(2)
+            moved[x_and_y] += std_m * generator.standard_normal(2)
             if environment.allows(moved):
                 return moved
         raise ValueError(f"{task} allows none of {MAX_MOVES} states {std_m:g} m around {initial_state.tolist()}")

@@ -30,6 +30,7 @@ def test_defaults_are_the_papers() -> None:
         (lambda: Sampling(group_size=8, batch_rollouts=20), r"multiple of the group size 8, not 20"),
         (lambda: Sampling(batch_rollouts=0), "positive multiple"),
         (lambda: Sampling(contexts_per_task=0), "contexts-per-task must be at least 1, not 0"),
+        (lambda: Sampling(rollout_noise_m=-0.1), r"rollout-noise-m must be at least 0\.0, not -0\.1"),
         (lambda: Sampling(max_uniform_groups=0), "max-uniform-groups must be at least 1"),
         (lambda: PPO(num_iterations=0), r"num-iterations \(N\) must be at least 1"),
         (lambda: PPO(minibatch_rollouts=0), "minibatch-rollouts must be at least 1"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ript_envs.metaworld.benchmark import MetaWorld
-from ript_ray.data.contexts import draw_contexts, read_contexts, with_noise
+from ript_ray.data.contexts import draw_contexts, read_contexts, rollout_noise, with_noise
 from ript_ray.errors import ConfigError
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.seeding import Purpose
@@ -110,3 +110,26 @@ def test_noise_is_the_same_for_the_same_seed_differs_between_contexts_and_is_non
     assert moved != with_noise(benchmark, contexts, std_m=0.025, seed=1)
     with pytest.raises(ConfigError, match=r"noise on contexts: .* at least 0 m"):
         with_noise(benchmark, contexts, std_m=-1.0, seed=0)
+
+
+@pytest.mark.sim
+def test_noise_on_rollouts_repeats_for_a_seed_moves_what_decides_the_task_and_is_none_at_zero() -> None:
+    benchmark = MetaWorld()
+    state = benchmark.draw_initial_state("reach-v3", (0,))
+    context = Context("reach-v3", "reach", tuple(state.tolist()))
+    assert rollout_noise(benchmark, std_m=0.0) is None
+    perturb = rollout_noise(benchmark, std_m=0.1)
+    assert perturb is not None
+    moved = [perturb(context, (0, 13, 0, member)) for member in range(8)]
+    assert moved == [perturb(context, (0, 13, 0, member)) for member in range(8)]
+    assert len({each.initial_state[3:5] for each in moved}) == 8, "the goal decides this task"
+    assert {(each.task, each.instruction, each.initial_state[:3]) for each in moved} == {
+        ("reach-v3", "reach", tuple(state[:3].tolist()))
+    }
+
+
+def test_noise_on_rollouts_of_a_benchmark_that_cannot_move_objects_is_refused() -> None:
+    perturb = rollout_noise(LineBenchmark(), std_m=0.1)
+    assert perturb is not None
+    with pytest.raises(ConfigError, match="noise on contexts: the line cannot move the objects of left"):
+        perturb(CONTEXTS[0], (0,))

@@ -118,3 +118,46 @@ def test_stale_and_malformed_groups_and_those_of_another_layout_are_rejected_and
 def test_no_group_is_launched_that_no_update_will_train() -> None:
     buffer = GroupBuffer(groups_per_update=4, max_uniform_groups=10, num_updates=2, max_policy_lag=5)
     assert buffer.num_wanted == 8
+
+
+def test_without_dynamic_sampling_uniform_groups_fill_the_batch_in_index_order_and_end_no_search() -> None:
+    outcomes = [FAILED, MIXED, SOLVED, FAILED]
+    for arrival in itertools.permutations(range(4)):
+        buffer = GroupBuffer(groups_per_update=4, max_uniform_groups=1, num_updates=1, dynamic=False)
+        for _ in outcomes:
+            buffer.launch()
+        verdicts = {index: buffer.offer(summary(index, outcomes[index])) for index in arrival}
+        assert [verdicts[index] for index in range(4)] == [
+            Verdict.ALL_FAILED,
+            Verdict.ACCEPTED,
+            Verdict.ALL_SOLVED,
+            Verdict.ALL_FAILED,
+        ]
+        assert not buffer.exhausted
+        assert buffer.take_batch() == [0, 1, 2, 3]
+        assert buffer.num_uniform_in_training == 3
+        buffer.finish_update()
+        assert (buffer.num_trained, buffer.num_rejected.total(), buffer.num_waiting) == (4, 0, 0)
+
+
+def test_without_dynamic_sampling_malformed_groups_and_those_of_another_layout_are_still_rejected() -> None:
+    buffer = GroupBuffer(groups_per_update=3, max_uniform_groups=2, num_updates=1, dynamic=False)
+    layout = (("log_probs", (4,), "float32"),)
+    offered = [
+        replace(summary(0, FAILED), layout=layout),
+        replace(summary(1, SOLVED), layout=()),
+        replace(summary(2, (math.nan, 0.0)), error="the environment returned success nan, not a bool"),
+    ]
+    for each in offered:
+        assert buffer.launch() == each.index
+    assert [buffer.offer(each) for each in offered] == [Verdict.ALL_FAILED, Verdict.INVALID, Verdict.INVALID]
+    assert buffer.exhausted
+    assert "no usable groups (2 groups in a row" in str(buffer.explain_exhaustion())
+
+
+def test_with_dynamic_sampling_no_uniform_group_is_in_training() -> None:
+    buffer = GroupBuffer(groups_per_update=1, max_uniform_groups=9, num_updates=1)
+    for outcome in (FAILED, MIXED):
+        buffer.offer(summary(buffer.launch(), outcome))
+    assert buffer.take_batch() == [1]
+    assert buffer.num_uniform_in_training == 0

@@ -27,3 +27,14 @@ def test_groups_in_flight_at_an_interruption_count_as_lost() -> None:
     whole = carry_over(earlier, Ledger(dispatched=5, trained=4, uniform=1))
     assert whole == Ledger(dispatched=15, trained=8, uniform=4, lost=3)
     assert whole.balance == 0
+
+
+def test_without_dynamic_sampling_trained_uniform_groups_count_as_trained() -> None:
+    buffer = GroupBuffer(groups_per_update=2, max_uniform_groups=9, num_updates=2, dynamic=False)
+    for outcome in (MIXED, FAILED):
+        buffer.offer(summary(buffer.launch(), outcome))
+    buffer.take_batch()
+    waiting = reconcile(DispatchCounts(num_dispatched=2), DispatchCounts(), buffer)
+    assert waiting == Ledger(dispatched=2, in_flight=2)
+    buffer.finish_update()
+    assert reconcile(DispatchCounts(num_dispatched=2), DispatchCounts(), buffer) == Ledger(dispatched=2, trained=2)

@@ -4,12 +4,14 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ript_ray.config.experiment import Experiment
+from ript_ray.config.rl import Sampling
 from ript_ray.errors import CheckpointError, DivergenceError, StorageError
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
@@ -135,6 +137,26 @@ def test_a_full_disk_costs_one_save_and_neither_the_run_nor_earlier_checkpoints(
         point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.kind == "update"
     ]
     assert failed == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("dynamic", "accepted", "num_failed"), [(True, 2, 1), (False, 3, 0)])
+def test_uniform_groups_that_are_trained_do_not_count_as_rejected_in_the_results(
+    tmp_path: Path, dynamic: bool, accepted: int, num_failed: int
+) -> None:
+    experiment = replace(EXPERIMENT, sampling=Sampling(dynamic=dynamic))
+    folder, end = RunDir.create(tmp_path, experiment), record(1)
+    end.stats.dynamic, end.stats.num_uniform_trained = dynamic, 0 if dynamic else 1
+    end.stats.verdicts[Verdict.ALL_FAILED] = 1
+    with recording(folder, replace(SOURCE, experiment=experiment)) as recorder:
+        recorder.on_update(end)
+        recorder.on_end(TrainResult())
+        recorder.write_results(an_evaluation(), an_evaluation(), TrainResult())
+    results = json.loads(folder.results.read_text())
+    assert results["groups_accepted"] == accepted
+    assert results["groups_rejected"] == {"all_failed": num_failed, "all_solved": 0, "stale": 0, "invalid": 0}
+    (point,) = (point for point in read_metrics(folder.metrics_log) if point.kind == "update")
+    assert point.metrics["groups/all_failed"] == 1
+    assert point.metrics["train/uniform_groups"] == (0 if dynamic else 1)
 
 
 def test_a_last_save_that_fails_ends_the_run_with_exit_code_1_and_names_the_checkpoint(folder: RunDir) -> None:

@@ -69,6 +69,11 @@ def begin(root: Path, experiment: Experiment) -> Path:
     return folder.path
 
 
+def finish(path: Path) -> None:
+    """Resume a run and end it."""
+    resume_experiment(path, HERE, view_of=lambda experiment: View(ViewMode.QUIET, experiment.num_updates))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a finished run of two updates."""
@@ -77,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(home)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/store.db")
         path = begin(home / "runs", EXPERIMENT)
-        resume_experiment(path, HERE, view_of=lambda experiment: View(ViewMode.QUIET, experiment.num_updates))
+        finish(path)
         yield path
 
 
@@ -100,6 +105,26 @@ def test_every_group_of_a_run_is_replayed_exactly(run: Path) -> None:
         episodes = recorded.repeat(record)  # raises if anything differs
         assert [len(episode.actions) for episode in episodes] == list(record.num_steps)
         assert [int(episode.success) for episode in episodes] == list(record.successes)
+
+
+def test_a_run_with_noise_on_rollouts_is_replayed_and_resumed_exactly(store: str, tmp_path: Path) -> None:
+    noisy = replace(
+        EXPERIMENT, sampling=replace(EXPERIMENT.sampling, rollout_noise_m=0.02), checkpoint_every=1, keep_weights=True
+    )
+    path = begin(tmp_path / "runs", noisy)
+    finish(path)
+    recorded = RecordedRun.open(path)
+    for record in recorded.records.values():
+        episodes = recorded.repeat(record)  # raises if anything differs
+        assert len({episode.context.initial_state for episode in episodes}) == 4
+    last, groups = recorded.folder.checkpoint(2), (path / "groups.jsonl").read_bytes()
+    arrays = checkpoint.load(last).arrays
+    shutil.rmtree(last)
+    (path / "results.json").unlink()
+    finish(path)
+    assert (path / "groups.jsonl").read_bytes() == groups
+    for name, array in checkpoint.load(last).arrays.items():
+        np.testing.assert_array_equal(array, arrays[name])
 
 
 def test_replay_writes_a_moving_video_and_prints_what_it_shows(

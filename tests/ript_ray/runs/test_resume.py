@@ -1,5 +1,6 @@
 """A run resumed from a checkpoint equals an uninterrupted run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,29 @@ from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Arrays, Progress, Version
 from tests.conftest import TINY_QUEST, line_parts, line_stream
+from tests.ript_ray.rl.test_group_request import nudge
 from tests.ript_ray.runs.test_checkpoint import rehash
 from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checksums
 
 
-def train_from(runtime: SerialRuntime, num_updates: int, start: Progress | None = None) -> Log:
-    log = Log()
-    train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, callbacks=[log], start=start)
+def train_from(
+    runtime: SerialRuntime, num_updates: int, start: Progress | None = None, *, variant: str = "default"
+) -> Log:
+    log, stream = Log(), line_stream(perturb=nudge if variant == "noise on rollouts" else None)
+    sampling = replace(SAMPLING, dynamic=variant != "no dynamic sampling")
+    train(runtime, stream, sampling=sampling, num_updates=num_updates, seed=5, callbacks=[log], start=start)
     return log
 
 
 @pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("variant", ["default", "noise on rollouts", "no dynamic sampling"])
 @pytest.mark.parametrize("stop", [1, 2])
-def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str, stop: int) -> None:
+def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str, stop: int, variant: str) -> None:
     parts = line_parts(POLICIES[kind])
-    expected = checksums(train_from(SerialRuntime(parts), stop + 3))
+    expected = checksums(train_from(SerialRuntime(parts), stop + 3, variant=variant))
 
     interrupted = SerialRuntime(parts)
-    record = train_from(interrupted, stop).records[-1]
+    record = train_from(interrupted, stop, variant=variant).records[-1]
     state = record.learner_state()
     policy = POLICIES[kind]()
     apply(record.weights, policy)
@@ -46,7 +52,7 @@ def test_three_further_updates_equal_an_uninterrupted_run_bit_for_bit(kind: str,
 
     resumed = SerialRuntime(line_parts(build))
     resumed.restore(Version(stop), state)
-    assert checksums(train_from(resumed, stop + 3, start=record.progress)) == expected[stop:]
+    assert checksums(train_from(resumed, stop + 3, start=record.progress, variant=variant)) == expected[stop:]
 
 
 def test_moments_of_another_policy_are_refused_by_name() -> None:

@@ -13,6 +13,7 @@ from ript_ray.errors import ConfigError, DivergenceError, WorkerError
 from ript_ray.evaluation.evaluate import evaluate
 from ript_ray.policies.base import Policy
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
+from ript_ray.rl.context_stream import Perturb
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.rl.train import train
@@ -23,6 +24,7 @@ from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary, RolloutRequest
 from tests.conftest import line_parts, line_stream, tiny_quest
 from tests.fakes import LineEnvironment, TinyChunkPolicy
+from tests.ript_ray.rl.test_group_request import nudge
 
 SAMPLING = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=200)
 NUM_UPDATES = 3
@@ -40,9 +42,11 @@ class Log:
         self.records.append(record)
 
 
-def train_on(runtime: Runtime, num_updates: int = NUM_UPDATES) -> Log:
-    log = Log()
-    outcome = train(runtime, line_stream(), sampling=SAMPLING, num_updates=num_updates, seed=5, callbacks=[log])
+def train_on(
+    runtime: Runtime, num_updates: int = NUM_UPDATES, *, perturb: Perturb | None = None, sampling: Sampling = SAMPLING
+) -> Log:
+    log, stream = Log(), line_stream(perturb=perturb)
+    outcome = train(runtime, stream, sampling=sampling, num_updates=num_updates, seed=5, callbacks=[log])
     assert outcome.exhausted is None
     return log
 
@@ -92,8 +96,49 @@ def test_groups_are_counted_by_verdict_and_every_batch_is_full() -> None:
     assert log.num_groups == sum(record.stats.verdicts.total() for record in log.records)
 
 
+def test_without_dynamic_sampling_a_batch_is_the_next_groups_and_uniform_ones_count_as_trained() -> None:
+    sampling = replace(SAMPLING, dynamic=False)
+    log = train_on(SerialRuntime(line_parts(POLICIES["laplace"])), sampling=sampling)
+    for update, record in enumerate(log.records, start=1):
+        verdicts, ledger = record.stats.verdicts, record.ledger
+        assert record.stats.num_rollouts == 16
+        assert record.stats.num_collected == verdicts.total() == 4
+        assert record.stats.num_uniform_trained == 4 - verdicts[Verdict.ACCEPTED]
+        assert (ledger.dispatched, ledger.trained, ledger.uniform, ledger.balance) == (4 * update, 4 * update, 0, 0)
+        assert record.report.error is None
+    assert log.num_groups == 4 * NUM_UPDATES
+    assert sum(record.stats.num_uniform_trained for record in log.records) > 0
+    with_it = train_on(SerialRuntime(line_parts(POLICIES["laplace"])))
+    assert [record.stats.num_uniform_trained for record in with_it.records] == [0] * NUM_UPDATES
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_serial_and_two_actors_give_bitwise_the_same_weights_without_dynamic_sampling() -> None:
+    sampling, parts = replace(SAMPLING, dynamic=False), line_parts(POLICIES["laplace"])
+    expected = checksums(train_on(SerialRuntime(parts), sampling=sampling))
+    runtime = on_ray(parts, 2)
+    try:
+        assert checksums(train_on(runtime, sampling=sampling)) == expected
+    finally:
+        runtime.close()
+
+
 def on_ray(parts: Components, num_actors: int, **changes: Any) -> RayRuntime:
     return RayRuntime(parts, replace(Cluster(num_actors=num_actors, cpus_per_actor=0.5), **changes))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_serial_and_two_actors_give_bitwise_the_same_weights_with_noise_on_rollouts() -> None:
+    parts = line_parts(POLICIES["laplace"])
+    expected = checksums(train_on(SerialRuntime(parts), perturb=nudge))
+    assert expected != checksums(train_on(SerialRuntime(parts)))
+    runtime = on_ray(parts, 2)
+    try:
+        assert checksums(train_on(runtime, perturb=nudge)) == expected
+    finally:
+        runtime.close()
 
 
 @pytest.mark.ray
