@@ -26,7 +26,7 @@ def trajectory(environment, initial_state: np.ndarray) -> list[np.ndarray]:
     seen = [environment.observe()["state"]]
     for _ in range(40):
         environment.step(rng.uniform(-1, 1, 4).astype(np.float32))
-        seen.append(environment.observe()["state"])
+        seen.append(environment.observe()["state"].astype(np.float64))
     return seen
 
 
@@ -176,7 +176,7 @@ def test_noise_moves_what_decides_the_task_an_object_to_be_handled_or_else_the_g
     seen = []
     for initial_state in (start, moved):
         environment.reset(initial_state)
-        seen.append(environment.observe()["state"])
+        seen.append(environment.observe()["state"].astype(np.float64))
     environment.close()
     shift = seen[1] - seen[0]
     objects, goal = np.abs(shift[4:18]).max(), shift[36:39]
