@@ -1,5 +1,8 @@
 """Batched rollouts of one request with one policy copy. No Ray."""
 
+import contextlib
+import logging
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,33 +15,60 @@ from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
 OnAction = Callable[[int, NDArray[np.float32]], None]
 """Takes the index of an episode in its request, and the action (A,) that it is about to execute."""
 
+MAX_ENVIRONMENTS = 64
+"""Default bound on the environments that a pool keeps open."""
+
+logger = logging.getLogger(__name__)
+
 
 class EnvironmentPool:
-    """Environments per task, built on first use and reused."""
+    """Environments per task, built on first use and reused; at most `max_environments`, unless one request needs more.
 
-    def __init__(self, make: Callable[[str], Environment]):
+    Reuse changes no result: a reset environment behaves like a new one.
+    """
+
+    def __init__(self, make: Callable[[str], Environment], max_environments: int = MAX_ENVIRONMENTS):
         self._make = make
-        self._by_task: dict[str, list[Environment]] = {}
+        self._max_environments = max_environments
+        self._by_task: OrderedDict[str, list[Environment]] = OrderedDict()  # least recently used first
 
     def take(self, tasks: Sequence[str]) -> list[Environment]:
-        """Return a distinct environment per entry of `tasks`; the pool keeps ownership."""
-        taken: dict[str, int] = {}
-        chosen = []
-        for task in tasks:
-            position = taken.get(task, 0)
-            taken[task] = position + 1
-            built = self._by_task.setdefault(task, [])
-            if position == len(built):
-                built.append(self._make(task))
-            chosen.append(built[position])
-        return chosen
+        """Return a distinct environment per entry of `tasks`; the pool keeps ownership.
+
+        Above the bound, environments that this request does not use are closed, least recently used task first.
+        """
+        wanted = Counter(tasks)
+        for task in wanted:
+            self._by_task.setdefault(task, [])
+            self._by_task.move_to_end(task)
+        self._close_surplus(wanted)  # before building, so that the old and the new ones never add up
+        for task, count in wanted.items():
+            built = self._by_task[task]
+            built.extend(self._make(task) for _ in range(count - len(built)))
+        unused = {task: iter(self._by_task[task]) for task in wanted}
+        return [next(unused[task]) for task in tasks]
 
     def close(self) -> None:
-        """Close all environments; the next request builds new ones, even if closing one fails."""
+        """Close all environments, even if closing one fails; the next request builds new ones."""
         environments = [environment for built in self._by_task.values() for environment in built]
         self._by_task.clear()
-        for environment in environments:
-            environment.close()
+        with contextlib.ExitStack() as stack:
+            for environment in environments:
+                stack.callback(environment.close)
+
+    def _close_surplus(self, wanted: Counter[str]) -> None:
+        num_open = sum(max(len(built), wanted[task]) for task, built in self._by_task.items())
+        for task, built in list(self._by_task.items()):
+            while num_open > self._max_environments and len(built) > wanted[task]:
+                num_open -= 1
+                try:
+                    built.pop().close()
+                except Exception as error:  # boundary: no later episode depends on it
+                    logger.warning(
+                        "an environment of task %s was not closed: %s: %s", task, type(error).__name__, error
+                    )
+            if not built and not wanted[task]:
+                del self._by_task[task]
 
 
 class _Episode:

@@ -9,7 +9,7 @@ import torch
 
 from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
-from ript_ray.rl.rollout import EnvironmentPool, OnAction, roll_out
+from ript_ray.rl.rollout import MAX_ENVIRONMENTS, EnvironmentPool, OnAction, roll_out
 from ript_ray.rl.validation import layout_of, validate_group
 from ript_ray.rl.weights import apply
 from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version, Weights
@@ -19,11 +19,15 @@ class RolloutWorker:
     """Executes rollout requests, one at a time."""
 
     def __init__(
-        self, build_policy: Callable[[], Policy], make_environment: Callable[[str], Environment], max_steps: int
+        self,
+        build_policy: Callable[[], Policy],
+        make_environment: Callable[[str], Environment],
+        max_steps: int,
+        max_environments: int = MAX_ENVIRONMENTS,
     ):
         """Build the policy; environments are built when a request first needs them."""
         self._policy = build_policy()
-        self._pool = EnvironmentPool(make_environment)
+        self._pool = EnvironmentPool(make_environment, max_environments)
         self._max_steps = max_steps
         self._version = Version(0)
 

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,16 +22,27 @@ from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
 from ript_ray.tracking.metrics_log import MetricPoint, PointKind
 from ript_ray.tracking.plot import plot_curve
-from ript_ray.types import RIPT, GroupSummary, Progress
+from ript_ray.types import RIPT, Arrays, GroupSummary, Progress
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Unsaved:
+    """The last finished update, the learner's state and the run's totals after it."""
+
+    record: UpdateRecord
+    learner_state: Arrays
+    totals: RunTotals
 
 
 class Recorder:
     """Writes everything to the run's directory; metrics go to MLflow as well.
 
-    A context manager: however the block ends, the last weights are saved. A full disk does not end the run: writing is
-    retried after every update. At the end it must work.
+    A context manager: however the block ends, the last finished update is saved with all that resuming needs. Therefore
+    the learner's state is fetched after every update (twice the size of the trainable weights): at the end the learner
+    may be gone, or in the middle of the next update. A full disk does not end the run: writing is retried after every
+    update. At the end it must work.
     """
 
     def __init__(self, run_logger: RunLogger, policy: SavedPolicy, state: TrainingState | None = None):
@@ -53,12 +64,16 @@ class Recorder:
         self._totals = state.totals if state else RunTotals()
         self._earlier_ledger = self._totals.ledger
         self._totals = replace(self._totals, ledger=carry_over(self._earlier_ledger, Ledger()))
-        self._unsaved: UpdateRecord | None = None
+        self._unsaved: _Unsaved | None = None
         self._save_is_due = False
         self._before: EvaluationResult | None = None
         self._points = [point for point in run_logger.restored_points if point.kind == "update"]
         if state is None:
-            checkpoint.save(self._folder.checkpoint(0), policy, TrainingState(Progress(), self._current_totals()))
+            checkpoint.save(
+                self._folder.checkpoint(0),
+                policy,
+                TrainingState(Progress(), replace(self._totals, wall_s=run_logger.wall_s)),
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +82,7 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._save(resumable=False)  # the learner may be gone
+            self._save()
         except (CheckpointError, StorageError):
             if kind is None:
                 raise
@@ -81,22 +96,24 @@ class Recorder:
 
         Raises:
             CheckpointError: A weight is not finite.
+            WorkerError: The learner died after the update.
         """
+        learner_state = record.learner_state()
         self._count(record.stats)
         self.num_updates = record.stats.update
-        self._unsaved = record
         totals = self._totals
         self._totals = replace(
             totals,
             ledger=carry_over(self._earlier_ledger, record.ledger),
             skipped_updates=totals.skipped_updates + (record.report.error is not None),
         )
+        self._unsaved = _Unsaved(record, learner_state, self._totals)  # at once: an interrupt may come anywhere
         if record.report.error:
             logger.warning("update %d was skipped: %s", self.num_updates, record.report.error)
         self._points.append(self._log({**metrics_of(record), **self._sums()}, "update"))
         self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:
-            self._attempt(lambda: self._save(resumable=True))
+            self._attempt(self._save)
 
     def on_end(self, result: TrainResult) -> None:
         """Count the rollouts of an update that never came about, and save the last weights.
@@ -104,7 +121,7 @@ class Recorder:
         Raises:
             StorageError: They cannot be written; the message names the checkpoint.
         """
-        self._save(resumable=True)  # before counting rollouts that a resumed run would do again
+        self._save()  # before counting rollouts that a resumed run would do again
         self._totals = replace(self._totals, ledger=carry_over(self._earlier_ledger, result.ledger))
         if result.last is not None:
             self._count(result.last)
@@ -158,9 +175,6 @@ class Recorder:
             **{f"ledger/{name}": count for name, count in asdict(totals.ledger).items()},
         }
 
-    def _current_totals(self) -> RunTotals:
-        return replace(self._totals, wall_s=self._run_logger.wall_s)
-
     def _count(self, stats: RolloutStats) -> None:
         totals = self._totals
         self._totals = replace(
@@ -187,15 +201,14 @@ class Recorder:
             atomic_write(self._folder.before, json.dumps(content, indent=2) + "\n")
         self._before = None
 
-    def _save(self, *, resumable: bool) -> None:
+    def _save(self) -> None:
         if self._unsaved is None:
             return
         self._save_before()  # a run cannot be resumed without it
-        record = self._unsaved
+        record, totals = self._unsaved.record, self._unsaved.totals
         policy = self._policy.with_weights(record.weights)
-        state = None
-        if resumable:
-            state = TrainingState(record.progress, self._current_totals(), record.learner_state())
+        totals = replace(totals, wall_s=self._run_logger.wall_s, failed_saves=self._totals.failed_saves)
+        state = TrainingState(record.progress, totals, self._unsaved.learner_state)
         folder = self._folder.checkpoint(record.progress.update)
         if not folder.exists():  # it does if an interrupt came between saving and the next line
             checkpoint.save(folder, policy, state)

@@ -20,6 +20,7 @@ from ript_ray.runtime.actor_slot import ActorSlot, LoadingWeights, RollingOut, S
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.ray_calls import describe, is_ready
 from ript_ray.runtime.remote_logs import Logged, LogRelay
+from ript_ray.runtime.schedule import IdleActors, RunningRequests
 from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
 
 POLL_S = 0.2
@@ -77,6 +78,7 @@ class _Weights:
 
 @dataclass
 class _Counts:
+    started: int = 0
     dispatched: int = 0
     lost: int = 0
     replaced: int = 0
@@ -111,6 +113,9 @@ class ActorPool:
         self._capacity = capacity
         self._weights = _Weights()
         self._actors: dict[int, ActorSlot] = {}
+        self._starting: dict[int, ActorSlot] = {}
+        self._idle = IdleActors()
+        self._running = RunningRequests()
         self._restart_at = dict.fromkeys(range(num_actors), 0.0)
         self._queue: deque[RolloutRequest] = deque()
         self._finished: deque[tuple[GroupSummary, ray.ObjectRef]] = deque()
@@ -121,7 +126,7 @@ class ActorPool:
     @property
     def num_starting(self) -> int:
         """Number of actors whose constructors are running."""
-        return sum(isinstance(actor.call, Starting) for actor in self._actors.values())
+        return len(self._starting)
 
     @property
     def num_ready(self) -> int:
@@ -131,14 +136,13 @@ class ActorPool:
     @property
     def has_work(self) -> bool:
         """Whether a request is queued, running, or finished but not fetched."""
-        return bool(self._queue or self._finished) or any(actor.request for actor in self._actors.values())
+        return bool(self._queue or self._finished or self._running)
 
     @property
     def dispatch_counts(self) -> DispatchCounts:
         """Counts of dispatched, lost and running requests."""
-        running = sum(actor.request is not None for actor in self._actors.values()) + len(self._finished)
-        counts = self._counts
-        return DispatchCounts(counts.dispatched, counts.lost, running, counts.replaced)
+        counts, num_running = self._counts, len(self._running) + len(self._finished)
+        return DispatchCounts(counts.dispatched, counts.lost, num_running, counts.replaced)
 
     def submit(self, request: RolloutRequest) -> None:
         """Dispatch a request to an idle actor, or queue it."""
@@ -164,10 +168,11 @@ class ActorPool:
     def load(self, reference: ray.ObjectRef, weights: Weights) -> None:
         """Have every actor load these weights before its next request; wait for those that are idle now."""
         self._weights = _Weights(reference, weights.checksum, weights.version)
-        self._dispatch()
-        loads = {actor.call.reference for actor in self._actors.values() if isinstance(actor.call, LoadingWeights)}
-        while any(actor.call and actor.call.reference in loads for actor in self._actors.values()):
-            self.poll()
+        for actor in [self._idle.take() for _ in range(len(self._idle))]:
+            self._release(actor)
+        for actor, call in [(actor, actor.call) for actor in self._actors.values()]:
+            while isinstance(call, LoadingWeights) and actor.call is call and self._actors.get(actor.slot) is actor:
+                self.poll()
 
     def kill(self) -> None:
         """Kill all actors."""
@@ -176,7 +181,7 @@ class ActorPool:
             ray.kill(actor.handle, no_restart=True)
 
     def poll(self, others: Sequence[ray.ObjectRef] = ()) -> None:
-        """Start due actors, dispatch requests, and wait up to `POLL_S` for an actor, or one of `others`, to answer.
+        """Start due actors, dispatch requests, and wait up to `POLL_S` for actors, or one of `others`, to answer.
 
         Raises:
             WorkerError: The limit of replacements is reached, or one request failed `max_attempts` times.
@@ -188,13 +193,17 @@ class ActorPool:
             time.sleep(POLL_S)
             return
         ready, pending = ray.wait([*calls, *others], timeout=POLL_S)
+        if ready and pending:  # handle all answers at once: one wait costs as much as there are calls
+            more, pending = ray.wait(pending, num_returns=len(pending), timeout=0)
+            ready += more
         now = time.monotonic()
         for reference in pending:
             actor = calls.get(reference)
             if actor and actor.deadline <= now and not is_ready(reference):
                 self._replace(actor, TimeoutError(f"no answer within {self._timeout_of(actor):g} s"))
-        if ready and ready[0] in calls:
-            self._on_answer(calls[ready[0]])
+        for reference in ready:
+            if reference in calls:
+                self._on_answer(calls[reference])
 
     def _timeout_of(self, actor: ActorSlot) -> float:
         is_rolling = isinstance(actor.call, RollingOut)
@@ -211,28 +220,36 @@ class ActorPool:
             del self._restart_at[slot]
             handle = self._start_actor()
             start = Starting(handle.__ray_ready__.remote())
-            self._actors[slot] = ActorSlot(slot, handle, start, now + self._limits.start_timeout_s)
-        starting = [actor for actor in self._actors.values() if isinstance(actor.call, Starting)]
-        for actor in starting[: max(0, -free)]:  # their node is lost: does not count as a failed start
+            actor = ActorSlot(slot, self._counts.started, handle, start, now + self._limits.start_timeout_s)
+            self._actors[slot] = self._starting[slot] = actor
+            self._counts.started += 1
+        for actor in list(self._starting.values())[: max(0, -free)]:  # their node is lost: not a failed start
             ray.kill(actor.handle, no_restart=True)
-            del self._actors[actor.slot]
+            del self._actors[actor.slot], self._starting[actor.slot]
             self._restart_at[actor.slot] = now
 
+    def _release(self, actor: ActorSlot) -> None:
+        """Have an actor without a call load the current weights, if it lacks them; then it is idle."""
+        if actor.version == self._weights.version:
+            self._idle.add(actor)
+            return
+        assert self._weights.version is not None
+        load = actor.handle.load_logged.remote(
+            self._weights.reference
+        )  # Algorithm 1, line 3: sampling policy <- policy
+        actor.call = LoadingWeights(load, self._weights.checksum, self._weights.version)
+        actor.deadline = time.monotonic() + self._limits.start_timeout_s
+
     def _dispatch(self) -> None:
-        """Give every idle actor the current weights, else a queued request, else a copy of a straggler."""
-        idle = [actor for actor in self._actors.values() if actor.call is None]
-        for actor in sorted(idle, key=lambda actor: actor.num_failures):  # a retry prefers healthy actors
-            if actor.version != self._weights.version:  # Algorithm 1, line 3: sampling policy <- policy
-                assert self._weights.version is not None
-                load = actor.handle.load_logged.remote(self._weights.reference)
-                actor.call = LoadingWeights(load, self._weights.checksum, self._weights.version)
-                actor.deadline = time.monotonic() + self._limits.start_timeout_s
-            elif request := self._queue.popleft() if self._queue else self._straggler():
-                self._counts.dispatched += 1
-                # Lines 7-8: K rollouts of one context. Two results, so that the driver fetches the summary alone.
-                summary, group = actor.handle.roll_logged.options(num_returns=2).remote(request)
-                actor.call = RollingOut(summary, group, request, time.monotonic())
-                actor.deadline = time.monotonic() + self._limits.group_timeout_s
+        """Give idle actors the queued requests, then copies of stragglers; a retry prefers healthy actors."""
+        while self._idle and (request := self._queue.popleft() if self._queue else self._straggler()):
+            actor = self._idle.take()
+            self._counts.dispatched += 1
+            # Lines 7-8: K rollouts of one context. Two results, so that the driver fetches the summary alone.
+            summary, group = actor.handle.roll_logged.options(num_returns=2).remote(request)
+            actor.call = RollingOut(summary, group, request, time.monotonic())
+            actor.deadline = time.monotonic() + self._limits.group_timeout_s
+            self._running.add(actor, request.index)
 
     def _straggler(self) -> RolloutRequest | None:
         """Return the longest-running request if it is a straggler and no other actor runs it too, else none.
@@ -244,16 +261,14 @@ class ActorPool:
             return None
         median_s = statistics.median(self._counts.durations_s)
         latest_start = time.monotonic() - max(self._limits.min_straggler_s, self._limits.straggler_factor * median_s)
-        copies = Counter(actor.request.index for actor in self._actors.values() if actor.request)
-        stragglers = [
-            (actor.call.started, actor.request)
-            for actor in self._actors.values()
-            if isinstance(actor.call, RollingOut) and actor.request and actor.version == self._weights.version
-            if actor.call.started < latest_start and copies[actor.request.index] == 1
-        ]
-        return min(stragglers, key=lambda entry: entry[0])[1] if stragglers else None
+        return self._running.oldest_single(self._weights.version, latest_start)
 
     def _on_answer(self, actor: ActorSlot) -> None:
+        self._handle_answer(actor)
+        if actor.call is None and self._actors.get(actor.slot) is actor:
+            self._release(actor)
+
+    def _handle_answer(self, actor: ActorSlot) -> None:
         call = actor.call
         assert call is not None
         try:
@@ -265,6 +280,7 @@ class ActorPool:
             self._replace(actor, error)
             return
         actor.call = None
+        self._starting.pop(actor.slot, None)
         if isinstance(answer, Logged):
             self._logs.relay(actor.slot, answer.entries)
         if isinstance(call, LoadingWeights):
@@ -287,11 +303,11 @@ class ActorPool:
         counts.deaths.pop(actor.slot, None)  # the slot works again: reset its backoff
         actor.num_failures = 0
         self._finished.append((summary, call.group))
-        for other in self._actors.values():
-            if other.request is not None and other.request.index == summary.index:  # its answer will be ignored
-                assert isinstance(other.call, RollingOut)
-                other.call = replace(other.call, request=None)
-                counts.lost += 1
+        self._running.discard(actor)
+        for other in self._running.finish(summary.index):  # its answer will be ignored
+            assert isinstance(other.call, RollingOut)
+            other.call = replace(other.call, request=None)
+            counts.lost += 1
         actor.num_invalid = actor.num_invalid + 1 if summary.error else 0
         if summary.error:
             logger.warning("group %d of rollout actor %d is malformed: %s", summary.index, actor.slot, summary.error)
@@ -310,12 +326,15 @@ class ActorPool:
             self._replace(actor, error)
             return
         actor.call = None
+        self._running.discard(actor)
         if request is not None:
             self._retry(request, error)
 
     def _replace(self, actor: ActorSlot, error: Exception, *, is_start: bool = False) -> None:
         """Kill an actor; another one fills its slot after the backoff."""
         del self._actors[actor.slot]
+        self._starting.pop(actor.slot, None)
+        self._running.discard(actor)
         ray.kill(actor.handle, no_restart=True)
         counts, limits = self._counts, self._limits
         node_died = "node has died" in str(error)  # not a failed start
@@ -361,5 +380,5 @@ class ActorPool:
             self._limits.max_attempts,
             describe(error),
         )
-        if all(other.request is not request for other in self._actors.values()):
+        if request.index not in self._running:
             self._queue.appendleft(request)

@@ -34,12 +34,13 @@ class RollingOut:
     started: float
 
 
-@dataclass
+@dataclass(eq=False)
 class ActorSlot:
     """One slot of the pool and the actor process in it, which runs one call at a time.
 
     Attributes:
         slot: Number of the slot, from 0; a replacement keeps it.
+        order: Number of actors that the pool had started before this one.
         handle: Ray's handle of the actor.
         call: The pending call, or none if the actor is idle.
         deadline: When the pending call times out, by `time.monotonic`.
@@ -49,6 +50,7 @@ class ActorSlot:
     """
 
     slot: int
+    order: int
     handle: Any
     call: Starting | LoadingWeights | RollingOut | None
     deadline: float

@@ -99,9 +99,9 @@ class RayRuntime:
             num_actors,
             timeout_s=cluster.start_timeout_s,
         )
-        log_level = package_level()
+        arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, cluster.max_environments)
         self._pool = ActorPool(
-            lambda: worker_class.remote(log_level, build_policy, parts.make_environment, parts.max_steps),
+            lambda: worker_class.remote(*arguments),
             num_actors,
             Limits(
                 start_timeout_s=cluster.start_timeout_s,

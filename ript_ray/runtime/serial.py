@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
 from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
@@ -15,7 +16,7 @@ class SerialRuntime:
 
     num_actors = 1
 
-    def __init__(self, parts: Components, *, with_learner: bool = True):
+    def __init__(self, parts: Components, *, max_environments: int = MAX_ENVIRONMENTS, with_learner: bool = True):
         """Build one worker, and the learner unless only requests are to be run.
 
         Raises:
@@ -23,7 +24,7 @@ class SerialRuntime:
         """
         if with_learner:
             require(parts.num_learners == 1, f"num-learners is {parts.num_learners}; in one process it must be 1")
-        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps)
+        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps, max_environments)
         self._optional_learner: Learner | None = None
         if with_learner:
             self._optional_learner = Learner(

@@ -45,6 +45,7 @@ def test_defaults_are_the_papers() -> None:
         (lambda: Evaluation(contexts_per_task=0), r"evaluation\.contexts-per-task must be at least 1"),
         (lambda: Evaluation(batch_size=0), "batch-size must be at least 1"),
         (lambda: Cluster(num_actors=0), "num-actors must be at least 1"),
+        (lambda: Cluster(max_environments=0), "max-environments must be at least 1"),
         (lambda: Cluster(cpus_per_actor=0), "cpus-per-actor must be above 0"),
         (lambda: replace(EXPERIMENT, tasks=()), "at least one task"),
         (lambda: replace(EXPERIMENT, tasks=("reach-v3", "reach-v3")), "must differ"),

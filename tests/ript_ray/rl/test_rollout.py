@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -35,15 +36,34 @@ class NoisyWalker(ModulePolicy):
         raise NotImplementedError
 
 
+class Closable(LineEnvironment):
+    """Knows its task and whether it is open; closing it fails if told so."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        self.task = task
+        self.is_open = True
+        self.closing_fails = False
+
+    def close(self) -> None:
+        super().close()
+        self.is_open = False
+        if self.closing_fails:
+            raise RuntimeError("the simulator is stuck")
+
+
 class CountingPool(EnvironmentPool):
-    def __init__(self) -> None:
-        self.built: list[LineEnvironment] = []
-        super().__init__(self._build)
+    def __init__(self, **limits: int) -> None:
+        self.built: list[Closable] = []
+        super().__init__(self._build, **limits)
 
     def _build(self, task: str) -> Environment:
-        environment = LineEnvironment()
+        environment = Closable(task)
         self.built.append(environment)
         return environment
+
+    def open_tasks(self) -> Counter[str]:
+        return Counter(environment.task for environment in self.built if environment.is_open)
 
 
 def request(num_rollouts: int, first_seed: int = 0) -> RolloutRequest:
@@ -90,6 +110,53 @@ def test_environments_are_reused_and_never_shared_within_a_request() -> None:
     assert len(pool.built) == 4
     assert [rollout.num_steps for rollout in first.rollouts] == [rollout.num_steps for rollout in again.rollouts]
     assert len({id(environment) for environment in pool.take(["right"] * 4)}) == 4
+
+
+def test_the_environments_of_the_least_recently_used_task_are_closed_first() -> None:
+    pool = CountingPool(max_environments=6)
+    for task in "abca":
+        pool.take([task] * 2)
+    assert pool.open_tasks() == {"a": 2, "b": 2, "c": 2}
+    pool.take(["d"] * 2)
+    assert pool.open_tasks() == {"a": 2, "c": 2, "d": 2}, "b was not used since c and a were"
+    pool.take(["a"] * 3)
+    assert pool.open_tasks() == {"a": 3, "c": 1, "d": 2}, "no more are closed than the bound requires"
+    assert len(pool.built) == 9
+
+
+def test_a_request_above_the_bound_gets_its_environments_and_the_next_one_returns_to_the_bound() -> None:
+    pool = CountingPool(max_environments=3)
+    assert len({id(environment) for environment in pool.take(["a"] * 5 + ["b"])}) == 6
+    assert pool.open_tasks() == {"a": 5, "b": 1}
+    kept = pool.take(["a"] * 2)
+    assert pool.open_tasks() == {"a": 3}
+    assert all(environment.is_open for environment in kept if isinstance(environment, Closable))
+
+
+def test_rollouts_do_not_depend_on_the_bound() -> None:
+    tasks = ["left", "right", "left", "right"]
+    contexts = [Context(task, task, (0.0, 0.9 if task == "right" else -0.9)) for task in tasks]
+    requests = [RolloutRequest(0, (context,) * 4, tuple((seed,) for seed in range(4))) for context in contexts]
+    lengths = []
+    for pool in (CountingPool(), CountingPool(max_environments=1)):
+        groups = [roll_out(request, NoisyWalker(), pool, max_steps=12, version=Version(0)) for request in requests]
+        lengths.append([rollout.num_steps for group in groups for rollout in group.rollouts])
+        assert len(pool.built) == (8 if len(lengths) == 1 else 16)
+    assert lengths[0] == lengths[1]
+
+
+def test_an_environment_that_cannot_be_closed_keeps_no_other_one_open(caplog: pytest.LogCaptureFixture) -> None:
+    pool = CountingPool(max_environments=2)
+    pool.take(["a"] * 2)
+    for environment in pool.built:
+        environment.closing_fails = True
+    pool.take(["b"] * 2)
+    assert caplog.messages == ["an environment of task a was not closed: RuntimeError: the simulator is stuck"] * 2
+    assert pool.open_tasks() == {"b": 2}
+    pool.built[2].closing_fails = True
+    with pytest.raises(RuntimeError, match="the simulator is stuck"):
+        pool.close()
+    assert pool.open_tasks() == {}
 
 
 def test_evaluation_keeps_no_record() -> None:

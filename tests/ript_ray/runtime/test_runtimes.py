@@ -269,6 +269,35 @@ def test_a_cluster_fills_the_machine_by_default() -> None:
     assert Cluster(cpus_per_actor=0.1, learner_cpus=1).count_actors([2]) == 10
 
 
+class CountedEnvironment(LineEnvironment):
+    """Counts the environments that are open, and the most that ever were."""
+
+    num_open = 0
+    most_open = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        CountedEnvironment.num_open += 1
+        CountedEnvironment.most_open = max(self.most_open, self.num_open)
+
+    def close(self) -> None:
+        super().close()
+        CountedEnvironment.num_open -= 1
+
+
+def test_the_bound_on_open_environments_holds_and_changes_no_weight() -> None:
+    parts = replace(line_parts(POLICIES["laplace"]), make_environment=lambda task: CountedEnvironment())
+    expected, most_open = [], []
+    for bound in (64, 4):
+        CountedEnvironment.num_open = CountedEnvironment.most_open = 0
+        with open_runtime(parts, Cluster(in_process=True, max_environments=bound)) as runtime:
+            expected.append(checksums(train_on(runtime)))
+        most_open.append(CountedEnvironment.most_open)
+        assert CountedEnvironment.num_open == 0
+    assert most_open == [8, 4], "two tasks with groups of four"
+    assert expected[0] == expected[1]
+
+
 class EasyEnvironment(LineEnvironment):
     """Solved by the first step, so that every group is uniform, after `after` episodes in this process."""
 
