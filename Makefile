@@ -17,8 +17,9 @@ quickstart: install
 	$(BIN)/python -m experiments.quickstart
 
 test: check
-	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not alone and not slow'
-	$(BIN)/pytest -q -m 'alone and not slow'
+	@# Both halves run even if the first fails; either fails the target.
+	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not alone and not slow'; first=$$?; \
+	$(BIN)/pytest -q -m 'alone and not slow' && exit $$first
 
 test-fast: install
 	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not ray and not sim and not cli and not slow'

@@ -1,11 +1,16 @@
 """Shared fixtures."""
 
+import contextlib
+import ctypes
 import functools
+import gc
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -59,6 +64,34 @@ def line_stream(num_per_task: int = 6, *, perturb: Perturb | None = None) -> Con
         benchmark, benchmark.tasks, num_per_task=num_per_task, seed=5, purpose=Purpose.TRAINING_CONTEXTS
     )
     return ContextStream(contexts, seed=5, perturb=perturb)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_caches() -> Iterator[None]:
+    """After each file, free cached policies and simulators."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in ("ript_ray", "ript_envs", "tests"):
+            for value in list(vars(module).values()):
+                if isinstance(value, functools._lru_cache_wrapper):
+                    value.cache_clear()
+    free_memory()
+
+
+@pytest.fixture(autouse=True)
+def _free_simulators() -> Iterator[None]:
+    """After a test that used much memory, free closed simulators: 25 MB each, and several per run."""
+    before = psutil.Process().memory_info().rss
+    yield
+    if psutil.Process().memory_info().rss > before + 50e6:
+        free_memory()
+
+
+def free_memory() -> None:
+    """Return the memory of unused objects to the system."""
+    gc.collect()  # a simulator is a reference cycle
+    with contextlib.suppress(AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(params=["gaussian", "laplace"])

@@ -80,6 +80,28 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
+FAKE_PYTEST = """#!/bin/sh
+echo "$@" >> {calls}
+case "$*" in *"{failing}"*) exit 1 ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("failing", "succeeds"), [("-m not alone and not slow", False), ("-m alone and not slow", False), ("none", True)]
+)
+def test_make_test_runs_both_halves_and_fails_if_either_fails(failing: str, succeeds: bool, tmp_path: Path) -> None:
+    calls, pytest_command = tmp_path / "calls", tmp_path / "pytest"
+    pytest_command.write_text(FAKE_PYTEST.format(calls=calls, failing=failing))
+    pytest_command.chmod(0o755)
+    command = ["make", "-f", str(ROOT / "Makefile"), "--assume-old=check", "test", f"BIN={tmp_path}"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode == 0) == succeeds, result.stdout + result.stderr
+    assert calls.read_text().splitlines() == [
+        "-q -n 2 --dist loadfile -m not alone and not slow",
+        "-q -m alone and not slow",
+    ]
+
+
 def test_constraints_pin_exact_versions_and_name_no_index() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert "torch==2.13.0" in lines

@@ -1,5 +1,6 @@
 """Parity with the released QueST: outputs, one PPO step, advantages. Expected values: the authors' code on CPU."""
 
+import copy
 import zlib
 
 import numpy as np
@@ -22,6 +23,9 @@ VARIANTS = ("libero", "metaworld")
 CAMERA: dict[Variant, str] = {"libero": "agentview", "metaworld": "corner"}
 GRADIENT_TOLERANCE = 3e-4
 """Relative."""
+ENCODING_TOLERANCE = {torch.float64: 1e-4, torch.float32: 5e-4}
+"""Absolute. The encodings amplify rounding: the fixture, in float32, is 4.9e-5 from our network in float64, and our
+network in float32 is up to 1.2e-4 from it, depending on the processor. A wrong epsilon moves them by 2e-3 or more."""
 
 
 def expected(variant: Variant) -> dict[str, NDArray]:
@@ -35,8 +39,8 @@ def observations(variant: Variant) -> tuple[dict[str, NDArray], list[str]]:
     return arrays, instructions
 
 
-def assert_near(ours: torch.Tensor, theirs: NDArray) -> None:
-    np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=0, atol=TOLERANCE)
+def assert_near(ours: torch.Tensor, theirs: NDArray, tolerance: float = TOLERANCE) -> None:
+    np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +96,13 @@ def test_tokens_decode_to_the_published_actions(variant: Variant) -> None:
         assert_near(autoencoder.decode_tokens(tokens), theirs["decoded_actions"])
 
 
+@pytest.mark.parametrize("dtype", ENCODING_TOLERANCE, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_actions_encode_to_the_published_tokens_and_back(variant: Variant) -> None:
-    autoencoder, theirs = formula_policy(variant).autoencoder, expected(variant)
-    actions = torch.tensor(theirs["ae_input"])
+def test_actions_encode_to_the_published_tokens_and_back(variant: Variant, dtype: torch.dtype) -> None:
+    autoencoder, theirs = copy.deepcopy(formula_policy(variant).autoencoder).to(dtype), expected(variant)
+    actions = torch.tensor(theirs["ae_input"]).to(dtype)
     with torch.no_grad():
-        assert_near(autoencoder.encode(actions), theirs["ae_encoded"])
+        assert_near(autoencoder.encode(actions), theirs["ae_encoded"], ENCODING_TOLERANCE[dtype])
         np.testing.assert_array_equal(autoencoder.tokens(actions), theirs["ae_indices"])
         assert_near(autoencoder(actions), theirs["ae_recon"])
 
