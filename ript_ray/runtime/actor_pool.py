@@ -18,7 +18,8 @@ from ript_ray.errors import WorkerError
 from ript_ray.rl.protocols import DispatchCounts
 from ript_ray.runtime.actor_slot import ActorSlot, LoadingWeights, RollingOut, Starting
 from ript_ray.runtime.capacity import ActorCapacity
-from ript_ray.runtime.ray_calls import describe, is_ready
+from ript_ray.runtime.limits import MAX_FAILURES, MAX_INVALID, Limits, RecentFaults
+from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, node_of
 from ript_ray.runtime.remote_logs import Logged, LogRelay
 from ript_ray.runtime.schedule import IdleActors, RunningRequests
 from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
@@ -26,45 +27,7 @@ from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
 POLL_S = 0.2
 """Longest wait before deadlines and due restarts are checked again, in seconds."""
 
-MAX_INVALID = 3
-"""Consecutive malformed groups after which an actor is replaced."""
-
-MAX_FAILURES = 3
-"""Consecutive requests raising an exception after which an actor is replaced."""
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Timeouts and retry limits.
-
-    Attributes:
-        start_timeout_s: Timeout for starting an actor and for loading weights, in seconds.
-        group_timeout_s: Timeout for one request, in seconds.
-        max_replacements: Actors that may be replaced over the life of the pool.
-        straggler_factor: A request that runs for this multiple of the median duration is also run by an idle actor;
-            inf to disable.
-        min_straggler_s: Shortest duration of a straggler, in seconds.
-        max_attempts: Failed attempts after which a request itself, rather than its actors, counts as the cause.
-        max_failed_starts: Consecutive failed starts that are always allowed; with more actors, one per actor.
-            Bounds the time spent on an actor that can never start.
-    """
-
-    start_timeout_s: float
-    group_timeout_s: float
-    max_replacements: int
-    straggler_factor: float = 3.0
-    min_straggler_s: float = 0.5
-    max_attempts: int = 5
-    max_failed_starts: int = 3
-
-    def backoff_s(self, num_deaths: int) -> float:
-        """Return the backoff before refilling a slot that lost `num_deaths` actors since its last finished request.
-
-        Zero for the first two, then doubling up to 30 s.
-        """
-        return 0.0 if num_deaths <= 2 else min(30.0, 0.5 * 2.0 ** (num_deaths - 2))
 
 
 @dataclass
@@ -120,6 +83,7 @@ class ActorPool:
         self._queue: deque[RolloutRequest] = deque()
         self._finished: deque[tuple[GroupSummary, ray.ObjectRef]] = deque()
         self._counts = _Counts()
+        self._faults = RecentFaults(limits.replacement_period_s)
         self._logs = LogRelay("actor")
         self._start_due_actors()
 
@@ -219,7 +183,7 @@ class ActorPool:
         for slot in due_slots[: max(0, free)]:
             del self._restart_at[slot]
             handle = self._start_actor()
-            start = Starting(handle.__ray_ready__.remote())
+            start = Starting(node_of(handle))
             actor = ActorSlot(slot, self._counts.started, handle, start, now + self._limits.start_timeout_s)
             self._actors[slot] = self._starting[slot] = actor
             self._counts.started += 1
@@ -280,7 +244,8 @@ class ActorPool:
             self._replace(actor, error)
             return
         actor.call = None
-        self._starting.pop(actor.slot, None)
+        if self._starting.pop(actor.slot, None):
+            actor.node = answer
         if isinstance(answer, Logged):
             self._logs.relay(actor.slot, answer.entries)
         if isinstance(call, LoadingWeights):
@@ -336,49 +301,67 @@ class ActorPool:
         self._starting.pop(actor.slot, None)
         self._running.discard(actor)
         ray.kill(actor.handle, no_restart=True)
-        counts, limits = self._counts, self._limits
-        node_died = "node has died" in str(error)  # not a failed start
-        counts.failed_starts += (is_start or isinstance(actor.call, Starting)) and not node_died
+        if lost_its_node(error, actor.node):
+            self._restart_at[actor.slot] = time.monotonic()  # as capacity allows
+            logger.warning("rollout actor %d is lost with its node; replacing it", actor.slot)
+            is_fault = False
+        else:
+            is_fault = self._count_fault(actor, error, is_start=is_start or isinstance(actor.call, Starting))
+        self._counts.replaced += 1
+        if actor.request is not None:
+            self._retry(actor.request, error, is_fault=is_fault)
+
+    def _count_fault(self, actor: ActorSlot, error: Exception, *, is_start: bool) -> bool:
+        """Count a failure of an actor and plan its replacement; return whether its node can be ruled out as the cause.
+
+        Raises:
+            WorkerError: A limit is reached.
+        """
+        counts, limits, now = self._counts, self._limits, time.monotonic()
+        is_certain = not isinstance(error, ray.exceptions.ActorUnavailableError)  # so begins the death of a node
+        num_recent = self._faults.count(now, live_nodes())
+        counts.failed_starts += is_start and is_certain
         max_failed_starts = max(limits.max_failed_starts, self.num_actors)
-        if counts.replaced >= limits.max_replacements or counts.failed_starts >= max_failed_starts:
+        if num_recent + is_certain > limits.max_replacements or counts.failed_starts >= max_failed_starts:
             raise WorkerError(
                 f"rollout actor {actor.slot} failed ({describe(error)}) and is not replaced: "
-                f"{counts.replaced} of at most {limits.max_replacements} actors have been replaced "
-                f"(cluster.max-replacements), {counts.failed_starts} of at most {max_failed_starts} consecutive starts "
-                "have failed"
+                f"{num_recent} of at most {limits.max_replacements} actors have been replaced within "
+                f"{limits.replacement_period_s:g} s (cluster.max-replacements), {counts.failed_starts} of at most "
+                f"{max_failed_starts} consecutive starts have failed"
             ) from error
-        counts.replaced += 1
-        counts.deaths[actor.slot] += 1
+        self._faults.add(now, actor.node, is_certain=is_certain)
+        counts.deaths[actor.slot] += is_certain
         backoff_s = limits.backoff_s(counts.deaths[actor.slot])
-        self._restart_at[actor.slot] = time.monotonic() + backoff_s
+        self._restart_at[actor.slot] = now + backoff_s
         logger.warning(
-            "rollout actor %d failed (%s); replacing it in %g s, replacement %d of at most %d",
+            "rollout actor %d failed (%s); replacing it in %g s, replacement %d of at most %d within %g s",
             actor.slot,
             describe(error),
             backoff_s,
-            counts.replaced,
+            num_recent + is_certain,
             limits.max_replacements,
+            limits.replacement_period_s,
         )
-        if actor.request is not None:
-            self._retry(actor.request, error)
+        return is_certain
 
-    def _retry(self, request: RolloutRequest, error: Exception) -> None:
-        """Count a copy of a request as lost; queue the request again unless another copy is still running."""
-        counts = self._counts
-        counts.lost += 1
-        counts.attempts[request.index] += 1
-        if counts.attempts[request.index] >= self._limits.max_attempts:
-            raise WorkerError(
-                f"group {request.index} ({request.contexts[0].task}) failed {self._limits.max_attempts} times, "
-                f"last error: {describe(error)}"
-            ) from error
-        logger.warning(
-            "group %d (%s) failed, attempt %d of %d: %s",
-            request.index,
-            request.contexts[0].task,
-            counts.attempts[request.index],
-            self._limits.max_attempts,
-            describe(error),
-        )
+    def _retry(self, request: RolloutRequest, error: Exception, *, is_fault: bool = True) -> None:
+        """Count a copy of a request as lost; queue the request again unless another copy is still running.
+
+        Args:
+            request: The request.
+            error: Why the copy is lost.
+            is_fault: Whether the request itself may be the cause.
+        """
+        self._counts.lost += 1
+        if is_fault:
+            self._count_attempt(request, error)
         if request.index not in self._running:
             self._queue.appendleft(request)
+
+    def _count_attempt(self, request: RolloutRequest, error: Exception) -> None:
+        self._counts.attempts[request.index] += 1
+        what = f"group {request.index} ({request.contexts[0].task}) failed"
+        num_attempts, max_attempts = self._counts.attempts[request.index], self._limits.max_attempts
+        if num_attempts >= max_attempts:
+            raise WorkerError(f"{what} {max_attempts} times, last error: {describe(error)}") from error
+        logger.warning("%s, attempt %d of %d: %s", what, num_attempts, max_attempts, describe(error))

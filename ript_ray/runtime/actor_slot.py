@@ -45,6 +45,7 @@ class ActorSlot:
         call: The pending call, or none if the actor is idle.
         deadline: When the pending call times out, by `time.monotonic`.
         version: Version of the weights it holds, none before the first load.
+        node: Id of its node, none before it has started.
         num_failures: Consecutive requests in which its code raised.
         num_invalid: Consecutive malformed groups it returned.
     """
@@ -55,6 +56,7 @@ class ActorSlot:
     call: Starting | LoadingWeights | RollingOut | None
     deadline: float
     version: Version | None = None
+    node: str | None = None
     num_failures: int = 0
     num_invalid: int = 0
 

@@ -29,7 +29,8 @@ class Cluster:
         group_timeout_s: Timeout for one group of rollouts, in seconds, above 0.
         straggler_factor: A group that runs for this multiple of the median duration, and for at least half a second,
             is also run by an idle actor, and the first answer counts; above 1, inf to disable.
-        max_replacements: Rollout actors that may be replaced before the run fails, at least 0.
+        max_replacements: Rollout actors that may be replaced within one hour before the run fails, at least 0.
+            Actors that are lost with their node do not count.
         update_timeout_s: Timeout for one learner update, in seconds, above 0.
     """
 

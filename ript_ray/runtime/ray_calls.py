@@ -15,6 +15,31 @@ def is_ready(reference: ray.ObjectRef) -> bool:
     return bool(ray.wait([reference], timeout=0)[0])
 
 
+def node_of(handle: Any) -> ray.ObjectRef:
+    """Ask an actor for the id of its node; the answer comes once it has started."""
+    reference: ray.ObjectRef = handle.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+    return reference
+
+
+def live_nodes() -> set[str]:
+    """Return the ids of the nodes that Ray holds to be alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def lost_its_node(error: Exception, node: str | None) -> bool:
+    """Return whether an actor failed because its node died.
+
+    Args:
+        error: Why it failed.
+        node: Id of its node, or none if it never answered.
+    """
+    # The text is Ray's only sign of it for an actor that was still starting; an error of a constructor has any text.
+    died_with_node = "node has died" in str(error)
+    if died_with_node and isinstance(error, ray.exceptions.ActorDiedError) and not error.actor_init_failed:
+        return True
+    return node is not None and node not in live_nodes()
+
+
 def describe(error: Exception) -> str:
     """Return the cause of a failure in one line, without the remote stack trace, which is in Ray's log files."""
     if isinstance(error, ray.exceptions.RayTaskError):

@@ -17,11 +17,12 @@ import ray
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.protocols import Components, DispatchCounts
-from ript_ray.runtime.actor_pool import ActorPool, Limits
+from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.learner_group import LearnerGroup
+from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights

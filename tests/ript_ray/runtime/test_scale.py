@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import ray
 
-from ript_ray.runtime.actor_pool import ActorPool, Limits
+from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
+from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.remote_logs import Logged
 from ript_ray.types import Context, GroupSummary, RolloutRequest, Version, Weights
 
@@ -37,7 +38,7 @@ class Handle:
     """An actor without a process, for the costs of the driver alone."""
 
     def __init__(self) -> None:
-        self.__ray_ready__ = Method(lambda: ray.put(True))
+        self.__ray_call__ = Method(lambda function: ray.put("node"))
         self.load_logged = Method(lambda weights: ray.put(Logged(WEIGHTS.checksum, ())))
         self.roll_logged = Method(self._roll)
 

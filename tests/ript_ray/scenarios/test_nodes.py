@@ -95,6 +95,29 @@ def test_actors_spread_over_nodes_and_survive_the_loss_of_one(nodes: Nodes, capl
         runtime.close()
 
 
+def test_the_loss_of_nodes_is_no_fault_of_their_actors(nodes: Nodes) -> None:
+    expected = checksums(train_on(SerialRuntime(line_parts(POLICY))))
+    cluster = Cluster(num_actors=4, cpus_per_actor=0.5, learner_cpus=1.0, max_replacements=0)
+    runtime = RayRuntime(line_parts(POLICY), cluster)
+
+    def replace_both_nodes() -> None:
+        for node in list(nodes.worker_nodes):
+            nodes.remove_node(node, allow_graceful=False)
+        for _ in range(2):
+            nodes.add_node(num_cpus=1, **STORE)
+
+    try:
+        log = Interruption(replace_both_nodes)
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=3, seed=5, callbacks=[log])
+        assert checksums(log) == expected
+        keep_busy_until(runtime, lambda: runtime._pool.num_ready == 4)
+        assert runtime.dispatch_counts.num_replaced == 4
+        replace_both_nodes()
+        keep_busy_until(runtime, lambda: runtime.dispatch_counts.num_replaced == 8 and runtime._pool.num_ready == 4)
+    finally:
+        runtime.close()
+
+
 def shortages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "ript_ray.runtime.capacity"]
 

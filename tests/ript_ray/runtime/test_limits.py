@@ -1,0 +1,21 @@
+"""Which failures of actors count as faults."""
+
+from ript_ray.runtime.limits import NODE_VERDICT_S, RecentFaults
+
+
+def test_faults_count_within_the_period_only() -> None:
+    faults = RecentFaults(period_s=3600.0)
+    for moment in (0.0, 1000.0, 2000.0):
+        faults.add(moment, "a", is_certain=True)
+    assert [faults.count(now, {"a"}) for now in (2000.0, 3601.0, 5601.0)] == [3, 2, 0]
+
+
+def test_failures_that_may_be_their_nodes_count_once_the_node_has_outlived_them() -> None:
+    faults = RecentFaults(period_s=3600.0)
+    for _ in range(128):
+        faults.add(0.0, "a", is_certain=False)
+        faults.add(0.0, "b", is_certain=False)
+    assert faults.count(1.0, {"a", "b"}) == 0
+    assert faults.count(NODE_VERDICT_S + 1, {"b"}) == 128, "the node of the others has died"
+    faults.add(1.0, None, is_certain=False)
+    assert faults.count(NODE_VERDICT_S + 2, set()) == 1, "an unknown node explains nothing"

@@ -1,0 +1,56 @@
+"""The limit of replacements is a rate."""
+
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from ript_ray.errors import WorkerError
+from ript_ray.runtime.actor_pool import ActorPool
+from ript_ray.runtime.capacity import ActorCapacity
+from ript_ray.runtime.limits import Limits
+from ript_ray.runtime.remote_logs import Logged
+from ript_ray.types import Context, GroupSummary, RolloutRequest, Version
+
+pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
+
+CONTEXT = Context("left", "go left", (0.0, -0.9))
+
+
+class DiesOncePerRequest:
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def roll_logged(self, request: RolloutRequest) -> tuple[Logged[GroupSummary], None]:
+        mark = self._folder / str(request.index)
+        if not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return Logged(GroupSummary(request.index, Version(0), (1.0,), (1,), 0, (), None), ()), None
+
+
+def finish_three_requests(folder: Path, period_s: float) -> ActorPool:
+    """Run three requests, each of which kills an actor first, where one replacement is allowed per period."""
+    actor_class = ray.remote(num_cpus=0.1)(DiesOncePerRequest)
+    limits = Limits(start_timeout_s=60, group_timeout_s=60, max_replacements=1, replacement_period_s=period_s)
+    pool = ActorPool(lambda: actor_class.remote(folder), 1, limits, capacity=ActorCapacity(lambda: 1, 1, timeout_s=60))
+    try:
+        for index in range(3):
+            pool.submit(RolloutRequest(index, (CONTEXT,), ((index,),)))
+            while pool.next_finished() is None:
+                pool.poll()
+    finally:
+        pool.kill()
+    return pool
+
+
+def test_actors_that_die_rarely_never_use_up_the_replacements(tmp_path: Path) -> None:
+    pool = finish_three_requests(tmp_path, period_s=0.1)  # a start takes longer
+    assert pool.dispatch_counts.num_replaced == 3
+
+
+def test_actors_that_die_more_often_than_the_limit_end_the_run(tmp_path: Path) -> None:
+    message = r"1 of at most 1 actors have been replaced within 3600 s \(cluster\.max-replacements\)"
+    with pytest.raises(WorkerError, match=message):
+        finish_three_requests(tmp_path, period_s=3600.0)
