@@ -15,6 +15,7 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.types import GroupSummary
+from tests.commands import environment
 
 EXPERIMENT = replace(EXAMPLE, num_updates=5, checkpoint_every=10, sampling=replace(EXAMPLE.sampling, batch_rollouts=16))
 IN_PROCESS = Cluster(in_process=True)
@@ -37,7 +38,10 @@ class Stop(View):
 @pytest.mark.parametrize(
     "cluster", [IN_PROCESS, pytest.param(Cluster(num_actors=2, cpus_per_actor=0.5), marks=pytest.mark.ray)]
 )
-def test_a_run_interrupted_after_update_3_resumes_from_it_to_the_same_weights(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_run_interrupted_after_update_3_resumes_from_it_to_the_same_weights(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # of the actors, which build the example's policy
     run_experiment(EXPERIMENT, IN_PROCESS, runs=tmp_path / "undisturbed", view=View(ViewMode.QUIET, 5))
     with pytest.raises(KeyboardInterrupt):
         run_experiment(EXPERIMENT, cluster, runs=tmp_path / "stopped", view=Stop(3))
