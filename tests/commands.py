@@ -26,8 +26,8 @@ def environment() -> dict[str, str]:
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as a child process, for at most 280 s."""
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=280, check=False)
+    """Run a command as a child process, for at most 840 s."""
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=840, check=False)
 
 
 def quickstart_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

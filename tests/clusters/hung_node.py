@@ -33,21 +33,21 @@ def main() -> None:
     cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
     ray.init(address=cluster.address, log_to_driver=False)
     actor = ray.remote(num_cpus=1)(Sleeper).remote()
-    raylet = psutil.Process(ray.get(actor.pid.remote(), timeout=60)).parent()
+    raylet = psutil.Process(ray.get(actor.pid.remote(), timeout=120)).parent()
     node = [raylet, *raylet.children(recursive=True)]
     try:
         stop(node)
         time.sleep(STALL_S)
         for process in node:
             process.resume()
-        ray.get(actor.pid.remote(), timeout=60)
+        ray.get(actor.pid.remote(), timeout=120)
         time.sleep(2)  # until the head has seen that the node is alive: the two pauses must not add up
         print(f"survived a pause of {STALL_S:g} s")
         call = actor.work.remote()
         stopped = time.monotonic()
         stop(node)
         try:
-            ray.get(call, timeout=60)
+            ray.get(call, timeout=120)
         except ray.exceptions.RayError as error:
             print(f"{type(error).__name__} after {time.monotonic() - stopped:.1f} s")
     finally:

@@ -11,10 +11,11 @@ from tests.commands import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.cli, pytest.mark.alone]
 
-NOTICED_WITHIN_S = 10.0
+NOTICED_WITHIN_S = 20.0
+"""By the settings 9 s on an idle machine; with Ray's defaults more than a minute."""
 
 
-def test_a_node_that_hangs_is_dead_within_ten_seconds_and_one_that_pauses_is_not() -> None:
+def test_a_node_that_hangs_is_dead_within_twenty_seconds_and_one_that_pauses_is_not() -> None:
     # A process of its own: Ray reads its settings once, and they must be those of the shipped file.
     settings = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     result = subprocess.run(
@@ -23,7 +24,7 @@ def test_a_node_that_hangs_is_dead_within_ten_seconds_and_one_that_pauses_is_not
         env=settings | {"RAY_AUTH_TOKEN": "0" * 64},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=800,
         check=False,
     )
     print(result.stdout)

@@ -82,7 +82,7 @@ class Head:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=800,
             check=False,
         )
 
@@ -141,7 +141,7 @@ def running(command: list[str], head: Head) -> Iterator[None]:
     with (head.folder / "head.log").open("w") as log:
         process = psutil.Popen(command, cwd=head.project, env=head.environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while status_of(head.url) is None:
             assert process.poll() is None, (head.folder / "head.log").read_text()
             assert time.monotonic() < deadline, (head.folder / "head.log").read_text()
@@ -150,18 +150,18 @@ def running(command: list[str], head: Head) -> Iterator[None]:
     finally:
         family = [process, *process.children(recursive=True)]
         process.terminate()
-        _, left = psutil.wait_procs(family, timeout=10)
+        _, left = psutil.wait_procs(family, timeout=30)
         for survivor in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
-        psutil.wait_procs(left, timeout=10)
+        psutil.wait_procs(left, timeout=30)
 
 
 def status_of(url: str, token: str | None = None) -> int | None:
     """Return the status code of the response to a request; None if there is no response."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/api/jobs/", headers=headers), timeout=30) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -218,7 +218,7 @@ def test_a_stopped_job_leaves_a_checkpoint_to_resume_from_and_no_process(head: H
         assert processes_of_jobs(head)
         stopped = head.ray(documented("ray job stop").replace("JOB", "stopped"))
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while processes_of_jobs(head):
         assert time.monotonic() < deadline, processes_of_jobs(head)
         time.sleep(0.1)

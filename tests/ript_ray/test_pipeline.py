@@ -138,7 +138,7 @@ def stop_after_first_update(home: Path) -> tuple[Path, int]:
             if line.startswith("update 1,"):
                 break
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=30)
+        code = process.wait(timeout=240)
     (folder,) = (home / "runs" / "small").iterdir()
     return folder, code
 

@@ -48,7 +48,7 @@ def run_learner(kind: str, rank: int, size: int, port: int, answers: multiproces
     if rank == 0:
         _, port = learner.open_store("127.0.0.1")
         answers.put(port)
-    learner.join(("127.0.0.1", port), rank=rank, size=size, timeout_s=60)
+    learner.join(("127.0.0.1", port), rank=rank, size=size, timeout_s=300)
     num_reductions = 0
     reduce = distributed.all_reduce
 
@@ -69,8 +69,8 @@ def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, floa
     for rank in range(size):
         processes.append(context.Process(target=run_learner, args=(kind, rank, size, port, answers), daemon=True))
         processes[-1].start()
-        port = port or answers.get(timeout=60)
-    found = sorted((answers.get(timeout=60) for _ in processes), key=lambda answer: answer[0])
+        port = port or answers.get(timeout=300)
+    found = sorted((answers.get(timeout=300) for _ in processes), key=lambda answer: answer[0])
     for process in processes:
         process.join(30)
     return found

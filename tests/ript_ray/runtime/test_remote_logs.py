@@ -95,7 +95,7 @@ def test_an_environments_records_and_warnings_reach_the_driver_with_actor_and_gr
         attributes = vars(record)
         assert (attributes["actor"], attributes["group"], attributes["node"]) == (0, 17, platform.node())
         assert record.process not in (None, os.getpid())
-        assert 0 <= time.time() - record.created < 60
+        assert 0 <= time.time() - record.created < 900
 
 
 @pytest.mark.ray

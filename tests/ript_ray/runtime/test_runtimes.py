@@ -223,7 +223,7 @@ def test_an_update_that_finishes_during_the_poll_is_not_missed(monkeypatch: pyte
 
     def ends_just_after() -> None:
         """The update is still running when polled, and has finished by the time the other events are polled."""
-        ray.wait(learners._update, timeout=60)
+        ray.wait(learners._update, timeout=300)
         monkeypatch.undo()
 
     try:

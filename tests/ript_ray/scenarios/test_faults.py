@@ -31,13 +31,21 @@ from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
 
 
+HANG_S = 600
+"""Duration of a fault that hangs."""
+NOT_WAITED_S = HANG_S / 4
+"""A run shorter than this has not waited for a fault to end, however slow the machine is."""
+GROUP_TIMEOUT_S = 5.0
+"""A group takes milliseconds."""
+
+
 @pytest.fixture(scope="module")
 def undisturbed() -> list[str]:
     return checksums(train_on(SerialRuntime(line_parts(POLICY))))
 
 
 def hang_with_the_interpreter_locked() -> None:
-    ctypes.PyDLL(None).sleep(120)
+    ctypes.PyDLL(None).sleep(HANG_S)
 
 
 FAULTS: dict[str, Callable[[], object]] = {
@@ -46,7 +54,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "os._exit": lambda: os._exit(3),
     "sys.exit": lambda: sys.exit(3),
     "exception": lambda: 1 / 0,
-    "sleep": lambda: time.sleep(120),
+    "sleep": lambda: time.sleep(HANG_S),
     "locked interpreter": hang_with_the_interpreter_locked,
     "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
 }
@@ -73,7 +81,7 @@ class FaultyEnvironment(LineEnvironment):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path: Path, undisturbed: list[str]) -> None:
     mark = tmp_path / "done"
-    runtime = runtime_with(lambda task: FaultyEnvironment(fault, mark), group_timeout_s=3.0)
+    runtime = runtime_with(lambda task: FaultyEnvironment(fault, mark), group_timeout_s=GROUP_TIMEOUT_S)
     try:
         started = time.monotonic()
         log = train_on(runtime)
@@ -81,7 +89,7 @@ def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path
         assert checksums(log) == undisturbed
         assert log.records[-1].ledger.lost == 1
         assert runtime.dispatch_counts.num_replaced == (0 if fault == "exception" else 1)
-        assert time.monotonic() - started < 45
+        assert time.monotonic() - started < NOT_WAITED_S
     finally:
         runtime.close()
 
@@ -93,7 +101,7 @@ def test_a_hung_group_is_finished_by_an_idle_actor_long_before_its_deadline(
     try:
         started = time.monotonic()
         log = train_on(runtime)
-        assert time.monotonic() - started < 60, "the deadline is 600 s"
+        assert time.monotonic() - started < NOT_WAITED_S, "the deadline is 600 s"
         assert checksums(log) == undisturbed
         assert log.records[-1].ledger.lost == 1, "the hung copy is counted as lost"
         assert runtime.dispatch_counts.num_replaced == 0
@@ -133,28 +141,37 @@ def test_a_death_in_the_middle_of_a_broadcast_changes_no_weight(tmp_path: Path, 
         runtime.close()
 
 
-def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_15_s(tmp_path: Path) -> None:
+def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_a_few_start_times() -> None:
     class Slow(LineEnvironment):
         def step(self, action):
             time.sleep(0.1)
             return super().step(action)
 
+    started = time.monotonic()
     runtime = runtime_with(lambda task: Slow(), num_actors=2)
     try:
         runtime.broadcast()
         pids = worker_pids(runtime)
-        for index in range(200):
+        start_s = time.monotonic() - started
+        for index in range(1000):
             runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
-        while runtime.dispatch_counts.num_running < 2:
-            runtime.next_event()
-        os.kill(pids[0], signal.SIGKILL)
-        killed = time.monotonic()
-        while runtime.dispatch_counts.num_replaced == 0:
-            runtime.next_event()
-        assert time.monotonic() - killed < 2
-        while runtime._pool.num_ready < 2:
-            runtime.next_event()
-        assert time.monotonic() - killed < 15
+        found = []
+        for kill in range(3):  # other load on the machine can only lengthen what is measured
+            victim = worker_pids(runtime)[0]
+            for _ in range(2):
+                runtime.next_event()  # both actors get new groups, so the victim dies in the middle of one
+            os.kill(victim, signal.SIGKILL)
+            killed = time.monotonic()
+            while runtime.dispatch_counts.num_replaced == kill:
+                runtime.next_event()
+            noticed_s = time.monotonic() - killed
+            while runtime._pool.num_ready < 2:
+                runtime.next_event()
+            found.append((noticed_s, time.monotonic() - killed))
+            if found[-1][0] < 2 and found[-1][1] < 2 + 3 * start_s:
+                break
+        else:
+            pytest.fail(f"noticed and replaced after {found} s, the first start took {start_s:.1f} s")
         assert set(worker_pids(runtime)) != set(pids)
     finally:
         runtime.close()
@@ -162,7 +179,7 @@ def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_15_s(tmp_path:
 
 def worker_pids(runtime: RayRuntime) -> list[int]:
     return [
-        ray.get(actor.handle.__ray_call__.remote(lambda worker: os.getpid()), timeout=60)
+        ray.get(actor.handle.__ray_call__.remote(lambda worker: os.getpid()), timeout=300)
         for actor in runtime._pool._actors.values()
     ]
 
@@ -191,7 +208,7 @@ def test_a_constructor_that_always_dies_ends_the_run_within_the_budget() -> None
     started = time.monotonic()
     with pytest.raises(WorkerError, match=r"rollout actor \d failed .*2 of at most 2 actors have been replaced"):
         on_ray(line_parts(die), 1, max_replacements=2)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 240, "an actor that dies must not be waited for until its start timeout"
 
 
 def test_a_constructor_that_always_raises_ends_the_run_after_a_few_attempts() -> None:
@@ -215,21 +232,23 @@ class SlowFirstEnvironment(LineEnvironment):
 
     def step(self, action):
         if self._hangs:
-            time.sleep(120)
+            time.sleep(HANG_S)
         super().step(action)
         self._solved = False
         return False
 
 
 def test_a_hung_actor_is_replaced_while_others_keep_responding(tmp_path: Path) -> None:
-    runtime = runtime_with(lambda task: SlowFirstEnvironment(tmp_path / "mark"), num_actors=3, group_timeout_s=3.0)
+    runtime = runtime_with(
+        lambda task: SlowFirstEnvironment(tmp_path / "mark"), num_actors=3, group_timeout_s=GROUP_TIMEOUT_S
+    )
     try:
         started = time.monotonic()
         sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=30)
         outcome = train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5)
         assert outcome.exhausted is not None
         assert runtime.dispatch_counts.num_replaced == 1
-        assert time.monotonic() - started < 40
+        assert time.monotonic() - started < NOT_WAITED_S
     finally:
         runtime.close()
 
@@ -316,7 +335,7 @@ class ParentEnvironment(FaultyEnvironment):
 
 @pytest.mark.parametrize("fault", ["SIGKILL", "locked interpreter", "SIGSTOP"])
 def test_the_child_processes_of_a_killed_or_stuck_actor_are_killed_too(fault: str, tmp_path: Path) -> None:
-    runtime = runtime_with(lambda task: ParentEnvironment(fault, tmp_path), group_timeout_s=3.0)
+    runtime = runtime_with(lambda task: ParentEnvironment(fault, tmp_path), group_timeout_s=GROUP_TIMEOUT_S)
     try:
         train_on(runtime)
         assert runtime.dispatch_counts.num_replaced == 1
@@ -324,7 +343,7 @@ def test_the_child_processes_of_a_killed_or_stuck_actor_are_killed_too(fault: st
         runtime.close()
     pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
     assert pids
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(map(alive, pids)):
         time.sleep(0.1)
     assert not [pid for pid in pids if alive(pid)]
@@ -341,7 +360,7 @@ def test_a_closed_runtime_leaves_no_process_and_no_object() -> None:
     runtime.close()
     del runtime
     gc.collect()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (any(map(alive, pids)) or stored_bytes()):
         time.sleep(0.1)
     assert not [pid for pid in pids if alive(pid)]

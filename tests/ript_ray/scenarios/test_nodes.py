@@ -53,7 +53,7 @@ def actor_nodes(runtime: RayRuntime) -> list[str]:
         return ray.get_runtime_context().get_node_id()
 
     return [
-        ray.get(actor.handle.__ray_call__.remote(find_node), timeout=60) for actor in runtime._pool._actors.values()
+        ray.get(actor.handle.__ray_call__.remote(find_node), timeout=300) for actor in runtime._pool._actors.values()
     ]
 
 
@@ -123,8 +123,8 @@ def shortages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def keep_busy_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
-    """Keep every actor busy, as a training loop does, for at most 30 s."""
-    deadline = time.monotonic() + 30
+    """Keep every actor busy, as a training loop does, for at most 180 s."""
+    deadline = time.monotonic() + 180
     for start in itertools.count(10_000, 4):
         if reached():
             return
@@ -181,7 +181,7 @@ def test_two_learners_on_ray_take_the_steps_of_one_and_a_dead_one_ends_the_run(n
         started = time.monotonic()
         with pytest.raises(WorkerError, match="learner"):
             train(runtime, line_stream(), sampling=SAMPLING, num_updates=6, seed=5, start=Progress(3, 100))
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 300, "an update may take an hour, but a dead learner is noticed"
     finally:
         runtime.close()
 
