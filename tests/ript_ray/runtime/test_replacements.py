@@ -33,8 +33,8 @@ class DiesOncePerRequest:
 def finish_three_requests(folder: Path, period_s: float) -> ActorPool:
     """Run three requests, each of which kills an actor first, where one replacement is allowed per period."""
     actor_class = ray.remote(num_cpus=0.1)(DiesOncePerRequest)
-    limits = Limits(start_timeout_s=60, group_timeout_s=60, max_replacements=1, replacement_period_s=period_s)
-    pool = ActorPool(lambda: actor_class.remote(folder), 1, limits, capacity=ActorCapacity(lambda: 1, 1, timeout_s=60))
+    limits = Limits(start_timeout_s=300, group_timeout_s=300, max_replacements=1, replacement_period_s=period_s)
+    pool = ActorPool(lambda: actor_class.remote(folder), 1, limits, capacity=ActorCapacity(lambda: 1, 1, timeout_s=300))
     try:
         for index in range(3):
             pool.submit(RolloutRequest(index, (CONTEXT,), ((index,),)))
