@@ -31,10 +31,12 @@ from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
 
 
-HANG_S = 600
+HANG_S = 3600
 """Duration of a fault that hangs."""
-NOT_WAITED_S = HANG_S / 4
-"""A run shorter than this has not waited for a fault to end, however slow the machine is."""
+NOT_WAITED_S = 500
+"""A run shorter than this has waited neither for a fault to end nor for the default group timeout, 600 s.
+
+On a busy machine one took over 100 s."""
 GROUP_TIMEOUT_S = 5.0
 """A group takes milliseconds."""
 
@@ -101,7 +103,7 @@ def test_a_hung_group_is_finished_by_an_idle_actor_long_before_its_deadline(
     try:
         started = time.monotonic()
         log = train_on(runtime)
-        assert time.monotonic() - started < NOT_WAITED_S, "the deadline is 600 s"
+        assert time.monotonic() - started < NOT_WAITED_S
         assert checksums(log) == undisturbed
         assert log.records[-1].ledger.lost == 1, "the hung copy is counted as lost"
         assert runtime.dispatch_counts.num_replaced == 0
