@@ -198,9 +198,8 @@ class ActorPool:
             self._idle.add(actor)
             return
         assert self._weights.version is not None
-        load = actor.handle.load_logged.remote(
-            self._weights.reference
-        )  # Algorithm 1, line 3: sampling policy <- policy
+        # Algorithm 1, line 3: sampling policy <- policy
+        load = actor.handle.load_logged.remote(self._weights.reference)
         actor.call = LoadingWeights(load, self._weights.checksum, self._weights.version)
         actor.deadline = time.monotonic() + self._limits.start_timeout_s
 
