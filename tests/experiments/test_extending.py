@@ -101,3 +101,11 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(finished: Path, home:
     assert result.returncode == 0, result.stdout + result.stderr
     name = "checkpoints/update-00004/policy.safetensors"
     assert (folder / name).read_bytes() == (finished / name).read_bytes(), "also: in one process as on Ray"
+
+
+def test_noise_that_the_benchmark_cannot_make_is_refused_before_the_run_exists(tmp_path: Path) -> None:
+    result = run(*LAUNCH, *SMALL, *HERE, "--sampling.rollout-noise-m", "0.1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "line cannot move the objects of" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
