@@ -71,7 +71,7 @@ def load_dataset(
     """
     num_each = settings.num_per_task + settings.num_held_out
     source_name = f"reading from {settings.folder}" if settings.folder else "recording"
-    logger.info("%s: %d demonstrations per task, %d tasks", source_name, num_each, len(tasks))
+    logger.info("%s, demonstrations per task: %d, tasks: %d", source_name, num_each, len(tasks))
     source: DemonstrationSource
     if settings.folder is None:
         source = _Expert(benchmark.with_cameras(cameras), settings, max_steps, seed)
