@@ -85,6 +85,16 @@ class GroupBuffer:
         return min(capacity - in_flight, capacity + self._max_uniform_groups - ahead)
 
     @property
+    def next_index(self) -> int:
+        """Index that is launched next."""
+        return self._next_index
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether groups are running that may be rejected, so that others are launched in their place."""
+        return not self.exhausted and bool(self._indices(_State.RUNNING))
+
+    @property
     def ready(self) -> bool:
         """Whether a batch is full (Algorithm 1, line 5), every earlier group judged and no other batch in training."""
         return len(self._next_batch()) == self._groups_per_update and not self._indices(_State.TRAINING)

@@ -4,7 +4,7 @@ The runtime counts dispatched, lost and running copies; the group buffer counts 
 groups. `reconcile` combines both and checks that they match.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from ript_ray.rl.dynamic_sampling import UNIFORM, Verdict
 from ript_ray.rl.group_buffer import GroupBuffer
@@ -13,7 +13,7 @@ from ript_ray.rl.protocols import DispatchCounts
 
 @dataclass(frozen=True)
 class Ledger:
-    """Invariant: dispatched = trained + uniform + stale + invalid + lost + in_flight.
+    """Invariant: dispatched = trained + uniform + stale + invalid + lost + duplicated + speculated + in_flight.
 
     Counts copies of groups: a retried or speculatively duplicated group has several.
 
@@ -23,7 +23,9 @@ class Ledger:
         uniform: Rejected because all rollouts failed or all succeeded; without dynamic sampling they are trained.
         stale: Rejected because the sampling policy was too old.
         invalid: Rejected because they are malformed.
-        lost: Lost with an actor or its environment, or superseded by a faster copy of the same group.
+        lost: Lost with an actor or its environment.
+        duplicated: Cancelled because another copy of the same group was faster.
+        speculated: Run ahead of need by idle actors, and not needed.
         in_flight: Running, or accepted and not trained yet.
     """
 
@@ -34,11 +36,13 @@ class Ledger:
     invalid: int = 0
     lost: int = 0
     in_flight: int = 0
+    duplicated: int = field(default=0, metadata={"before": 0})
+    speculated: int = field(default=0, metadata={"before": 0})
 
     @property
     def balance(self) -> int:
         """Copies not accounted for; 0 in a consistent ledger."""
-        known = self.trained + self.uniform + self.stale + self.invalid + self.lost + self.in_flight
+        known = sum(getattr(self, field.name) for field in fields(self) if field.name != "dispatched")
         return self.dispatched - known
 
 
@@ -61,6 +65,8 @@ def reconcile(now: DispatchCounts, at_start: DispatchCounts, buffer: GroupBuffer
         stale=rejected[Verdict.STALE],
         invalid=rejected[Verdict.INVALID],
         lost=now.num_lost - at_start.num_lost,
+        duplicated=now.num_duplicated - at_start.num_duplicated,
+        speculated=now.num_speculated - at_start.num_speculated,
         in_flight=now.num_running + buffer.num_waiting,
     )
     assert ledger.balance == 0, f"the counts of the runtime and the group buffer do not match: {ledger}"

@@ -40,14 +40,17 @@ class DispatchCounts:
 
     Attributes:
         num_dispatched: Copies sent to an actor.
-        num_lost: Copies whose result was never used: lost with an actor or its environment and retried, or
-            superseded by a faster copy of a straggler.
+        num_lost: Copies lost with an actor or its environment, and retried.
+        num_duplicated: Copies cancelled because another copy of the same straggler was faster.
+        num_speculated: Copies run ahead of need and dropped, because no batch needed them before new weights came.
         num_running: Copies that are running now.
         num_replaced: Rollout actors replaced.
     """
 
     num_dispatched: int = 0
     num_lost: int = 0
+    num_duplicated: int = 0
+    num_speculated: int = 0
     num_running: int = 0
     num_replaced: int = 0
 
@@ -67,6 +70,13 @@ class Runtime(Protocol):
 
     def launch(self, request: RolloutRequest) -> None:
         """Queue a request; returns at once."""
+        ...
+
+    def run_ahead(self, request_of: Callable[[int], RolloutRequest] | None, first_index: int) -> None:
+        """Let actors that would idle run requests from `first_index` on, before they are launched.
+
+        Their results are held until they are launched, or dropped at the next broadcast. With None, drop them now.
+        """
         ...
 
     def next_event(self) -> GroupSummary | UpdateReport:
@@ -90,10 +100,10 @@ class Runtime(Protocol):
         ...
 
     def broadcast(self) -> Weights:
-        """Send the learner's current weights to every actor, verified by checksum.
+        """Have every actor load the learner's current weights before its next request, verified by checksum.
 
         Returns:
-            The weights, once every idle actor holds them; busy actors load them before their next request.
+            The weights; no actor is waited for.
         """
         ...
 

@@ -15,10 +15,17 @@ from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
 OnAction = Callable[[int, NDArray[np.float32]], None]
 """Takes the index of an episode in its request, and the action (A,) that it is about to execute."""
 
+IsCancelled = Callable[[], bool]
+"""Whether the result of a running request is no longer needed."""
+
 MAX_ENVIRONMENTS = 64
 """Default bound on the environments that a pool keeps open."""
 
 logger = logging.getLogger(__name__)
+
+
+class RolloutCancelledError(Exception):
+    """A request was cancelled while it was running. Its environments stay usable: the next episode resets them."""
 
 
 class EnvironmentPool:
@@ -115,6 +122,7 @@ def roll_out(
     max_steps: int,
     version: Version,
     on_action: OnAction | None = None,
+    is_cancelled: IsCancelled | None = None,
 ) -> Group:
     """Run the episodes of a request as one batch (Algorithm 1, lines 7 and 8).
 
@@ -129,6 +137,10 @@ def roll_out(
         max_steps: Episode horizon, in environment steps.
         version: Version of the policy's weights, stored in the group.
         on_action: Called before each environment step, for whoever wants to see the actions.
+        is_cancelled: Asked before each policy call.
+
+    Raises:
+        RolloutCancelledError: `is_cancelled` said so.
     """
     environments = pool.take([context.task for context in request.contexts])
     episodes = [
@@ -139,6 +151,8 @@ def roll_out(
     ]
     active = episodes
     while active:
+        if is_cancelled is not None and is_cancelled():
+            raise RolloutCancelledError
         observations = [episode.environment.observe() for episode in active]
         decisions = policy.act(
             {name: np.stack([observation[name] for observation in observations]) for name in observations[0]},

@@ -9,7 +9,14 @@ import torch
 
 from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
-from ript_ray.rl.rollout import MAX_ENVIRONMENTS, EnvironmentPool, OnAction, roll_out
+from ript_ray.rl.rollout import (
+    MAX_ENVIRONMENTS,
+    EnvironmentPool,
+    IsCancelled,
+    OnAction,
+    RolloutCancelledError,
+    roll_out,
+)
 from ript_ray.rl.validation import layout_of, validate_group
 from ript_ray.rl.weights import apply
 from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version, Weights
@@ -37,8 +44,10 @@ class RolloutWorker:
         self._version = weights.version
         return checksum
 
-    def roll(self, request: RolloutRequest, on_action: OnAction | None = None) -> tuple[GroupSummary, Group]:
-        """Run the episodes of a request and validate the group; see `roll_out` for `on_action`."""
+    def roll(
+        self, request: RolloutRequest, *, on_action: OnAction | None = None, is_cancelled: IsCancelled | None = None
+    ) -> tuple[GroupSummary, Group]:
+        """Run the episodes of a request and validate the group; see `roll_out` for the other arguments."""
         torch.set_num_threads(1)  # the order of floating-point sums must not depend on the machine
         try:
             group = roll_out(
@@ -48,7 +57,10 @@ class RolloutWorker:
                 max_steps=self._max_steps,
                 version=self._version,
                 on_action=on_action,
+                is_cancelled=is_cancelled,
             )
+        except RolloutCancelledError:
+            raise
         except Exception:
             with contextlib.suppress(Exception):  # report the original error
                 self._pool.close()  # environments may be in a bad state: the next request builds new ones

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from ript_ray.config.rl import Sampling
 from ript_ray.errors import DivergenceError
@@ -48,11 +49,13 @@ def train(
         start=progress,
     )
     at_start = runtime.dispatch_counts  # it may have dispatched other requests before, e.g. an evaluation
+    request_of = partial(group_request, stream, group_size=sampling.group_size, seed=seed)
     runtime.broadcast()  # line 3, first update; later ones in _broadcast
     current = training = RolloutStats(progress.update + 1, sampling.groups_per_update, dynamic=sampling.dynamic)
     while buffer.update < num_updates:  # line 2
         while buffer.num_wanted > 0:  # lines 5 to 8, on the actors; the cap on groups in flight bounds the lag
-            runtime.launch(group_request(stream, buffer.launch(), group_size=sampling.group_size, seed=seed))
+            runtime.launch(request_of(buffer.launch()))
+        runtime.run_ahead(request_of if buffer.is_searching else None, buffer.next_index)
         if buffer.ready:  # lines 9, 10 and 16 to 18, on the learner, while actors may roll out the next batch
             runtime.start_update(buffer.take_batch())
             training, current = current.close(num_uniform_trained=buffer.num_uniform_in_training), current.next()

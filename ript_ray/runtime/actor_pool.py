@@ -21,6 +21,7 @@ from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.limits import MAX_FAILURES, MAX_INVALID, Limits, RecentFaults
 from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, node_of
 from ript_ray.runtime.remote_logs import Logged, LogRelay
+from ript_ray.runtime.run_ahead import Finished, RunAhead
 from ript_ray.runtime.schedule import IdleActors, RunningRequests
 from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
 
@@ -44,6 +45,8 @@ class _Counts:
     started: int = 0
     dispatched: int = 0
     lost: int = 0
+    duplicated: int = 0
+    speculated: int = 0
     replaced: int = 0
     failed_starts: int = 0
     deaths: Counter[int] = field(default_factory=Counter)
@@ -61,6 +64,7 @@ class ActorPool:
         limits: Limits,
         *,
         capacity: ActorCapacity,
+        ahead: RunAhead,
     ):
         """Start as many actors as fit.
 
@@ -69,11 +73,13 @@ class ActorPool:
             num_actors: Number of slots.
             limits: Timeouts and retry limits.
             capacity: Capacity of the nodes for more actors.
+            ahead: Provides requests for actors that would idle.
         """
         self.num_actors = num_actors
         self._start_actor = start_actor
         self._limits = limits
         self._capacity = capacity
+        self._ahead = ahead
         self._weights = _Weights()
         self._actors: dict[int, ActorSlot] = {}
         self._starting: dict[int, ActorSlot] = {}
@@ -81,7 +87,7 @@ class ActorPool:
         self._running = RunningRequests()
         self._restart_at = dict.fromkeys(range(num_actors), 0.0)
         self._queue: deque[RolloutRequest] = deque()
-        self._finished: deque[tuple[GroupSummary, ray.ObjectRef]] = deque()
+        self._finished: deque[Finished] = deque()
         self._counts = _Counts()
         self._faults = RecentFaults(limits.replacement_period_s)
         self._logs = LogRelay("actor")
@@ -106,22 +112,33 @@ class ActorPool:
     def dispatch_counts(self) -> DispatchCounts:
         """Counts of dispatched, lost and running requests."""
         counts, num_running = self._counts, len(self._running) + len(self._finished)
-        return DispatchCounts(counts.dispatched, counts.lost, num_running, counts.replaced)
+        return DispatchCounts(
+            num_dispatched=counts.dispatched,
+            num_lost=counts.lost,
+            num_duplicated=counts.duplicated,
+            num_speculated=counts.speculated,
+            num_running=num_running,
+            num_replaced=counts.replaced,
+        )
 
     def submit(self, request: RolloutRequest) -> None:
         """Dispatch a request to an idle actor, or queue it."""
         self._queue.append(request)
         self._dispatch()
 
+    def cancel(self, index: int) -> None:
+        """Stop request `index`, which is running ahead of the training loop."""
+        self._counts.speculated += self._cancel_copies(index)
+
     def rerun(self, request: RolloutRequest, error: Exception) -> None:
         """Run a finished request again whose group has been lost."""
         self._retry(request, error)
 
-    def next_finished(self) -> tuple[GroupSummary, ray.ObjectRef] | None:
+    def next_finished(self) -> Finished | None:
         """Return the summary of the next finished request and a reference to its group, or none."""
         return self._finished.popleft() if self._finished else None
 
-    def take_finished(self, index: int) -> tuple[GroupSummary, ray.ObjectRef] | None:
+    def take_finished(self, index: int) -> Finished | None:
         """Return summary and group reference of request `index` if it has finished, else none."""
         for finished in self._finished:
             if finished[0].index == index:
@@ -130,13 +147,10 @@ class ActorPool:
         return None
 
     def load(self, reference: ray.ObjectRef, weights: Weights) -> None:
-        """Have every actor load these weights before its next request; wait for those that are idle now."""
+        """Have every actor load these weights before its next request; returns at once."""
         self._weights = _Weights(reference, weights.checksum, weights.version)
         for actor in [self._idle.take() for _ in range(len(self._idle))]:
             self._release(actor)
-        for actor, call in [(actor, actor.call) for actor in self._actors.values()]:
-            while isinstance(call, LoadingWeights) and actor.call is call and self._actors.get(actor.slot) is actor:
-                self.poll()
 
     def kill(self) -> None:
         """Kill all actors."""
@@ -204,8 +218,13 @@ class ActorPool:
         actor.deadline = time.monotonic() + self._limits.start_timeout_s
 
     def _dispatch(self) -> None:
-        """Give idle actors the queued requests, then copies of stragglers; a retry prefers healthy actors."""
-        while self._idle and (request := self._queue.popleft() if self._queue else self._straggler()):
+        """Give idle actors the queued requests, then copies of stragglers, then requests ahead of the training loop.
+
+        A retry prefers healthy actors.
+        """
+        while self._idle and (
+            request := self._queue.popleft() if self._queue else self._straggler() or self._ahead.next_request()
+        ):
             actor = self._idle.take()
             self._counts.dispatched += 1
             # Lines 7-8: K rollouts of one context. Two results, so that the driver fetches the summary alone.
@@ -236,6 +255,9 @@ class ActorPool:
         assert call is not None
         try:
             answer = ray.get(call.reference, timeout=self._limits.start_timeout_s)
+        except ray.exceptions.TaskCancelledError:
+            actor.call = None
+            return
         except ray.exceptions.RayTaskError as error:
             self._on_exception(actor, error)
             return
@@ -268,15 +290,21 @@ class ActorPool:
         actor.num_failures = 0
         self._finished.append((summary, call.group))
         self._running.discard(actor)
-        for other in self._running.finish(summary.index):  # its answer will be ignored
-            assert isinstance(other.call, RollingOut)
-            other.call = replace(other.call, request=None)
-            counts.lost += 1
+        counts.duplicated += self._cancel_copies(summary.index)
         actor.num_invalid = actor.num_invalid + 1 if summary.error else 0
         if summary.error:
             logger.warning("group %d of rollout actor %d is malformed: %s", summary.index, actor.slot, summary.error)
         if actor.num_invalid >= MAX_INVALID:
             self._replace(actor, WorkerError(f"{MAX_INVALID} malformed groups in a row: {summary.error}"))
+
+    def _cancel_copies(self, index: int) -> int:
+        """Cancel the running copies of a request, whose answers will be ignored; returns their number."""
+        actors = self._running.finish(index)
+        for actor in actors:
+            assert isinstance(actor.call, RollingOut)
+            actor.call = replace(actor.call, request=None)
+            ray.cancel(actor.call.reference)  # seen by the actor before its next policy call
+        return len(actors)
 
     def _on_exception(self, actor: ActorSlot, error: ray.exceptions.RayTaskError) -> None:
         """Retry a request whose code raised; replace the actor only if it could not start or keeps raising."""
@@ -344,7 +372,7 @@ class ActorPool:
         return is_certain
 
     def _retry(self, request: RolloutRequest, error: Exception, *, is_fault: bool = True) -> None:
-        """Count a copy of a request as lost; queue the request again unless another copy is still running.
+        """Count a copy of a request as lost; queue the request again unless it is running or nobody waits for it.
 
         Args:
             request: The request.
@@ -352,6 +380,8 @@ class ActorPool:
             is_fault: Whether the request itself may be the cause.
         """
         self._counts.lost += 1
+        if request.index not in self._running and self._ahead.abandon(request.index):
+            return
         if is_fault:
             self._count_attempt(request, error)
         if request.index not in self._running:

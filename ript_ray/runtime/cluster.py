@@ -32,6 +32,8 @@ class Cluster:
         max_replacements: Rollout actors that may be replaced within one hour before the run fails, at least 0.
             Actors that are lost with their node do not count.
         update_timeout_s: Timeout for one learner update, in seconds, above 0.
+        run_ahead: Groups that idle actors roll out before a batch needs them, at least 0; by default as many as there
+            are actors. Those that are not needed before new weights come are cancelled. Their records take memory.
     """
 
     num_actors: int | None = None
@@ -45,6 +47,7 @@ class Cluster:
     update_timeout_s: float = 3600.0
     straggler_factor: float = 3.0
     max_replacements: int = 100
+    run_ahead: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_actors is not None:
@@ -54,6 +57,8 @@ class Cluster:
         require_at_least("cluster.max-environments", self.max_environments, 1)
         require(self.straggler_factor > 1, f"cluster.straggler-factor must be above 1, not {self.straggler_factor}")
         require_at_least("cluster.max-replacements", self.max_replacements, 0)
+        if self.run_ahead is not None:
+            require_at_least("cluster.run-ahead", self.run_ahead, 0)
         for name in ("start_timeout_s", "group_timeout_s", "update_timeout_s"):
             require_positive(f"cluster.{name.replace('_', '-')}", getattr(self, name))
 

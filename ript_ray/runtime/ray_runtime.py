@@ -8,7 +8,7 @@ broadcast as one object that all actors of a node share.
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
+from ript_ray.runtime.run_ahead import RunAhead
 from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
 
 
@@ -101,6 +102,8 @@ class RayRuntime:
             timeout_s=cluster.start_timeout_s,
         )
         arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, cluster.max_environments)
+        limit = num_actors if cluster.run_ahead is None else cluster.run_ahead
+        self._ahead = RunAhead(limit)
         self._pool = ActorPool(
             lambda: worker_class.remote(*arguments),
             num_actors,
@@ -111,6 +114,7 @@ class RayRuntime:
                 straggler_factor=cluster.straggler_factor,
             ),
             capacity=capacity,
+            ahead=self._ahead,
         )
         try:
             self._await_start()
@@ -124,17 +128,30 @@ class RayRuntime:
 
     @property
     def dispatch_counts(self) -> DispatchCounts:
-        return self._pool.dispatch_counts
+        counts, ahead = self._pool.dispatch_counts, self._ahead
+        return replace(
+            counts,
+            num_speculated=counts.num_speculated + ahead.num_dropped,
+            num_running=counts.num_running + ahead.num_held,
+        )
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests[request.index] = request
-        self._pool.submit(request)
+        if not self._ahead.claim(request.index):
+            self._pool.submit(request)
+
+    def run_ahead(self, request_of: Callable[[int], RolloutRequest] | None, first_index: int) -> None:
+        if request_of is None:
+            self._stop_running_ahead()
+        else:
+            self._ahead.start(request_of, first_index)
 
     def next_event(self) -> GroupSummary | UpdateReport:
         while True:
             if self._learners and (report := self._learners.finished_update()):
                 return report
-            if finished := self._pool.next_finished():
+            self._collect_finished()
+            if finished := self._ahead.next_claimed():
                 summary, group = finished
                 self._groups[summary.index] = group
                 self._summaries[summary.index] = summary
@@ -157,6 +174,7 @@ class RayRuntime:
         self._learner.start_update(indices)
 
     def broadcast(self) -> Weights:
+        self._stop_running_ahead()  # what was run ahead has the old weights
         reference = self._learner.weights()
         weights: Weights = get_result(reference, "the learner's weights", self._cluster.update_timeout_s)
         self._pool.load(reference, weights)
@@ -178,6 +196,15 @@ class RayRuntime:
     def _learner(self) -> LearnerGroup:
         assert self._learners, "this runtime was started without a learner"
         return self._learners
+
+    def _collect_finished(self) -> None:
+        while finished := self._pool.next_finished():
+            self._ahead.finish(finished)
+
+    def _stop_running_ahead(self) -> None:
+        self._collect_finished()
+        for index in self._ahead.stop():
+            self._pool.cancel(index)
 
     def _rerun_undelivered(self, lost: Sequence[tuple[int, Exception]]) -> None:
         """Rerun groups whose node was lost before the learner received them; at lag 0 the reruns are bit-identical.

@@ -17,7 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
+import ray
+
 from ript_ray.rl.learner import Learner, UpdateReport
+from ript_ray.rl.rollout import RolloutCancelledError
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.types import Group, GroupSummary, RolloutRequest, Weights
 
@@ -160,10 +163,13 @@ class LoggedRolloutWorker(RolloutWorker):
             checksum = self.load(weights)
         return Logged(checksum, self._logs.take())
 
-    def roll_logged(self, request: RolloutRequest) -> tuple[Logged[GroupSummary], Group]:
-        """See `RolloutWorker.roll`."""
-        with self._logs.call(request.index):
-            summary, group = self.roll(request)
+    def roll_logged(self, request: RolloutRequest) -> tuple[Logged[GroupSummary], Group] | tuple[None, None]:
+        """See `RolloutWorker.roll`. If the call is cancelled, Ray answers with an exception of its own."""
+        try:
+            with self._logs.call(request.index):
+                summary, group = self.roll(request, is_cancelled=ray.get_runtime_context().is_canceled)
+        except RolloutCancelledError:
+            return None, None
         return Logged(summary, self._logs.take()), group
 
 

@@ -1,7 +1,7 @@
 """The whole system in one process: the same components as on Ray, one request at a time."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
@@ -41,6 +41,9 @@ class SerialRuntime:
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests.append(request)
+
+    def run_ahead(self, request_of: Callable[[int], RolloutRequest] | None, first_index: int) -> None:
+        pass  # nothing idles here
 
     def next_event(self) -> GroupSummary | UpdateReport:
         if self._batch is not None:

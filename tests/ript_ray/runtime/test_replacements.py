@@ -11,6 +11,7 @@ from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.remote_logs import Logged
+from ript_ray.runtime.run_ahead import RunAhead
 from ript_ray.types import Context, GroupSummary, RolloutRequest, Version
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
@@ -34,7 +35,13 @@ def finish_three_requests(folder: Path, period_s: float) -> ActorPool:
     """Run three requests, each of which kills an actor first, where one replacement is allowed per period."""
     actor_class = ray.remote(num_cpus=0.1)(DiesOncePerRequest)
     limits = Limits(start_timeout_s=300, group_timeout_s=300, max_replacements=1, replacement_period_s=period_s)
-    pool = ActorPool(lambda: actor_class.remote(folder), 1, limits, capacity=ActorCapacity(lambda: 1, 1, timeout_s=300))
+    pool = ActorPool(
+        lambda: actor_class.remote(folder),
+        1,
+        limits,
+        capacity=ActorCapacity(lambda: 1, 1, timeout_s=300),
+        ahead=RunAhead(0),
+    )
     try:
         for index in range(3):
             pool.submit(RolloutRequest(index, (CONTEXT,), ((index,),)))

@@ -12,6 +12,7 @@ from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.remote_logs import Logged
+from ript_ray.runtime.run_ahead import RunAhead
 from ript_ray.types import Context, GroupSummary, RolloutRequest, Version, Weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
@@ -50,11 +51,19 @@ class Handle:
 def costs(num_actors: int) -> tuple[float, float]:
     """Return the seconds of a broadcast to all actors, and of `NUM_GROUPS` launched and finished groups."""
     limits = Limits(start_timeout_s=100, group_timeout_s=100, max_replacements=0)
-    pool = ActorPool(Handle, num_actors, limits, capacity=ActorCapacity(lambda: num_actors, num_actors, timeout_s=10))
+    pool = ActorPool(
+        Handle,
+        num_actors,
+        limits,
+        capacity=ActorCapacity(lambda: num_actors, num_actors, timeout_s=10),
+        ahead=RunAhead(0),
+    )
     while pool.num_starting:
         pool.poll()
     started = time.perf_counter()
     pool.load(ray.put(None), WEIGHTS)
+    while len(pool._idle) < num_actors:
+        pool.poll()
     broadcast = time.perf_counter()
     for first in (0, NUM_GROUPS):  # the second time, durations are known, so that stragglers are looked for
         for index in range(first, first + NUM_GROUPS):

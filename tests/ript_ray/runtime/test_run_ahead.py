@@ -1,0 +1,114 @@
+"""Idle actors roll out groups ahead of need: the batches, and the weights, stay those of the strict order."""
+
+import numpy as np
+import pytest
+import ray
+
+from ript_ray.config.rl import Sampling
+from ript_ray.rl.rollout import RolloutCancelledError
+from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.runtime.run_ahead import RunAhead
+from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.types import Context, GroupSummary, RolloutRequest, Version
+from tests.conftest import line_parts
+from tests.fakes import LineEnvironment
+from tests.faulty import POLICY, runtime_with
+from tests.ript_ray.runtime.test_runtimes import checksums, train_on
+
+CONTEXT = Context("left", "go left", (0.0, -1.0))
+
+
+def request_of(index: int) -> RolloutRequest:
+    return RolloutRequest(index, (CONTEXT,), ((index,),))
+
+
+def finished(index: int) -> tuple[GroupSummary, ray.ObjectRef]:
+    return GroupSummary(index, Version(0), (1.0,), (1,), 0), ray.ObjectRef.nil()
+
+
+def next_indices(ahead: RunAhead) -> list[int]:
+    return [request.index for request in iter(ahead.next_request, None)]
+
+
+def test_requests_run_ahead_are_those_not_launched_yet_and_at_most_the_limit() -> None:
+    ahead = RunAhead(3)
+    assert next_indices(ahead) == [], "nothing has been offered"
+    ahead.start(request_of, 5)
+    assert not ahead.claim(5), "it is launched as usual"
+    assert next_indices(ahead) == [6, 7, 8]
+    ahead.finish(finished(7))
+    assert next_indices(ahead) == [], "a held result counts as well"
+    assert ahead.claim(6)
+    assert next_indices(ahead) == [9]
+
+
+def test_a_result_that_comes_before_its_launch_is_delivered_at_the_launch() -> None:
+    ahead = RunAhead(3)
+    ahead.start(request_of, 0)
+    next_indices(ahead)
+    ahead.finish(finished(1))
+    assert ahead.next_claimed() is None
+    assert ahead.claim(0)
+    assert ahead.claim(1)
+    claimed = ahead.next_claimed()
+    assert claimed is not None
+    assert claimed[0].index == 1
+    ahead.finish(finished(0))
+    assert ahead.num_held == 1
+
+
+def test_stopping_drops_held_results_and_names_the_running_ones() -> None:
+    ahead = RunAhead(3)
+    ahead.start(request_of, 0)
+    next_indices(ahead)
+    ahead.finish(finished(1))
+    assert ahead.stop() == [0, 2]
+    assert (ahead.num_dropped, ahead.num_held, ahead.next_request()) == (1, 0, None)
+    ahead.start(request_of, 0)
+    assert next_indices(ahead) == [0, 1, 2], "they run again, with new weights"
+
+
+def test_a_request_that_fails_ahead_of_need_is_given_up_until_it_is_launched() -> None:
+    ahead = RunAhead(2)
+    ahead.start(request_of, 0)
+    next_indices(ahead)
+    assert ahead.abandon(0)
+    assert next_indices(ahead) == [2], "it is not tried again ahead of need"
+    assert not ahead.claim(0), "it is launched as usual"
+    assert not ahead.abandon(0), "it is retried as usual"
+
+
+def test_a_cancelled_request_stops_before_the_next_policy_call_and_its_environments_are_reused() -> None:
+    built: list[LineEnvironment] = []
+
+    def make(task: str) -> LineEnvironment:
+        built.append(LineEnvironment())
+        return built[-1]
+
+    worker = RolloutWorker(POLICY, make, 12)
+    answers = iter([False, False, True])
+    with pytest.raises(RolloutCancelledError):
+        worker.roll(request_of(0), is_cancelled=lambda: next(answers))
+    assert built[0].num_observations == 2
+    again, fresh = worker.roll(request_of(1))[1], RolloutWorker(POLICY, make, 12).roll(request_of(1))[1]
+    assert len(built) == 2, "one for each worker"
+    np.testing.assert_array_equal(again.rollouts[0].log_probs_TU, fresh.rollouts[0].log_probs_TU)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("lag", [0, 1])
+def test_sixteen_actors_that_run_ahead_give_the_weights_of_one_process(lag: int) -> None:
+    sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=200, max_policy_lag=lag)
+    expected = checksums(train_on(SerialRuntime(line_parts(POLICY)), sampling=sampling))
+    runtime = runtime_with(lambda task: LineEnvironment(), 16, cpus_per_actor=0.1)
+    try:
+        log = train_on(runtime, sampling=sampling)
+    finally:
+        runtime.close()
+    assert all(record.ledger.balance == 0 for record in log.records)
+    assert log.records[-1].ledger.speculated > 0
+    assert log.records[-1].ledger.lost == 0
+    if lag == 0:
+        assert checksums(log) == expected
+        assert log.num_groups == sum(record.stats.verdicts.total() for record in log.records)
