@@ -72,12 +72,16 @@ class RolloutRequest:
         contexts: One per rollout; a training group repeats one context K times, up to the noise on rollouts.
         seeds: One per rollout, the source of all its randomness.
         keep_record: Whether to record what the learner needs.
+        num_parts: Parts of equal size that the group is rolled out in, each as one batch.
+        part: Number of this part, from 0.
     """
 
     index: int
     contexts: tuple[Context, ...]
     seeds: tuple[Seed, ...]
     keep_record: bool = True
+    num_parts: int = 1
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class GroupSummary:
         num_bytes: Size of the group's record.
         layout: Layout of the record per decision; all groups of a batch share it.
         error: Why the group is invalid, or None.
+        num_parts: Parts that the group was rolled out in.
+        part: Number of the part that this summary is of, if it is not of the whole group.
     """
 
     index: int
@@ -112,6 +118,8 @@ class GroupSummary:
     num_bytes: int
     layout: Layout = ()
     error: str | None = None
+    num_parts: int = 1
+    part: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ class Sampling:
         rollout_noise_m: Standard deviation of the noise on the object positions of each rollout, in metres, at least
             0. Drawn for each rollout, so that the rollouts of a group start from different states. Source: paper,
             appendix A.4, up to 0.175.
+        rollouts_per_request: Rollouts of a group that one actor runs as one batch, a divisor of group_size; if not
+            given, the whole group. Smaller requests let more actors than there are groups work on a batch. Part of the
+            experiment because the last bits of a rollout depend on the size of its batch. Source: ours.
         max_policy_lag: Largest number of updates between sampling a group and training on it, at least 0. At 0,
             actors wait while the learner trains; above, both work concurrently. Source: paper, 0.
     """
@@ -39,6 +42,7 @@ class Sampling:
     rollout_noise_m: float = field(default=0.0, metadata={"before": 0.0})
     dynamic: bool = field(default=True, metadata={"before": True})
     max_uniform_groups: int = 500
+    rollouts_per_request: int | None = field(default=None, metadata={"before": None})
     max_policy_lag: int = 0
 
     def __post_init__(self) -> None:
@@ -53,11 +57,22 @@ class Sampling:
         require_at_least("sampling.rollout-noise-m", self.rollout_noise_m, 0.0)
         require_at_least("sampling.max-uniform-groups", self.max_uniform_groups, 1)
         require_at_least("sampling.max-policy-lag", self.max_policy_lag, 0)
+        if self.rollouts_per_request is not None:
+            require(
+                self.rollouts_per_request >= 1 and self.group_size % self.rollouts_per_request == 0,
+                f"sampling.rollouts-per-request must be a divisor of the group size {self.group_size}, "
+                f"not {self.rollouts_per_request}",
+            )
 
     @property
     def groups_per_update(self) -> int:
         """Mixed groups per batch, B / K."""
         return self.batch_rollouts // self.group_size
+
+    @property
+    def requests_per_group(self) -> int:
+        """Parts of a group that different actors may run."""
+        return self.group_size // (self.rollouts_per_request or self.group_size)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ a second simulator steps through them. Simulators are deterministic to the bit, 
 
 import contextlib
 import io
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from ript_envs.contract import Benchmark, Rendering
 from ript_ray.checks import require, require_between
 from ript_ray.errors import ReplayError
+from ript_ray.rl.parts import join_summaries, split
 from ript_ray.rl.protocols import Components
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
@@ -75,7 +77,7 @@ class Video:
 
 
 def rerun_request(parts: Components, request: RolloutRequest) -> tuple[GroupSummary, list[ReplayedRollout]]:
-    """Run a request as a rollout actor does, all of its rollouts as one batch, and keep the actions.
+    """Run a request as rollout actors do, each of its parts as one batch, and keep the actions.
 
     Args:
         parts: What the actor is built from; the policy must have the weights that acted.
@@ -84,15 +86,19 @@ def rerun_request(parts: Components, request: RolloutRequest) -> tuple[GroupSumm
     Returns:
         The group's summary, and what was done in each of its rollouts.
     """
-    actions: list[list[NDArray[np.float32]]] = [[] for _ in request.contexts]
     worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps)
     with contextlib.closing(worker):
-        summary, group = worker.roll(request, on_action=lambda row, action: actions[row].append(action.copy()))
-    rollouts = [
+        summaries, rollouts = zip(*(_rerun_part(worker, part) for part in split(request)), strict=True)
+    return join_summaries(summaries), list(itertools.chain(*rollouts))
+
+
+def _rerun_part(worker: RolloutWorker, part: RolloutRequest) -> tuple[GroupSummary, list[ReplayedRollout]]:
+    actions: list[list[NDArray[np.float32]]] = [[] for _ in part.contexts]
+    summary, group = worker.roll(part, on_action=lambda row, action: actions[row].append(action.copy()))
+    return summary, [
         ReplayedRollout(context, tuple(done), rollout.success)
-        for context, done, rollout in zip(request.contexts, actions, group.rollouts, strict=True)
+        for context, done, rollout in zip(part.contexts, actions, group.rollouts, strict=True)
     ]
-    return summary, rollouts
 
 
 def render_video(rollout: ReplayedRollout, benchmark: Benchmark, settings: VideoSettings) -> Video:

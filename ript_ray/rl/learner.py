@@ -21,6 +21,7 @@ from ript_ray.policies.base import Policy
 from ript_ray.rl.batch import assemble, minibatches, select_rows
 from ript_ray.rl.data_parallel import GradientSync, NoSync, ProcessGroup
 from ript_ray.rl.loss import clipped_surrogate
+from ript_ray.rl.parts import join_groups
 from ript_ray.rl.weights import snapshot
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import Arrays, Batch, Group, Version, Weights
@@ -79,9 +80,9 @@ class Learner:
             decay_groups(self._policy.trainable().items(), ppo.weight_decay), lr=ppo.learning_rate
         )
 
-    def receive(self, group: Group) -> None:
-        """Buffer a group until an update uses it."""
-        self._groups[group.index] = group
+    def receive(self, *parts: Group) -> None:
+        """Buffer the parts of a group until an update uses it."""
+        self._groups[parts[0].index] = join_groups(parts)
 
     def update(self, indices: Sequence[int]) -> UpdateReport:
         """Run PPO over the received groups `indices`, in that order, and increment the version.

@@ -15,7 +15,8 @@ from ript_ray.rl.protocols import DispatchCounts
 class Ledger:
     """Invariant: dispatched = trained + uniform + stale + invalid + lost + duplicated + speculated + in_flight.
 
-    Counts copies of groups: a retried or speculatively duplicated group has several.
+    Counts copies of requests: a retried or speculatively duplicated one has several, and a group that is split into
+    parts has one for each.
 
     Attributes:
         dispatched: Sent to an actor.
@@ -55,19 +56,21 @@ def carry_over(earlier: Ledger, since: Ledger) -> Ledger:
     return Ledger(**{field.name: getattr(fresh, field.name) + getattr(since, field.name) for field in fields(Ledger)})
 
 
-def reconcile(now: DispatchCounts, at_start: DispatchCounts, buffer: GroupBuffer) -> Ledger:
+def reconcile(
+    now: DispatchCounts, at_start: DispatchCounts, buffer: GroupBuffer, requests_per_group: int = 1
+) -> Ledger:
     """Return the ledger of a run, excluding what the runtime had done `at_start`; asserts that the counts match."""
-    rejected = buffer.num_rejected
+    rejected = {verdict: count * requests_per_group for verdict, count in buffer.num_rejected.items()}
     ledger = Ledger(
         dispatched=now.num_dispatched - at_start.num_dispatched,
-        trained=buffer.num_trained,
-        uniform=sum(rejected[verdict] for verdict in UNIFORM),
-        stale=rejected[Verdict.STALE],
-        invalid=rejected[Verdict.INVALID],
+        trained=buffer.num_trained * requests_per_group,
+        uniform=sum(rejected.get(verdict, 0) for verdict in UNIFORM),
+        stale=rejected.get(Verdict.STALE, 0),
+        invalid=rejected.get(Verdict.INVALID, 0),
         lost=now.num_lost - at_start.num_lost,
         duplicated=now.num_duplicated - at_start.num_duplicated,
         speculated=now.num_speculated - at_start.num_speculated,
-        in_flight=now.num_running + buffer.num_waiting,
+        in_flight=now.num_running + buffer.num_waiting * requests_per_group,
     )
     assert ledger.balance == 0, f"the counts of the runtime and the group buffer do not match: {ledger}"
     return ledger

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ class RolloutWorker:
             with contextlib.suppress(Exception):  # report the original error
                 self._pool.close()  # environments may be in a bad state: the next request builds new ones
             raise
-        return summarize(group, validate_group(group, request)), group
+        summary = summarize(group, validate_group(group, request))
+        return replace(summary, num_parts=request.num_parts, part=request.part), group
 
     def close(self) -> None:
         """Close the environments."""

@@ -49,7 +49,11 @@ def train(
         start=progress,
     )
     at_start = runtime.dispatch_counts  # it may have dispatched other requests before, e.g. an evaluation
-    request_of = partial(group_request, stream, group_size=sampling.group_size, seed=seed)
+    request_of = partial(group_request, stream, sampling=sampling, seed=seed)
+
+    def ledger() -> Ledger:
+        return reconcile(runtime.dispatch_counts, at_start, buffer, sampling.requests_per_group)
+
     runtime.broadcast()  # line 3, first update; later ones in _broadcast
     current = training = RolloutStats(progress.update + 1, sampling.groups_per_update, dynamic=sampling.dynamic)
     while buffer.update < num_updates:  # line 2
@@ -60,8 +64,7 @@ def train(
             runtime.start_update(buffer.take_batch())
             training, current = current.close(num_uniform_trained=buffer.num_uniform_in_training), current.next()
         if buffer.at_end:  # not in the paper, whose line 5 searches forever
-            ledger = carry_over(reconcile(runtime.dispatch_counts, at_start, buffer), Ledger())
-            return TrainResult(ledger, buffer.explain_exhaustion(), current)
+            return TrainResult(carry_over(ledger(), Ledger()), buffer.explain_exhaustion(), current)
         event = runtime.next_event()
         if isinstance(event, GroupSummary):
             verdict = _admit(event, runtime, buffer, current)
@@ -69,21 +72,21 @@ def train(
                 callback.on_group(current, event, verdict)
         else:
             progress = _finish_update(event, buffer, progress)
-            ledger = reconcile(runtime.dispatch_counts, at_start, buffer)
-            record = _broadcast(runtime, event, training, progress, ledger)
+            record = _broadcast(runtime, event, training, progress, ledger())
             for callback in callbacks:
                 callback.on_update(record)
             _check_divergence(progress, event.error)  # after the callbacks, so that the skipped update is logged
             if sampling.max_policy_lag == 0:
                 current.started = time.perf_counter()  # nothing was rolled out while the learner was busy
-    return TrainResult(reconcile(runtime.dispatch_counts, at_start, buffer))
+    return TrainResult(ledger())
 
 
-def group_request(stream: ContextStream, index: int, *, group_size: int, seed: int) -> RolloutRequest:
+def group_request(stream: ContextStream, index: int, *, sampling: Sampling, seed: int) -> RolloutRequest:
     """Request K rollouts of one context (lines 6 and 7), each with its own seed and, if any, its own noise."""
-    members = range(group_size)
+    members = range(sampling.group_size)
     seeds = tuple(seed_of(seed, Purpose.TRAINING_ROLLOUTS, index, member) for member in members)
-    return RolloutRequest(index, stream.members(index, group_size), seeds)
+    contexts = stream.members(index, sampling.group_size)
+    return RolloutRequest(index, contexts, seeds, num_parts=sampling.requests_per_group)
 
 
 def _admit(summary: GroupSummary, runtime: Runtime, buffer: GroupBuffer, stats: RolloutStats) -> Verdict:

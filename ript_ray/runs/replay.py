@@ -72,8 +72,7 @@ class RecordedRun:
             ReplayError: It does not come out as recorded, or the weights that acted are missing.
         """
         experiment = self.initial.experiment
-        size, seed = experiment.sampling.group_size, experiment.seed
-        request = group_request(self.stream, record.group, group_size=size, seed=seed)
+        request = group_request(self.stream, record.group, sampling=experiment.sampling, seed=experiment.seed)
         policy = self.policy(record.version)
         summary, rollouts = rerun_request(replace(self.initial.components(), build_policy=lambda: policy), request)
         successes = tuple({1.0: 1, 0.0: 0}.get(success) for success in summary.successes)

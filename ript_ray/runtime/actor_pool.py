@@ -21,9 +21,12 @@ from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.limits import MAX_FAILURES, MAX_INVALID, Limits, RecentFaults
 from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, node_of
 from ript_ray.runtime.remote_logs import Logged, LogRelay
-from ript_ray.runtime.run_ahead import Finished, RunAhead
-from ript_ray.runtime.schedule import IdleActors, RunningRequests
+from ript_ray.runtime.run_ahead import RunAhead
+from ript_ray.runtime.schedule import IdleActors, RequestKey, RunningRequests, key_of
 from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
+
+Finished = tuple[GroupSummary, ray.ObjectRef]
+"""Summary of a finished request, and a reference to its group, or part of a group."""
 
 POLL_S = 0.2
 """Longest wait before deadlines and due restarts are checked again, in seconds."""
@@ -50,7 +53,7 @@ class _Counts:
     replaced: int = 0
     failed_starts: int = 0
     deaths: Counter[int] = field(default_factory=Counter)
-    attempts: Counter[int] = field(default_factory=Counter)
+    attempts: Counter[RequestKey] = field(default_factory=Counter)
     durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
 
@@ -126,9 +129,9 @@ class ActorPool:
         self._queue.append(request)
         self._dispatch()
 
-    def cancel(self, index: int) -> None:
-        """Stop request `index`, which is running ahead of the training loop."""
-        self._counts.speculated += self._cancel_copies(index)
+    def cancel(self, key: RequestKey) -> None:
+        """Stop a request that runs ahead of the training loop, if it is running."""
+        self._counts.speculated += self._cancel_copies(key)
 
     def rerun(self, request: RolloutRequest, error: Exception) -> None:
         """Run a finished request again whose group has been lost."""
@@ -137,14 +140,6 @@ class ActorPool:
     def next_finished(self) -> Finished | None:
         """Return the summary of the next finished request and a reference to its group, or none."""
         return self._finished.popleft() if self._finished else None
-
-    def take_finished(self, index: int) -> Finished | None:
-        """Return summary and group reference of request `index` if it has finished, else none."""
-        for finished in self._finished:
-            if finished[0].index == index:
-                self._finished.remove(finished)
-                return finished
-        return None
 
     def load(self, reference: ray.ObjectRef, weights: Weights) -> None:
         """Have every actor load these weights before its next request; returns at once."""
@@ -231,7 +226,7 @@ class ActorPool:
             summary, group = actor.handle.roll_logged.options(num_returns=2).remote(request)
             actor.call = RollingOut(summary, group, request, time.monotonic())
             actor.deadline = time.monotonic() + self._limits.group_timeout_s
-            self._running.add(actor, request.index)
+            self._running.add(actor, key_of(request))
 
     def _straggler(self) -> RolloutRequest | None:
         """Return the longest-running request if it is a straggler and no other actor runs it too, else none.
@@ -285,21 +280,21 @@ class ActorPool:
     def _on_rolled(self, actor: ActorSlot, call: RollingOut, summary: GroupSummary) -> None:
         counts = self._counts
         counts.durations_s.append(time.monotonic() - call.started)
-        counts.attempts.pop(summary.index, None)
+        counts.attempts.pop(key_of(summary), None)
         counts.deaths.pop(actor.slot, None)  # the slot works again: reset its backoff
         actor.num_failures = 0
         self._finished.append((summary, call.group))
         self._running.discard(actor)
-        counts.duplicated += self._cancel_copies(summary.index)
+        counts.duplicated += self._cancel_copies(key_of(summary))
         actor.num_invalid = actor.num_invalid + 1 if summary.error else 0
         if summary.error:
             logger.warning("group %d of rollout actor %d is malformed: %s", summary.index, actor.slot, summary.error)
         if actor.num_invalid >= MAX_INVALID:
             self._replace(actor, WorkerError(f"{MAX_INVALID} malformed groups in a row: {summary.error}"))
 
-    def _cancel_copies(self, index: int) -> int:
+    def _cancel_copies(self, key: RequestKey) -> int:
         """Cancel the running copies of a request, whose answers will be ignored; returns their number."""
-        actors = self._running.finish(index)
+        actors = self._running.finish(key)
         for actor in actors:
             assert isinstance(actor.call, RollingOut)
             actor.call = replace(actor.call, request=None)
@@ -380,17 +375,18 @@ class ActorPool:
             is_fault: Whether the request itself may be the cause.
         """
         self._counts.lost += 1
-        if request.index not in self._running and self._ahead.abandon(request.index):
+        is_running = key_of(request) in self._running
+        if not is_running and self._ahead.postpone(request):
             return
         if is_fault:
             self._count_attempt(request, error)
-        if request.index not in self._running:
+        if not is_running:
             self._queue.appendleft(request)
 
     def _count_attempt(self, request: RolloutRequest, error: Exception) -> None:
-        self._counts.attempts[request.index] += 1
+        self._counts.attempts[key_of(request)] += 1
         what = f"group {request.index} ({request.contexts[0].task}) failed"
-        num_attempts, max_attempts = self._counts.attempts[request.index], self._limits.max_attempts
+        num_attempts, max_attempts = self._counts.attempts[key_of(request)], self._limits.max_attempts
         if num_attempts >= max_attempts:
             raise WorkerError(f"{what} {max_attempts} times, last error: {describe(error)}") from error
         logger.warning("%s, attempt %d of %d: %s", what, num_attempts, max_attempts, describe(error))

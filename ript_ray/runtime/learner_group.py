@@ -72,9 +72,9 @@ class LearnerGroup:
         """Pending answers of the running update."""
         return [answer for answer in self._update if not is_ready(answer)]
 
-    def receive(self, index: int, group: ray.ObjectRef) -> None:
-        """Have every learner fetch a group."""
-        self._receipts[index] = [learner.receive.remote(group) for learner in self._learners]
+    def receive(self, index: int, parts: Sequence[ray.ObjectRef]) -> None:
+        """Have every learner fetch the parts of a group."""
+        self._receipts[index] = [learner.receive.remote(*parts) for learner in self._learners]
 
     def undelivered(self, indices: Sequence[int]) -> list[tuple[int, Exception]]:
         """Return which of these groups did not reach every learner because the node that stored them is lost.

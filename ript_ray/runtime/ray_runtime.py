@@ -16,6 +16,7 @@ import ray
 
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
+from ript_ray.rl.parts import PartialGroups, split
 from ript_ray.rl.protocols import Components, DispatchCounts
 from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
@@ -25,7 +26,7 @@ from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
-from ript_ray.runtime.run_ahead import RunAhead
+from ript_ray.runtime.run_ahead import Finished, RunAhead
 from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
 
 
@@ -83,7 +84,9 @@ class RayRuntime:
         """
         self._cluster = cluster
         self._requests: dict[int, RolloutRequest] = {}
-        self._groups: dict[int, ray.ObjectRef] = {}
+        self._groups: dict[int, tuple[ray.ObjectRef, ...]] = {}
+        self._num_dropped_parts = 0
+        self._partial: PartialGroups[ray.ObjectRef] = PartialGroups()
         self._summaries: dict[int, GroupSummary] = {}
         build_policy = ray.put(parts.build_policy)  # stored once per node, shared by its actors
         self._learners: LearnerGroup | None = None
@@ -102,8 +105,7 @@ class RayRuntime:
             timeout_s=cluster.start_timeout_s,
         )
         arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, cluster.max_environments)
-        limit = num_actors if cluster.run_ahead is None else cluster.run_ahead
-        self._ahead = RunAhead(limit)
+        self._ahead = RunAhead(num_actors if cluster.run_ahead is None else cluster.run_ahead)
         self._pool = ActorPool(
             lambda: worker_class.remote(*arguments),
             num_actors,
@@ -131,14 +133,14 @@ class RayRuntime:
         counts, ahead = self._pool.dispatch_counts, self._ahead
         return replace(
             counts,
-            num_speculated=counts.num_speculated + ahead.num_dropped,
-            num_running=counts.num_running + ahead.num_held,
+            num_speculated=counts.num_speculated + ahead.num_dropped + self._num_dropped_parts,
+            num_running=counts.num_running + ahead.num_held + len(self._partial),
         )
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests[request.index] = request
-        if not self._ahead.claim(request.index):
-            self._pool.submit(request)
+        for part in self._ahead.launch(request):
+            self._pool.submit(part)
 
     def run_ahead(self, request_of: Callable[[int], RolloutRequest] | None, first_index: int) -> None:
         if request_of is None:
@@ -151,7 +153,7 @@ class RayRuntime:
             if self._learners and (report := self._learners.finished_update()):
                 return report
             self._collect_finished()
-            if finished := self._ahead.next_claimed():
+            if finished := self._ahead.next_launched():
                 summary, group = finished
                 self._groups[summary.index] = group
                 self._summaries[summary.index] = summary
@@ -199,12 +201,14 @@ class RayRuntime:
 
     def _collect_finished(self) -> None:
         while finished := self._pool.next_finished():
-            self._ahead.finish(finished)
+            if complete := self._partial.add(*finished):
+                self._ahead.finish(complete)
 
     def _stop_running_ahead(self) -> None:
         self._collect_finished()
-        for index in self._ahead.stop():
-            self._pool.cancel(index)
+        for key in self._ahead.stop():
+            self._pool.cancel(key)
+            self._num_dropped_parts += self._partial.drop(key[0])
 
     def _rerun_undelivered(self, lost: Sequence[tuple[int, Exception]]) -> None:
         """Rerun groups whose node was lost before the learner received them; at lag 0 the reruns are bit-identical.
@@ -213,18 +217,24 @@ class RayRuntime:
         then zero), but a malformed result is run again.
         """
         for index, error in lost:
-            self._pool.rerun(self._requests[index], error)
+            self._rerun(index, error)
         missing = {index for index, _ in lost}
         while missing:
             self._pool.poll()
+            self._collect_finished()
             for index in sorted(missing):
-                if finished := self._pool.take_finished(index):
-                    self._accept_rerun(*finished, missing)
+                if finished := self._ahead.take_launched(index):
+                    self._accept_rerun(finished, missing)
 
-    def _accept_rerun(self, summary: GroupSummary, group: ray.ObjectRef, missing: set[int]) -> None:
+    def _rerun(self, index: int, error: Exception) -> None:
+        for part in split(self._requests[index]):
+            self._pool.rerun(part, error)
+
+    def _accept_rerun(self, finished: Finished, missing: set[int]) -> None:
+        summary, group = finished
         index = summary.index
         if summary.error or summary.layout != self._summaries[index].layout:
-            self._pool.rerun(self._requests[index], WorkerError(summary.error or "the layout of its record changed"))
+            self._rerun(index, WorkerError(summary.error or "the layout of its record changed"))
             return
         self._learner.receive(index, group)
         missing.remove(index)

@@ -8,78 +8,111 @@ may come in between. Which groups form a batch therefore stays as it was: the fi
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import ray
 
+from ript_ray.rl.parts import split
+from ript_ray.runtime.schedule import RequestKey, key_of
 from ript_ray.types import GroupSummary, RolloutRequest
 
-Finished = tuple[GroupSummary, ray.ObjectRef]
-"""Summary of a finished request, and a reference to its group."""
+Finished = tuple[GroupSummary, tuple[ray.ObjectRef, ...]]
+"""Summary of a finished group, and references to its parts."""
+
+
+@dataclass
+class _Ahead:
+    """A group that is not launched yet.
+
+    Attributes:
+        keys: Its parts.
+        waiting: Parts that no actor has begun.
+        failed: Parts that failed; they are tried again once the group is launched.
+        finished: The result, once all parts are there.
+    """
+
+    keys: tuple[RequestKey, ...]
+    waiting: deque[RolloutRequest]
+    failed: list[RolloutRequest] = field(default_factory=list)
+    finished: Finished | None = None
 
 
 class RunAhead:
-    """Keeps the results of requests until they are launched."""
+    """Keeps the results of groups until they are launched."""
 
     def __init__(self, limit: int):
-        """Run at most `limit` requests ahead, finished ones included; 0 to run none."""
+        """Run at most `limit` groups ahead, finished ones included; 0 to run none."""
         self._limit = limit
         self._request_of: Callable[[int], RolloutRequest] | None = None
         self._next_index = 0
-        self._unclaimed: dict[int, Finished | None] = {}  # None while it is running
-        self._claimed: deque[Finished] = deque()
-        self.num_dropped = 0
+        self._unclaimed: dict[int, _Ahead] = {}
+        self._newest: _Ahead | None = None  # the only one that may have parts waiting
+        self._launched: deque[Finished] = deque()
+        self.num_dropped = 0  # requests that had finished
 
     @property
     def num_held(self) -> int:
-        """Finished requests that the training loop has not received."""
-        return len(self._claimed) + sum(finished is not None for finished in self._unclaimed.values())
+        """Finished requests, parts of groups counted each, that the training loop has not received."""
+        held = [ahead.finished for ahead in self._unclaimed.values() if ahead.finished]
+        return sum(len(parts) for _, parts in (*held, *self._launched))
 
     def start(self, request_of: Callable[[int], RolloutRequest], first_index: int) -> None:
-        """Allow requests from `first_index` on, the one that will be launched next."""
+        """Allow groups from `first_index` on, the one that will be launched next."""
         self._request_of = request_of
         self._next_index = max(self._next_index, first_index)
 
-    def stop(self) -> list[int]:
-        """Drop all results that nobody has claimed; returns the indices that are still running."""
-        running = [index for index, finished in self._unclaimed.items() if finished is None]
-        self.num_dropped += len(self._unclaimed) - len(running)
+    def stop(self) -> list[RequestKey]:
+        """Drop all groups that are not launched; returns their requests that may be running."""
+        unfinished = [key for ahead in self._unclaimed.values() if ahead.finished is None for key in ahead.keys]
+        self.num_dropped += self.num_held - sum(len(parts) for _, parts in self._launched)
         self._unclaimed.clear()
-        self._request_of, self._next_index = None, 0
-        return running
+        self._newest, self._request_of, self._next_index = None, None, 0
+        return unfinished
 
     def next_request(self) -> RolloutRequest | None:
         """Return the next request for an actor that has nothing else to do, if any."""
+        if self._newest and self._newest.waiting:
+            return self._newest.waiting.popleft()
         if self._request_of is None or len(self._unclaimed) >= self._limit:
             return None
-        request = self._request_of(self._next_index)
-        self._unclaimed[request.index] = None
+        parts = split(self._request_of(self._next_index))
+        self._newest = _Ahead(tuple(key_of(part) for part in parts), deque(parts))
+        self._unclaimed[self._next_index] = self._newest
         self._next_index += 1
-        return request
+        return self._newest.waiting.popleft()
 
-    def claim(self, index: int) -> bool:
-        """Launch request `index`; returns whether it is running or has finished already."""
-        self._next_index = max(self._next_index, index + 1)
-        if index not in self._unclaimed:
-            return False
-        if finished := self._unclaimed.pop(index):
-            self._claimed.append(finished)
-        return True
+    def launch(self, request: RolloutRequest) -> list[RolloutRequest]:
+        """Launch a group; returns those of its parts that are neither running nor finished."""
+        self._next_index = max(self._next_index, request.index + 1)
+        ahead = self._unclaimed.pop(request.index, None)
+        if ahead is None:
+            return split(request)
+        if ahead.finished:
+            self._launched.append(ahead.finished)
+        missing = [*ahead.failed, *ahead.waiting]
+        ahead.waiting.clear()
+        return missing
 
-    def next_claimed(self) -> Finished | None:
-        """Return a finished request that was launched, if any."""
-        return self._claimed.popleft() if self._claimed else None
+    def next_launched(self) -> Finished | None:
+        """Return the next finished group that is launched, if any."""
+        return self._launched.popleft() if self._launched else None
+
+    def take_launched(self, index: int) -> Finished | None:
+        """Return group `index` if it is launched and has finished, else none."""
+        found = next((finished for finished in self._launched if finished[0].index == index), None)
+        if found:
+            self._launched.remove(found)
+        return found
 
     def finish(self, finished: Finished) -> None:
-        """Take the result of a request: at once if it was launched, else when it will be."""
-        index = finished[0].index
-        if index in self._unclaimed:
-            self._unclaimed[index] = finished
+        """Take the result of a group: to be returned at once if it is launched, else when it will be."""
+        if ahead := self._unclaimed.get(finished[0].index):
+            ahead.finished = finished
         else:
-            self._claimed.append(finished)
+            self._launched.append(finished)
 
-    def abandon(self, index: int) -> bool:
-        """Give up request `index`, which has failed, if it is not launched yet; returns whether that is so."""
-        if index not in self._unclaimed:
-            return False
-        del self._unclaimed[index]
-        return True
+    def postpone(self, request: RolloutRequest) -> bool:
+        """Put off a request that failed until its group is launched; returns whether it is not launched yet."""
+        if ahead := self._unclaimed.get(request.index):
+            ahead.failed.append(request)
+        return ahead is not None

@@ -3,7 +3,15 @@
 import heapq
 
 from ript_ray.runtime.actor_slot import ActorSlot, RollingOut
-from ript_ray.types import RolloutRequest, Version
+from ript_ray.types import GroupSummary, RolloutRequest, Version
+
+RequestKey = tuple[int, int]
+"""Index of a request, and number of its part."""
+
+
+def key_of(request: RolloutRequest | GroupSummary) -> RequestKey:
+    """Return what tells a request, or its result, from all others."""
+    return request.index, request.part
 
 
 class IdleActors:
@@ -28,42 +36,42 @@ class RunningRequests:
     """The actors that run each request, in the order of dispatch; copies whose answer is not needed are not counted."""
 
     def __init__(self) -> None:
-        self._index_of: dict[int, int] = {}  # by slot, in order of dispatch
-        self._actors_of: dict[int, list[ActorSlot]] = {}
+        self._key_of: dict[int, RequestKey] = {}  # by slot, in order of dispatch
+        self._actors_of: dict[RequestKey, list[ActorSlot]] = {}
 
     def __len__(self) -> int:
         """Return the number of copies."""
-        return len(self._index_of)
+        return len(self._key_of)
 
-    def __contains__(self, index: int) -> bool:
-        return index in self._actors_of
+    def __contains__(self, key: RequestKey) -> bool:
+        return key in self._actors_of
 
-    def add(self, actor: ActorSlot, index: int) -> None:
-        """Note that an actor runs request `index`."""
-        self._index_of[actor.slot] = index
-        self._actors_of.setdefault(index, []).append(actor)
+    def add(self, actor: ActorSlot, key: RequestKey) -> None:
+        """Note that an actor runs a request."""
+        self._key_of[actor.slot] = key
+        self._actors_of.setdefault(key, []).append(actor)
 
     def discard(self, actor: ActorSlot) -> None:
         """Forget the copy that an actor runs, if any."""
-        index = self._index_of.pop(actor.slot, None)
-        if index is not None:
-            self._actors_of[index].remove(actor)
-            if not self._actors_of[index]:
-                del self._actors_of[index]
+        key = self._key_of.pop(actor.slot, None)
+        if key is not None:
+            self._actors_of[key].remove(actor)
+            if not self._actors_of[key]:
+                del self._actors_of[key]
 
-    def finish(self, index: int) -> list[ActorSlot]:
-        """Forget request `index`; return the actors that still run it."""
-        actors = self._actors_of.pop(index, [])
+    def finish(self, key: RequestKey) -> list[ActorSlot]:
+        """Forget a request; return the actors that still run it."""
+        actors = self._actors_of.pop(key, [])
         for actor in actors:
-            del self._index_of[actor.slot]
+            del self._key_of[actor.slot]
         return actors
 
     def oldest_single(self, version: Version | None, started_before: float) -> RolloutRequest | None:
         """Return the longest-running request that one actor alone runs, with weights `version`, or none."""
-        for index in self._index_of.values():
-            if len(self._actors_of[index]) > 1:
+        for key in self._key_of.values():
+            if len(self._actors_of[key]) > 1:
                 continue
-            (actor,) = self._actors_of[index]
+            (actor,) = self._actors_of[key]
             assert isinstance(actor.call, RollingOut)
             if actor.call.started >= started_before:
                 return None  # all later ones were started later

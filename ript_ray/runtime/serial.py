@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
+from ript_ray.rl.parts import join_summaries, split
 from ript_ray.rl.protocols import Components, DispatchCounts
 from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
@@ -31,7 +32,7 @@ class SerialRuntime:
                 parts.build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads
             )
         self._requests: deque[RolloutRequest] = deque()
-        self._finished: dict[int, Group] = {}
+        self._finished: dict[int, list[Group]] = {}
         self._batch: Sequence[int] | None = None
         self._num_dispatched = 0
 
@@ -49,13 +50,14 @@ class SerialRuntime:
         if self._batch is not None:
             batch, self._batch = self._batch, None
             return self._learner.update(batch)
-        self._num_dispatched += 1
-        summary, group = self._worker.roll(self._requests.popleft())
-        self._finished[summary.index] = group
+        parts = [self._worker.roll(part) for part in split(self._requests.popleft())]
+        self._num_dispatched += len(parts)
+        summary = join_summaries([summary for summary, _ in parts])
+        self._finished[summary.index] = [group for _, group in parts]
         return summary
 
     def send_to_learner(self, index: int) -> None:
-        self._learner.receive(self._finished.pop(index))
+        self._learner.receive(*self._finished.pop(index))
 
     def discard(self, index: int) -> None:
         del self._finished[index]

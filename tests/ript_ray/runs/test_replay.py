@@ -256,7 +256,7 @@ def test_rendering_videos_does_not_change_the_rollouts_of_a_policy_with_cameras(
     policy = replace(POLICY, cameras=("corner_rgb",), sensors=(), image_size=32, image_channels=8, image_width=16)
     experiment = replace(EXPERIMENT, benchmark=benchmark, policy=policy, max_steps=24)
     source = able_source(experiment)
-    request = group_request(ContextStream(training_contexts(experiment), 0), 0, group_size=2, seed=0)
+    request = group_request(ContextStream(training_contexts(experiment), 0), 0, sampling=experiment.sampling, seed=0)
     parts = source.components()
     worker = RolloutWorker(source.build, parts.make_environment, parts.max_steps)
     summary, _ = worker.roll(request)

@@ -47,19 +47,19 @@ def test_the_straggler_is_the_one_that_a_scan_over_all_actors_finds() -> None:
             request = RolloutRequest(index, (CONTEXT,), ((index,),))
             actor.version = Version(generator.randrange(2))
             actor.call = RollingOut(None, None, request, float(now))
-            running.add(actor, index)
+            running.add(actor, (index, 0))
         elif generator.random() < 0.5:
             running.discard(actor)
             actor.call = None
         else:
             index = actor.request.index
             others = [other for other in actors if other.request and other.request.index == index]
-            assert set(running.finish(index)) == set(others)
+            assert set(running.finish((index, 0))) == set(others)
             for other in others:
                 other.call = None
         indices = [other.request.index for other in actors if other.request]
         assert len(running) == len(indices)
-        assert all((index in running) == (index in indices) for index in range(8))
+        assert all(((index, 0) in running) == (index in indices) for index in range(8))
         for version, age in ((Version(0), 2), (Version(1), 9)):
             expected = scan(actors, version, now - age)
             assert running.oldest_single(version, now - age) is expected

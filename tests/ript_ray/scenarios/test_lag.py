@@ -82,7 +82,8 @@ class AdversarialRuntime(SerialRuntime):
         index = self._choose(sorted(self._made), self._batch is not None)
         if index is None:
             return super().next_event()
-        summary, self._finished[index] = self._made.pop(index)
+        summary, group = self._made.pop(index)
+        self._finished[index] = [group]
         return summary
 
 
