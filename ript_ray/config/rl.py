@@ -1,5 +1,6 @@
 """Settings of Algorithm 1: sampling of rollouts, policy optimization, evaluation."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,11 @@ class Sampling:
             advantage 0. Source: paper, section 4.2; its Table 3 has the ablation.
         max_uniform_groups: Consecutive rejected (uniform or invalid) groups after which the search for a mixed group
             ends, at least 1. Source: ours; the authors' code searches forever.
+        max_groups_per_update: Groups that may be rolled out for one update, at least groups_per_update (B / K); if not
+            given, there is no limit but max_uniform_groups. Source: ours.
+        min_batch_share: Smallest share of a batch that is trained where the search for more groups ends early, at the
+            limit of groups per update or of uniform groups in a row; above 0, at most 1. With less, the run ends.
+            Source: ours; the authors' code always trains as soon as it has 0.8.
         context_source: A folder of demonstration files (the first state of each demonstration) or a JSON file of
             contexts; if not given, contexts are drawn from the seed. Source: paper, the demonstrations.
         context_noise_m: Standard deviation of the noise on the object positions of each context in the dataset, in
@@ -42,6 +48,8 @@ class Sampling:
     rollout_noise_m: float = field(default=0.0, metadata={"before": 0.0})
     dynamic: bool = field(default=True, metadata={"before": True})
     max_uniform_groups: int = 500
+    max_groups_per_update: int | None = field(default=None, metadata={"before": None})
+    min_batch_share: float = field(default=1.0, metadata={"before": 1.0})
     rollouts_per_request: int | None = field(default=None, metadata={"before": None})
     max_policy_lag: int = 0
 
@@ -57,6 +65,12 @@ class Sampling:
         require_at_least("sampling.rollout-noise-m", self.rollout_noise_m, 0.0)
         require_at_least("sampling.max-uniform-groups", self.max_uniform_groups, 1)
         require_at_least("sampling.max-policy-lag", self.max_policy_lag, 0)
+        if self.max_groups_per_update is not None:
+            require_at_least("sampling.max-groups-per-update", self.max_groups_per_update, self.groups_per_update)
+        require(
+            0 < self.min_batch_share <= 1,
+            f"sampling.min-batch-share must be above 0 and at most 1, not {self.min_batch_share}",
+        )
         if self.rollouts_per_request is not None:
             require(
                 self.rollouts_per_request >= 1 and self.group_size % self.rollouts_per_request == 0,
@@ -68,6 +82,11 @@ class Sampling:
     def groups_per_update(self) -> int:
         """Mixed groups per batch, B / K."""
         return self.batch_rollouts // self.group_size
+
+    @property
+    def min_groups_per_update(self) -> int:
+        """Groups of the smallest batch that is trained."""
+        return math.ceil(self.min_batch_share * self.groups_per_update)
 
     @property
     def requests_per_group(self) -> int:

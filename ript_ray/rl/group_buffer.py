@@ -6,10 +6,12 @@ when it is trained (proof: docs/bounded_staleness.md). At lag 0, which groups ar
 alone, not on the order of arrival.
 """
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
+from ript_ray.config.rl import Sampling
 from ript_ray.errors import SearchExhaustedError
 from ript_ray.rl.dynamic_sampling import UNIFORM, Verdict, judge, trained_verdicts
 from ript_ray.types import GroupSummary, Layout, Progress
@@ -31,35 +33,30 @@ class GroupBuffer:
 
     def __init__(
         self,
+        sampling: Sampling,
         *,
-        groups_per_update: int,
-        max_uniform_groups: int,
         num_updates: int,
-        max_policy_lag: int = 0,
-        dynamic: bool = True,
         start: Progress | None = None,
     ):
         """Start with an empty batch (Algorithm 1, line 4).
 
         Args:
-            groups_per_update: Groups per batch.
-            max_uniform_groups: Rejected groups in a row, by index, that end the search.
+            sampling: Sizes and limits.
             num_updates: Updates of the whole run; no group is launched that none of them needs.
-            max_policy_lag: Updates allowed between a group's launch and the update that trains it.
-            dynamic: Whether uniform groups are rejected; otherwise they are trained as well.
             start: Progress to resume from.
         """
         start = start or Progress()
         self.update = start.update
         self.num_trained = 0
         self.num_rejected: Counter[Verdict] = Counter()
-        self._groups_per_update = groups_per_update
-        self._max_uniform_groups = max_uniform_groups
+        self._sampling = sampling
+        self._groups_per_update = sampling.groups_per_update
+        self._max_policy_lag = sampling.max_policy_lag
         self._num_updates = num_updates
-        self._max_policy_lag = max_policy_lag
-        self._trained_verdicts = trained_verdicts(dynamic=dynamic)
+        self._trained_verdicts = trained_verdicts(dynamic=sampling.dynamic)
         self._groups: dict[int, _Group] = {}  # in index order, because they are launched in it
         self._first_index = self._next_index = self._judged_to = start.next_index
+        self._batch_first = start.next_index  # first index of the batch that is being collected
         self._streak: Counter[Verdict] = Counter()
         self._layout: Layout | None = None
 
@@ -78,11 +75,16 @@ class GroupBuffer:
         """Groups that may be launched now; 0 once the search is exhausted."""
         if self.exhausted:
             return 0
-        capacity = min(self._max_policy_lag + 1, self._num_updates - self.update) * self._groups_per_update
+        num_batches = min(self._max_policy_lag + 1, self._num_updates - self.update)
+        capacity = num_batches * self._groups_per_update
         in_flight = self._next_index - self._first_index - self.num_trained - self.num_rejected.total()
         # Rejected groups free capacity while a straggler pauses the streak: unbounded, the search never ends.
         ahead = self._next_index - self._judged_to
-        return min(capacity - in_flight, capacity + self._max_uniform_groups - ahead)
+        return min(
+            capacity - in_flight,
+            capacity + self._sampling.max_uniform_groups - ahead,
+            self._budget_end(num_batches - bool(self._indices(_State.TRAINING))) - self._next_index,
+        )
 
     @property
     def next_index(self) -> int:
@@ -96,13 +98,28 @@ class GroupBuffer:
 
     @property
     def ready(self) -> bool:
-        """Whether a batch is full (Algorithm 1, line 5), every earlier group judged and no other batch in training."""
-        return len(self._next_batch()) == self._groups_per_update and not self._indices(_State.TRAINING)
+        """Whether a batch is full (Algorithm 1, line 5), every earlier group judged and no other batch in training.
+
+        Where the search for more groups has ended, a batch of `min_batch_share` will do.
+        """
+        has_ended = self._streak_is_too_long and not self._indices(_State.RUNNING)
+        size, is_complete = len(self._next_batch()), self._budget_is_used or has_ended
+        is_enough = size >= (self._sampling.min_groups_per_update if is_complete else self._groups_per_update)
+        return is_enough and not self._indices(_State.TRAINING)
 
     @property
     def exhausted(self) -> bool:
-        """Whether rejected groups in a row, by index, have reached the limit."""
-        return self._streak.total() >= self._max_uniform_groups
+        """Whether rejected groups in a row, by index, have reached the limit, or a batch has too few in its budget."""
+        too_few = len(self._next_batch()) < self._sampling.min_groups_per_update
+        return self._streak_is_too_long or (self._budget_is_used and too_few)
+
+    @property
+    def _streak_is_too_long(self) -> bool:
+        return self._streak.total() >= self._sampling.max_uniform_groups
+
+    @property
+    def _budget_is_used(self) -> bool:
+        return self._judged_to >= self._budget_end(1)
 
     @property
     def at_end(self) -> bool:
@@ -134,6 +151,8 @@ class GroupBuffer:
         """Return the indices of the batch, ascending; it is in training until `finish_update`."""
         assert self.ready
         batch = self._next_batch()
+        is_full = len(batch) == self._groups_per_update
+        self._batch_first = batch[-1] + 1 if is_full else min(self._judged_to, self._budget_end(1))
         for index in batch:
             group = self._groups[index]
             group.state, age = _State.TRAINING, self.update - group.version
@@ -148,10 +167,17 @@ class GroupBuffer:
             del self._groups[index]
         self.num_trained += len(trained)
         self.update += 1
-        return trained[-1] + 1
+        return self._batch_first
 
     def explain_exhaustion(self) -> SearchExhaustedError:
         """Return the error that says why no mixed group was found, with the counts."""
+        if not self._streak_is_too_long:
+            return SearchExhaustedError(
+                f"{len(self._next_batch())} of the {self._sampling.max_groups_per_update} groups of an update were "
+                f"mixed (sampling.max-groups-per-update), and a batch needs at least "
+                f"{self._sampling.min_groups_per_update} of {self._groups_per_update} (sampling.min-batch-share)",
+                is_success=False,
+            )
         failed, solved = (self._streak[verdict] for verdict in UNIFORM)
         unusable = self._streak.total() - failed - solved
         counts = f"{self._streak.total()} groups in a row taught nothing: {solved} all solved, {failed} all failed"
@@ -183,11 +209,17 @@ class GroupBuffer:
 
     def _next_batch(self) -> list[int]:
         """Return the first waiting groups, up to a batch; none past a running one, or short episodes are favored."""
-        return [index for index in self._indices(_State.WAITING) if index < self._judged_to][: self._groups_per_update]
+        end = min(self._judged_to, self._budget_end(1))
+        return [index for index in self._indices(_State.WAITING) if index < end][: self._groups_per_update]
+
+    def _budget_end(self, num_batches: int) -> int:
+        """First index that cannot be in the next `num_batches` batches."""
+        limit = self._sampling.max_groups_per_update
+        return sys.maxsize if limit is None else self._batch_first + num_batches * limit
 
     def _count_in_order(self) -> None:
         """Count verdicts by index, not by arrival, so that the search ends at the same group in every run."""
-        while not self.exhausted and (group := self._groups.get(self._judged_to)) and group.verdict:
+        while not self._streak_is_too_long and (group := self._groups.get(self._judged_to)) and group.verdict:
             if self.trains(group.verdict):
                 self._streak.clear()
             else:

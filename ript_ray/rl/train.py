@@ -40,14 +40,7 @@ def train(
     """
     progress = start or Progress()
     _check_divergence(progress, "before this run was resumed")
-    buffer = GroupBuffer(
-        groups_per_update=sampling.groups_per_update,
-        max_uniform_groups=sampling.max_uniform_groups,
-        max_policy_lag=sampling.max_policy_lag,
-        dynamic=sampling.dynamic,
-        num_updates=num_updates,
-        start=progress,
-    )
+    buffer = GroupBuffer(sampling, num_updates=num_updates, start=progress)
     at_start = runtime.dispatch_counts  # it may have dispatched other requests before, e.g. an evaluation
     request_of = partial(group_request, stream, sampling=sampling, seed=seed)
 

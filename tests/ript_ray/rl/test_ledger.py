@@ -1,13 +1,12 @@
 import pytest
 
-from ript_ray.rl.group_buffer import GroupBuffer
 from ript_ray.rl.ledger import Ledger, carry_over, reconcile
 from ript_ray.rl.protocols import DispatchCounts
-from tests.ript_ray.rl.test_group_buffer import FAILED, MIXED, summary
+from tests.ript_ray.rl.test_group_buffer import FAILED, MIXED, buffer_of, summary
 
 
 def test_matching_counts_give_a_ledger_and_mismatched_counts_are_refused() -> None:
-    buffer = GroupBuffer(groups_per_update=1, max_uniform_groups=9, num_updates=9, max_policy_lag=2)
+    buffer = buffer_of(groups_per_update=1, max_uniform_groups=9, num_updates=9, max_policy_lag=2)
     for outcome in (MIXED, FAILED, MIXED):
         buffer.offer(summary(buffer.launch(), outcome))
     buffer.take_batch()
@@ -30,7 +29,7 @@ def test_groups_in_flight_at_an_interruption_count_as_lost() -> None:
 
 
 def test_without_dynamic_sampling_trained_uniform_groups_count_as_trained() -> None:
-    buffer = GroupBuffer(groups_per_update=2, max_uniform_groups=9, num_updates=2, dynamic=False)
+    buffer = buffer_of(groups_per_update=2, max_uniform_groups=9, num_updates=2, dynamic=False)
     for outcome in (MIXED, FAILED):
         buffer.offer(summary(buffer.launch(), outcome))
     buffer.take_batch()

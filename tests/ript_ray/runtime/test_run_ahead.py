@@ -20,9 +20,8 @@ CONTEXT = Context("left", "go left", (0.0, -1.0))
 
 
 def request_of(index: int, num_parts: int = 1) -> RolloutRequest:
-    return RolloutRequest(
-        index, (CONTEXT,) * num_parts, tuple((index, part) for part in range(num_parts)), True, num_parts
-    )
+    seeds = tuple((index, part) for part in range(num_parts))
+    return RolloutRequest(index, (CONTEXT,) * num_parts, seeds, num_parts=num_parts)
 
 
 def in_two_parts(index: int) -> RolloutRequest:
@@ -115,9 +114,9 @@ def test_a_cancelled_request_stops_before_the_next_policy_call_and_its_environme
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("lag", "rollouts_per_request"), [(0, None), (1, None), (0, 2), (1, 2)])
-def test_sixteen_actors_that_run_ahead_give_the_weights_of_one_process(
-    lag: int, rollouts_per_request: int | None
+@pytest.mark.parametrize(("lag", "rollouts_per_request", "num_actors"), [(0, None, 16), (0, 2, 8), (1, 2, 8)])
+def test_actors_that_run_ahead_give_the_weights_of_one_process(
+    lag: int, rollouts_per_request: int | None, num_actors: int
 ) -> None:
     sampling = Sampling(
         group_size=4,
@@ -127,7 +126,7 @@ def test_sixteen_actors_that_run_ahead_give_the_weights_of_one_process(
         rollouts_per_request=rollouts_per_request,
     )
     expected = train_on(SerialRuntime(line_parts(POLICY)), sampling=sampling)
-    runtime = runtime_with(lambda task: LineEnvironment(), 16, cpus_per_actor=0.1)
+    runtime = runtime_with(lambda task: LineEnvironment(), num_actors, cpus_per_actor=0.1)
     try:
         log = train_on(runtime, sampling=sampling)
     finally:
