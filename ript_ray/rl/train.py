@@ -1,5 +1,6 @@
 """Algorithm 1 of RIPT-VLA on any runtime. Comments give the line of Algorithm 1 that they implement."""
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +16,8 @@ from ript_ray.rl.ledger import Ledger, carry_over, reconcile
 from ript_ray.rl.protocols import Runtime
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import GroupSummary, Progress, RolloutRequest
+
+logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_UPDATES = 3
 """Consecutive updates skipped for non-finite values that end the run."""
@@ -41,6 +44,7 @@ def train(
     progress = start or Progress()
     _check_divergence(progress, "before this run was resumed")
     buffer = GroupBuffer(sampling, num_updates=num_updates, start=progress)
+    _warn_of_idle_actors(runtime, sampling)
     at_start = runtime.dispatch_counts  # it may have dispatched other requests before, e.g. an evaluation
     request_of = partial(group_request, stream, sampling=sampling, seed=seed)
 
@@ -115,6 +119,21 @@ def _broadcast(
         learner_state=runtime.learner_state,
         broadcast_s=time.perf_counter() - started,
     )
+
+
+def _warn_of_idle_actors(runtime: Runtime, sampling: Sampling) -> None:
+    num_requests = sampling.groups_per_update * sampling.requests_per_group * (sampling.max_policy_lag + 1)
+    if runtime.num_actors > num_requests:
+        logger.warning(
+            "%d rollout actors, but never more than %d requests at a time are sure to be needed (%d groups of %d "
+            "requests, policy lag %d): the other actors only run ahead of need; a smaller sampling.rollouts-per-request "
+            "gives them work",
+            runtime.num_actors,
+            num_requests,
+            sampling.groups_per_update,
+            sampling.requests_per_group,
+            sampling.max_policy_lag,
+        )
 
 
 def _check_divergence(progress: Progress, problem: str | None) -> None:

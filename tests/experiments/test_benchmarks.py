@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from experiments.benchmarks import broadcast, lag, reliability, sampling
+from experiments.benchmarks import broadcast, lag, reliability, run_ahead, sampling
 from tests.commands import ROOT, environment, run
 
 SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
@@ -22,6 +22,12 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "sampling": (
         lambda: sampling.main(sampling.Options(rollouts=(2,), repeats=1, group_rollouts=2)),
         "same tokens",
+    ),
+    "run_ahead": (
+        lambda: run_ahead.main(
+            run_ahead.Options(actors=(2, 8), mixed=(0.5,), groups_per_update=4, rollouts_per_request=8, num_seeds=2)
+        ),
+        "in vain",
     ),
     "lag": (
         lambda: lag.main(lag.Options(lags=(1,), num_actors=2, batch_groups=2, group_s=0.1, num_updates=2)),

@@ -107,9 +107,14 @@ def test_every_group_of_a_run_is_replayed_exactly(run: Path) -> None:
         assert [int(episode.success) for episode in episodes] == list(record.successes)
 
 
-def test_a_run_with_noise_on_rollouts_is_replayed_and_resumed_exactly(store: str, tmp_path: Path) -> None:
+def test_a_run_with_noise_on_rollouts_and_split_groups_is_replayed_and_resumed_exactly(
+    store: str, tmp_path: Path
+) -> None:
     noisy = replace(
-        EXPERIMENT, sampling=replace(EXPERIMENT.sampling, rollout_noise_m=0.02), checkpoint_every=1, keep_weights=True
+        EXPERIMENT,
+        sampling=replace(EXPERIMENT.sampling, rollout_noise_m=0.02, rollouts_per_request=2),
+        checkpoint_every=1,
+        keep_weights=True,
     )
     path = begin(tmp_path / "runs", noisy)
     finish(path)

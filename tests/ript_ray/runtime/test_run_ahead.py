@@ -116,7 +116,7 @@ def test_a_cancelled_request_stops_before_the_next_policy_call_and_its_environme
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("lag", "rollouts_per_request", "num_actors"), [(0, None, 16), (0, 2, 8), (1, 2, 8)])
 def test_actors_that_run_ahead_give_the_weights_of_one_process(
-    lag: int, rollouts_per_request: int | None, num_actors: int
+    lag: int, rollouts_per_request: int | None, num_actors: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     sampling = Sampling(
         group_size=4,
@@ -135,6 +135,7 @@ def test_actors_that_run_ahead_give_the_weights_of_one_process(
     last = log.records[-1].ledger
     assert (last.trained, last.lost) == (expected.records[-1].ledger.trained, 0)
     assert last.speculated > 0
+    assert any("the other actors only run ahead" in message for message in caplog.messages) == (num_actors == 16)
     if lag == 0:
         assert checksums(log) == checksums(expected)
         assert log.num_groups == expected.num_groups, "what is run ahead and not needed is not logged"
