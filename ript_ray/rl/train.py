@@ -126,8 +126,8 @@ def _warn_of_idle_actors(runtime: Runtime, sampling: Sampling) -> None:
     if runtime.num_actors > num_requests:
         logger.warning(
             "%d rollout actors, but never more than %d requests at a time are sure to be needed (%d groups of %d "
-            "requests, policy lag %d): the other actors only run ahead of need; a smaller sampling.rollouts-per-request "
-            "gives them work",
+            "requests, policy lag %d): the other actors only run ahead of need; "
+            "a smaller sampling.rollouts-per-request gives them work",
             runtime.num_actors,
             num_requests,
             sampling.groups_per_update,
