@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ript_ray.checks import require, require_at_least, require_positive
+
+ContextSource = Literal["demos"] | Path | None
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Sampling:
             advantage 0. Source: paper, section 4.2; its Table 3 has the ablation.
         max_uniform_groups: Consecutive rejected (uniform or invalid) groups after which the search for a mixed group
             ends, at least 1. Source: ours; the authors' code searches forever.
-        context_source: A folder of demonstration files (the first state of each demonstration) or a JSON file of
-            contexts; if not given, contexts are drawn from the seed. Source: paper, the demonstrations.
+        context_source: demos (the initial states of the demonstrations that the supervised stages train on, as
+            `demos` selects them) or a JSON file of contexts; if not given, contexts are drawn from the seed. Source:
+            paper, the demonstrations.
         context_noise_m: Standard deviation of the noise on the object positions of each context in the dataset, in
             metres, at least 0. Drawn once per context: all rollouts of a group start from the same state. Source:
             ours.
@@ -34,7 +38,7 @@ class Sampling:
     group_size: int = 16
     batch_rollouts: int = 2880
     contexts_per_task: int = 50
-    context_source: Path | None = None
+    context_source: ContextSource = None
     context_noise_m: float = 0.0
     rollout_noise_m: float = field(default=0.0, metadata={"before": 0.0})
     dynamic: bool = field(default=True, metadata={"before": True})
