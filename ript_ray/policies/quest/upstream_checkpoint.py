@@ -148,6 +148,8 @@ def _model_in(content: object, path: Path) -> dict[Any, Any]:
         raise CheckpointError(f"{path} has keys that the authors' files do not have: {', '.join(unknown)}")
     if others:
         logger.info("ignoring all of %s but its model: %s", path, ", ".join(sorted(others)))
+    if content.get("stage") == 0:
+        logger.warning("%s was saved by QueST's stage 0, the autoencoder: its prior is not trained", path)
     model: dict[Any, Any] = content["model"]
     return model
 

@@ -95,6 +95,15 @@ def test_only_the_model_of_a_periodic_file_is_imported_and_the_other_keys_are_na
     assert all(torch.equal(torch.from_numpy(imported[name]), value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize(("stage", "warns"), [(0, True), (1, False)])
+def test_a_file_of_the_stage_before_the_prior_is_named_as_such(
+    stage: int, warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "stage": stage}, tmp_path / "early.pth")
+    read_upstream_checkpoint(tmp_path / "early.pth")
+    assert ("its prior is not trained" in caplog.text) == warns
+
+
 def test_a_configuration_in_place_of_a_weight_is_refused(omegaconf: dict[str, type], tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.zeros(1), "b": list_config(omegaconf, 0.9)}}, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match="contains b where named tensors are expected"):
