@@ -110,11 +110,13 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
     def located(path: Path | None) -> Path | None:
         return path and path.absolute()
 
+    source = experiment.sampling.context_source
+
     return replace(
         experiment,
         start_from=located(experiment.start_from),
         demos=replace(experiment.demos, folder=located(experiment.demos.folder)),
-        sampling=replace(experiment.sampling, context_source=located(experiment.sampling.context_source)),
+        sampling=replace(experiment.sampling, context_source=source if source == "demos" else located(source)),
     )
 
 
@@ -230,8 +232,14 @@ def _require_fresh_contexts(experiment: Experiment) -> None:
     Raises:
         RiptError: They are missing, damaged, too few, or among those that the policy will be evaluated on.
     """
-    if experiment.sampling.context_source is None or RIPT not in experiment.stages:
+    source, demos = experiment.sampling.context_source, experiment.demos
+    if source is None or (source == "demos" and demos.folder is None) or RIPT not in experiment.stages:
         return
+    if source != "demos" and source.is_dir():
+        raise ConfigError(
+            f"sampling.context-source must be demos or a JSON file, not the folder {source}: for the initial states of "
+            f"the demonstrations in it, use --demos.folder {source} --sampling.context-source demos"
+        )
     if shared := set(training_contexts(experiment)) & set(held_out_contexts(experiment)):
         raise ConfigError(
             f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "

@@ -192,8 +192,9 @@ class SyncTracking(WithPlugins):
 class Import:
     """Convert a checkpoint file of QueST's or RIPT-VLA's authors (.pth) to a model folder.
 
-    The file is read without executing anything in it; every entry must have the expected name, shape and type. The
-    folder holds the weights as safetensors, a card (README.md, model.json) and the hashes of all files.
+    The file is read without executing anything in it; every entry must have the expected name, shape and type. Of files
+    that QueST's training saved on the way, all but the model is ignored. The folder holds the weights as safetensors, a
+    card (README.md, model.json) and the hashes of all files.
 
     Attributes:
         checkpoint: The file.

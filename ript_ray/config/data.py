@@ -13,10 +13,12 @@ class Demonstrations:
 
     Attributes:
         folder: Folder of demonstration files, one per task, as written by `ript-ray demos` or QueST's authors; if not
-            given, scripted experts are recorded at the start.
+            given, scripted experts are recorded at the start. Contexts may come from the same demonstrations
+            (sampling.context-source demos).
         num_per_task: Training demonstrations per task, at least 1. Source: paper, section 5.1.
         selection: Which demonstrations of a file: first (the first num-per-task) or spread (evenly spaced from first
-            to last, as in the authors' few-shot experiments). Without a folder, the first successes are recorded.
+            to last). Without a folder, the first successes are recorded. Source: QueST's few-shot experiments: spread
+            on LIBERO, first on MetaWorld.
         num_held_out: Held-out demonstrations per task, at least 0: the supervised stages report their error on them
             but do not train on them. Source: ours.
         action_noise: Standard deviation of Gaussian noise on the expert's actions, 0 to 1, in units of half the

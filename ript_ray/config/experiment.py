@@ -104,6 +104,11 @@ class Experiment:
             f"sft must be the {self.policy.sft_type.__name__} of policy {self.policy.kind}, not {self.sft}",
         )
         self._check_stages()
+        require(
+            self.sampling.context_source != "demos" or self.sampling.contexts_per_task <= self.demos.num_per_task,
+            f"sampling.contexts-per-task must be at most demos.num-per-task {self.demos.num_per_task}, because the "
+            f"contexts are those of the demonstrations, not {self.sampling.contexts_per_task}",
+        )
         for task in self.tasks:
             try:
                 require_task(task, self.benchmark.tasks, self.benchmark.spec.name)

@@ -3,8 +3,11 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ript_ray.checks import require, require_at_least, require_positive
+
+ContextSource = Literal["demos"] | Path | None
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Sampling:
         min_batch_share: Smallest share of a batch that is trained where the search for more groups ends early, at the
             limit of groups per update or of uniform groups in a row; above 0, at most 1. With less, the run ends.
             Source: ours; the authors' code always trains as soon as it has 0.8.
-        context_source: A folder of demonstration files (the first state of each demonstration) or a JSON file of
-            contexts; if not given, contexts are drawn from the seed. Source: paper, the demonstrations.
+        context_source: demos (the initial states of the demonstrations that the supervised stages train on, as
+            `demos` selects them) or a JSON file of contexts; if not given, contexts are drawn from the seed. Source:
+            paper, the demonstrations.
         context_noise_m: Standard deviation of the noise on the object positions of each context in the dataset, in
             metres, at least 0. Drawn once per context: all rollouts of a group start from the same state. Source:
             ours.
@@ -43,7 +47,7 @@ class Sampling:
     group_size: int = 16
     batch_rollouts: int = 2880
     contexts_per_task: int = 50
-    context_source: Path | None = None
+    context_source: ContextSource = None
     context_noise_m: float = 0.0
     rollout_noise_m: float = field(default=0.0, metadata={"before": 0.0})
     dynamic: bool = field(default=True, metadata={"before": True})

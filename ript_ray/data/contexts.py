@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ript_envs.contract import Benchmark
+from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
-from ript_ray.data.hdf5 import find_file, read_initial_states
-from ript_ray.errors import ConfigError
+from ript_ray.data.dataset import open_source
+from ript_ray.errors import ConfigError, RiptError
 from ript_ray.rl.context_stream import ContextStream, Perturb
 from ript_ray.seeding import Purpose, seed_of, text_code
 from ript_ray.types import Context, Seed
@@ -106,44 +107,6 @@ def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num
     return tuple(context for contexts in by_task.values() for context in contexts[:num_per_task])
 
 
-def collect_contexts(
-    benchmark: Benchmark,
-    tasks: Sequence[str],
-    *,
-    source: Path | None,
-    num_per_task: int,
-    noise_m: float,
-    seed: int,
-) -> tuple[Context, ...]:
-    """Return the training contexts of all tasks, task by task.
-
-    Args:
-        benchmark: The benchmark of the tasks.
-        tasks: The tasks.
-        source: A folder of demonstration files (the first state of each demonstration) or a JSON file of contexts;
-            None to draw from the seed.
-        num_per_task: Contexts per task, the first ones of the source, at least 1.
-        noise_m: Standard deviation of the noise on initial object positions, in metres, at least 0.
-        seed: The experiment's seed.
-
-    Raises:
-        RiptError: The source is missing, corrupt, or has too few contexts, or no valid perturbation was found.
-    """
-    if source is None:
-        contexts = draw_contexts(
-            benchmark, tasks, num_per_task=num_per_task, seed=seed, purpose=Purpose.TRAINING_CONTEXTS
-        )
-    elif source.is_dir():
-        contexts = tuple(
-            Context(task, benchmark.instruction(task), tuple(state.tolist()))
-            for task in tasks
-            for state in read_initial_states(find_file(source, task), num_per_task)
-        )
-    else:
-        contexts = read_contexts(source, benchmark, tasks, num_per_task=num_per_task)
-    return with_noise(benchmark, contexts, std_m=noise_m, seed=seed)
-
-
 def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
     """Return the contexts that an experiment is evaluated on; training never draws them."""
     return draw_contexts(
@@ -156,20 +119,47 @@ def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
 
 
 def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
-    """Return the context dataset of RIPT.
+    """Return the context dataset of RIPT, task by task.
 
     Raises:
-        RiptError: The source of contexts is missing, corrupt, or has too few.
+        RiptError: The source of contexts is missing, corrupt, or has too few, or no valid perturbation was found.
     """
-    sampling = experiment.sampling
-    return collect_contexts(
-        experiment.benchmark,
+    sampling, benchmark, tasks = experiment.sampling, experiment.benchmark, experiment.tasks
+    source, num_per_task = sampling.context_source, sampling.contexts_per_task
+    if source is None:
+        contexts = draw_contexts(
+            benchmark, tasks, num_per_task=num_per_task, seed=experiment.seed, purpose=Purpose.TRAINING_CONTEXTS
+        )
+    elif source == "demos":
+        contexts = _demonstrated_contexts(experiment, experiment.demos)
+    elif source.is_dir():  # older runs only: the first demonstrations of each file, whatever `demos` selects
+        contexts = _demonstrated_contexts(experiment, Demonstrations(folder=source, num_per_task=num_per_task))
+    else:
+        contexts = read_contexts(source, benchmark, tasks, num_per_task=num_per_task)
+    return with_noise(benchmark, contexts, std_m=sampling.context_noise_m, seed=experiment.seed)
+
+
+def _demonstrated_contexts(experiment: Experiment, settings: Demonstrations) -> tuple[Context, ...]:
+    """Return the initial states of the first demonstrations that are trained on, read from files or recorded."""
+    benchmark = experiment.benchmark
+    source = open_source(
+        benchmark,
         experiment.tasks,
-        source=sampling.context_source,
-        num_per_task=sampling.contexts_per_task,
-        noise_m=sampling.context_noise_m,
+        settings=settings,
+        sensors=(),
+        cameras=(),
+        max_steps=experiment.max_steps,
         seed=experiment.seed,
     )
+    contexts = []
+    for task in experiment.tasks:
+        trained, _ = source.read(task)
+        for demonstration in trained[: experiment.sampling.contexts_per_task]:
+            if demonstration.initial_state is None:
+                raise RiptError(f"the demonstrations of {task} have no initial states to draw contexts from")
+            state = tuple(demonstration.initial_state.tolist())
+            contexts.append(Context(task, demonstration.instruction, state))
+    return tuple(contexts)
 
 
 def training_stream(experiment: Experiment) -> ContextStream:

@@ -38,7 +38,7 @@ class SupervisedDataset:
 
 
 class DemonstrationSource(Protocol):
-    """Source of the demonstrations of a task."""
+    """Source of the demonstrations of a task. It alone selects them, for the supervised stages and for contexts."""
 
     def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
         """Return the training and the held-out demonstrations of a task."""
@@ -72,11 +72,10 @@ def load_dataset(
     num_each = settings.num_per_task + settings.num_held_out
     source_name = f"reading from {settings.folder}" if settings.folder else "recording"
     logger.info("%s, demonstrations per task: %d, tasks: %d", source_name, num_each, len(tasks))
-    source: DemonstrationSource
-    if settings.folder is None:
-        source = _Expert(benchmark.with_cameras(cameras), settings, max_steps, seed)
-    else:
-        source = _Files(benchmark, tasks, settings, settings.folder, sensors=policy.sensors, cameras=cameras)
+    sensors = policy.sensors
+    source = open_source(
+        benchmark, tasks, settings=settings, sensors=sensors, cameras=cameras, max_steps=max_steps, seed=seed
+    )
     training: list[Demonstration] = []
     held_out: list[Demonstration] = []
     for task in tasks:
@@ -87,6 +86,22 @@ def load_dataset(
         make_windows(training, policy.chunk_length),
         make_windows(held_out, policy.chunk_length) if held_out else None,
     )
+
+
+def open_source(
+    benchmark: Benchmark,
+    tasks: Sequence[str],
+    *,
+    settings: Demonstrations,
+    sensors: tuple[str, ...],
+    cameras: tuple[str, ...],
+    max_steps: int,
+    seed: int,
+) -> DemonstrationSource:
+    """Return the source of the demonstrations that `settings` select; see `load_dataset`."""
+    if settings.folder is None:
+        return _Expert(benchmark.with_cameras(cameras), settings, max_steps, seed)
+    return _Files(benchmark, tasks, settings, settings.folder, sensors=sensors, cameras=cameras)
 
 
 @dataclass(frozen=True)

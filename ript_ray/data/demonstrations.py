@@ -23,11 +23,13 @@ class Demonstration:
         instruction: The language instruction.
         observations: T rows per sensor: the observation before each action.
         actions_TA: The actions, float32 in [-1, 1].
+        initial_state: Initial state, in the benchmark's own format; None if it was not recorded.
     """
 
     instruction: str
     observations: Mapping[str, Rows]
     actions_TA: NDArray[np.float32]
+    initial_state: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,4 +157,4 @@ def demonstration_of(instruction: str, episode: ExpertEpisode) -> Demonstration:
     """Return an episode as a demonstration: one observation per action."""
     num_actions = len(episode.actions_TA)
     observations = {name: rows[:num_actions] for name, rows in episode.observations.items()}
-    return Demonstration(instruction, observations, episode.actions_TA)
+    return Demonstration(instruction, observations, episode.actions_TA, episode.initial_state)

@@ -9,7 +9,8 @@
         terminated, truncated   (T,) bool
 
 Images are compressed (gzip, one frame per chunk), transparently to readers. A file is renamed to its final name when it
-is complete, so files under final names are never partial.
+is complete, so files under final names are never partial. Files of others are refused if they read other files: by
+external links, external storage or virtual datasets.
 """
 
 import contextlib
@@ -181,11 +182,11 @@ def read_demonstrations(
             observations: dict[str, Rows] = {}
             for name in sensors:
                 within = f"obs/{NAMES_IN_FILES.get(name, name)}"
-                if on_demand and within in group and group[within].dtype == np.uint8:
+                if on_demand and within in group and _array(group, path, within).dtype == np.uint8:
                     observations[name] = StoredRows(path, f"{group.name}/{within}", len(actions_TA))
                 else:
                     observations[name] = _rows(group, path, within, end=len(actions_TA))
-            demonstrations.append(Demonstration(instruction, observations, actions_TA))
+            demonstrations.append(Demonstration(instruction, observations, actions_TA, _initial_state(group, path)))
         return tuple(demonstrations)
 
 
@@ -213,15 +214,34 @@ class StoredRows:
             RiptError: The file is corrupt.
         """
         try:
-            array = _open_file(self.path)[self.name]
+            array = _array(_open_once(self.path), self.path, self.name)
             return np.stack([array[row] for row in rows])
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise RiptError(f"{self.path} is corrupt or not an HDF5 file: {error}") from error
 
 
-@functools.lru_cache(maxsize=64)
-def _open_file(path: Path) -> h5py.File:
-    return h5py.File(path, "r")
+def _open(path: Path) -> h5py.File:
+    """Open a file for reading.
+
+    Raises:
+        RiptError: A link leads out of the file.
+    """
+    file = h5py.File(path, "r")
+    leading_out: list[str] = []
+
+    def check(name: bytes, link: h5py.h5l.LinkInfo) -> None:
+        if link.type not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT):
+            leading_out.append(name.decode(errors="replace"))
+
+    file.id.links.visit(check, info=True)
+    if leading_out:
+        file.close()
+        raise RiptError(f"{path} is refused: its link {leading_out[0]} leads out of the file")
+    return file
+
+
+_open_once = functools.lru_cache(maxsize=64)(_open)
+"""Keeps files open, for rows that are read on demand."""
 
 
 def count_demonstrations(path: Path) -> tuple[int, int]:
@@ -236,25 +256,6 @@ def count_demonstrations(path: Path) -> tuple[int, int]:
         return len(groups), sum(array.size for array in images)
 
 
-def read_initial_states(path: Path, num_states: int | None = None) -> tuple[NDArray[np.float64], ...]:
-    """Read the first state of each demonstration, in the order of recording; LIBERO's files are supported.
-
-    Args:
-        path: The file.
-        num_states: Number of demonstrations, the first ones; all if not given.
-
-    Raises:
-        RiptError: The file is corrupt or of another format, has too few demonstrations, or no states.
-    """
-    with _reading(path) as data:
-        states = []
-        for group in _demos(data, path, num_states):
-            if "states" not in group or group["states"].shape[0] == 0:
-                raise RiptError(f"{path}: {group.name} has no states, so contexts cannot be drawn from it")
-            states.append(np.array(group["states"][0], dtype=np.float64))
-        return tuple(states)
-
-
 def _demos(data: h5py.Group, path: Path, num_wanted: int | None) -> list[h5py.Group]:
     names = sorted((name for name in data if name.startswith("demo_")), key=lambda name: int(name[5:]))
     if num_wanted is not None and len(names) < num_wanted:
@@ -266,8 +267,27 @@ def _rows(group: h5py.Group, path: Path, name: str, end: int | None = None) -> N
     if name not in group:
         there = ", ".join(sorted(group.get("obs", ())))
         raise RiptError(f"{path}: {group.name} has no {name}; its observations are {there}")
-    rows: NDArray[Any] = group[name][:end]
+    rows: NDArray[Any] = _array(group, path, name)[:end]
     return rows
+
+
+def _initial_state(group: h5py.Group, path: Path) -> NDArray[np.float64] | None:
+    """Read the first state of a demonstration; None in files without states, such as QueST's own."""
+    if "states" not in group or group["states"].shape[0] == 0:
+        return None
+    return np.array(_array(group, path, "states")[0], dtype=np.float64)
+
+
+def _array(group: h5py.Group, path: Path, name: str) -> h5py.Dataset:
+    """Return an array of a file.
+
+    Raises:
+        RiptError: Its values are in other files.
+    """
+    array = group[name]
+    if array.is_virtual or array.external:
+        raise RiptError(f"{path} is refused: the values of {array.name} are in other files")
+    return array
 
 
 @contextlib.contextmanager
@@ -276,7 +296,7 @@ def _reading(path: Path) -> Iterator[h5py.Group]:
     if not path.is_file():
         raise RiptError(f"there is no demonstration file {path}")
     try:
-        with h5py.File(path, "r") as file:
+        with _open(path) as file:
             if not isinstance(file.get("data"), h5py.Group):
                 raise RiptError(f"{path} is not a demonstration file: it has no group 'data'")
             yield file["data"]

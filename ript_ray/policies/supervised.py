@@ -27,6 +27,8 @@ class SupervisedStage:
             Either this or num-epochs. Source: ours.
         num_epochs: Passes over all windows, at least 1; the learning rate changes with each epoch. Source: QueST
             counts epochs.
+        schedule_epochs: Length of the learning rate's cosine schedule, in epochs, at least 1 and only with num-epochs;
+            afterwards the rate is constant; if not given, num-epochs. Source: QueST, 200 for 201 epochs.
         batch_size: Windows per step, at least 1. Source: QueST, 256 (autoencoder) and 128 (prior).
         learning_rate: Peak learning rate, above 0. Source: QueST, 1e-4.
         weight_decay: AdamW weight decay, at least 0. Source: QueST, 1e-4.
@@ -36,6 +38,7 @@ class SupervisedStage:
 
     num_steps: int | None = None
     num_epochs: int | None = None
+    schedule_epochs: int | None = field(default=None, metadata={"before": None})
     batch_size: int = 128
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
@@ -48,7 +51,11 @@ class SupervisedStage:
             "a supervised stage takes either num-steps or num-epochs, "
             f"not {self.num_steps} steps and {self.num_epochs} epochs",
         )
-        for field_name in ("num_steps", "num_epochs", "batch_size", "checkpoint_every"):
+        require(
+            self.schedule_epochs is None or self.num_epochs is not None,
+            f"schedule-epochs of a supervised stage, here {self.schedule_epochs}, needs num-epochs",
+        )
+        for field_name in ("num_steps", "num_epochs", "schedule_epochs", "batch_size", "checkpoint_every"):
             if (number := getattr(self, field_name)) is not None:
                 require_at_least(f"{field_name.replace('_', '-')} of a supervised stage", number, 1)
         require_positive("learning-rate of a supervised stage", self.learning_rate)

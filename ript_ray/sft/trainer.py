@@ -115,5 +115,5 @@ class SupervisedTrainer:
         settings = self._settings
         done = self.step / self.num_steps
         if settings.num_epochs:
-            done = (self.step // self._steps_per_epoch) / settings.num_epochs
+            done = min(1.0, (self.step // self._steps_per_epoch) / (settings.schedule_epochs or settings.num_epochs))
         return cosine(1.0, FINAL_SHARE, done) * settings.learning_rate

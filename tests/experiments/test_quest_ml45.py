@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments import quest_ml45
 from experiments.quest_ml45 import (
-    ALL_STAGES,
+    FEW_SHOT,
     PAPER,
     PRESETS,
     RELEASED_CODE,
@@ -39,23 +40,38 @@ def test_the_printed_table_lists_every_difference_between_the_presets(capsys: py
     assert differing["evaluation.contexts_per_task"] == (50, 48)
     assert "ppo.num_iterations" not in differing
     print_differences()
-    lines = capsys.readouterr().out.splitlines()[1:]
-    assert [line.split()[0] for line in lines] == list(differing)
+    table, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert [line.split()[0] for line in table.splitlines()[1:]] == list(differing)
+    assert "MetaWorld v3 for the authors' v2" in rest
+    assert "MetaWorld v3 for the authors' v2" in " ".join((quest_ml45.__doc__ or "").split())
 
 
-def test_the_released_codes_learning_rate_changes_every_other_update() -> None:
+def test_demonstrations_per_task_are_the_papers_50_and_quests_100() -> None:
+    assert (PAPER.demos.num_per_task, RELEASED_CODE.demos.num_per_task) == (50, 100)
+
+
+def test_the_few_shot_preset_is_quests_new_tasks_first_demonstrations_and_their_own_contexts() -> None:
+    assert FEW_SHOT.tasks == ML45_HELD_OUT
+    assert (FEW_SHOT.demos.num_per_task, FEW_SHOT.demos.selection, FEW_SHOT.demos.num_held_out) == (5, "first", 0)
+    assert (FEW_SHOT.sampling.context_source, FEW_SHOT.sampling.contexts_per_task) == ("demos", 5)
+    assert FEW_SHOT.policy == PAPER.policy, "so that it starts from the run of the 45 tasks"
+    assert FEW_SHOT.stages == ("prior", "ript")
+
+
+def test_the_released_codes_learning_rate_changes_once_per_epoch_of_2250_contexts() -> None:
     rates = [learning_rate_of(RELEASED_CODE.ppo, update) for update in range(1, 31)]
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-6)
     upstream = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=9e-7)
     for update, rate in enumerate(rates, start=1):
         assert rate == pytest.approx(upstream.get_last_lr()[0], rel=1e-9)
         optimizer.step()
-        if update % 2 == 0:
+        if update % (50 * 45 // 180) == 0:
             upstream.step()
+    assert 0.997e-6 < rates[-1] < 1e-6, "hardly changes within 30 updates"
     assert {learning_rate_of(PAPER.ppo, update) for update in range(1, 31)} == {1e-6}
 
 
-@pytest.mark.parametrize("experiment", ALL_STAGES.values(), ids=ALL_STAGES)
+@pytest.mark.parametrize("experiment", [PAPER, RELEASED_CODE], ids=["paper", "released-code"])
 def test_a_preset_trains_the_published_policy_on_45_tasks(experiment: Experiment) -> None:
     assert len(experiment.tasks) == 45
     assert not set(experiment.tasks) & set(ML45_HELD_OUT)
@@ -69,10 +85,10 @@ def test_every_stage_has_a_run_of_its_own_under_its_own_name() -> None:
         (f"{version}-{stage}", f"quest-ml45-{stage}", (stage,))
         for version in ("paper", "released-code")
         for stage in ("autoencoder", "prior", "ript")
-    ]
-    for preset in ALL_STAGES.values():
+    ] + [(f"few-shot-{stage}", f"quest-ml45-few-shot-{stage}", (stage,)) for stage in ("prior", "ript")]
+    for preset in (PAPER, RELEASED_CODE):
         assert (preset.name, preset.stages) == ("quest-ml45", ("autoencoder", "prior", "ript"))
-    assert len(PRESETS) == 8
+    assert len(PRESETS) == 11
 
 
 @pytest.mark.cli

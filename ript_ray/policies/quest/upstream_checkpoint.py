@@ -1,19 +1,22 @@
 """Checkpoint files of QueST's and RIPT-VLA's authors: `{"model": state dict}`, written by `torch.save`.
 
-Files of the supervised stages use plain names; in RIPT's files every name has the prefix `module.`.
+Files of the supervised stages use plain names; in RIPT's files every name has the prefix `module.`. The files that
+QueST's training saves every few epochs have ten more keys, which are ignored.
 
 Pickle files can execute code. Two checks prevent it: the callables that a file names are listed without running it and
-must be on an allowlist of four tensor constructors, and torch then loads it with `weights_only=True`.
+must be on an allowlist of four tensor constructors, and torch then loads it with `weights_only=True`. The optimizers'
+state in the ten other keys also names classes of OmegaConf: a stand-in that does nothing takes their place.
 """
 
 import io
+import logging
 import pickletools
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 
 from ript_ray.errors import CheckpointError
 from ript_ray.storage.atomic import atomic_write
+
+logger = logging.getLogger(__name__)
 
 UpstreamFormat = Literal["sft", "ript"]
 
@@ -31,6 +36,27 @@ ALLOWED = frozenset(
     {"collections OrderedDict", "torch FloatStorage", "torch LongStorage", "torch._utils _rebuild_tensor_v2"}
 )
 """The callables that a file may name."""
+
+IGNORED_KEYS = frozenset(
+    {
+        *("optimizers", "schedulers", "scaler", "epoch", "stage", "steps"),
+        *("wandb_id", "experiment_dir", "experiment_name", "config"),
+    }
+)
+"""The keys besides `model` in the files that QueST's training saves every few epochs. Source: QueST's train.py."""
+
+REPLACED = {
+    "__builtin__ dict": "builtins.dict",
+    "__builtin__ list": "builtins.list",
+    "__builtin__ long": "builtins.int",
+    "collections defaultdict": "collections.defaultdict",
+    "omegaconf.base ContainerMetadata": "omegaconf.base.ContainerMetadata",
+    "omegaconf.base Metadata": "omegaconf.base.Metadata",
+    "omegaconf.listconfig ListConfig": "omegaconf.listconfig.ListConfig",
+    "omegaconf.nodes AnyNode": "omegaconf.nodes.AnyNode",
+    "typing Any": "typing.Any",
+}
+"""What a list of OmegaConf names, and torch's names for it. With QueST's torch (2.2), an optimizer's betas are one."""
 
 COMPUTED_CALLS = frozenset({"STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 """Pickle operations that call something computed at run time; `torch.save` uses none."""
@@ -68,12 +94,11 @@ def read_upstream_checkpoint(path: Path) -> UpstreamCheckpoint:
     """
     _refuse_code(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_StandIn, name) for name in REPLACED.values()]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a corrupt file can fail anywhere in torch
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or list(content) != ["model"] or not isinstance(content["model"], dict):
-        raise CheckpointError(f"{path} is not a dict with the single key 'model' and a state dict as its value")
-    entries = content["model"]
+    entries = _model_in(content, path)
     strange = [str(name) for name, value in entries.items() if not (isinstance(name, str) and _is_plain(value))]
     if strange or not entries:
         raise CheckpointError(f"{path} contains {', '.join(strange) or 'no entry'} where named tensors are expected")
@@ -100,6 +125,35 @@ def write_upstream_checkpoint(path: Path, arrays: Mapping[str, NDArray[np.generi
     atomic_write(path, file.getvalue())
 
 
+class _StandIn:
+    """Takes the place of what `REPLACED` names: accepts all that a pickle does with it, and does nothing."""
+
+    def __init__(self, *_: object):
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def _model_in(content: object, path: Path) -> dict[Any, Any]:
+    """Return the state dict in a file's content.
+
+    Raises:
+        CheckpointError: There is none, or there are keys that the authors' files do not have.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise CheckpointError(f"{path} is not a dict with the key 'model' and a state dict as its value")
+    others = content.keys() - {"model"}
+    if unknown := sorted(map(str, others - IGNORED_KEYS)):
+        raise CheckpointError(f"{path} has keys that the authors' files do not have: {', '.join(unknown)}")
+    if others:
+        logger.info("ignoring all of %s but its model: %s", path, ", ".join(sorted(others)))
+    if content.get("stage") == 0:
+        logger.warning("%s was saved by QueST's stage 0, the autoencoder: its prior is not trained", path)
+    model: dict[Any, Any] = content["model"]
+    return model
+
+
 def _refuse_code(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -111,7 +165,7 @@ def _refuse_code(path: Path) -> None:
         raise CheckpointError(f"there is nothing at {path}") from error
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} is not a file that torch.save wrote: {error}") from error
-    refused = sorted(called - ALLOWED)
+    refused = sorted(called - ALLOWED - REPLACED.keys())
     if refused:
         raise CheckpointError(f"{path} was refused without executing anything: it calls {', '.join(refused)}")
 

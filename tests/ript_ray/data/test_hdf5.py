@@ -1,6 +1,5 @@
 """Demonstration files: content, compatibility with other readers, interrupted and invalid files."""
 
-import functools
 import logging
 import shutil
 import signal
@@ -16,12 +15,15 @@ import pytest
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN
 from ript_ray.config.data import Demonstrations
-from ript_ray.data.contexts import collect_contexts
+from ript_ray.config.experiment import Experiment
+from ript_ray.config.rl import Sampling
+from ript_ray.data.contexts import training_contexts
 from ript_ray.data.demonstrations import record_demonstrations
-from ript_ray.data.hdf5 import find_file, read_demonstrations, read_initial_states, read_recipe
+from ript_ray.data.hdf5 import count_demonstrations, find_file, read_demonstrations, read_recipe
 from ript_ray.data.recording import Plan, files_of, record_files
 from ript_ray.errors import ConfigError, RiptError, StorageError
 from ript_ray.runtime.cluster import Cluster
+from ript_ray.types import Context
 from tests.commands import RIPT_RAY, environment, run
 
 HERE = Cluster(in_process=True)
@@ -105,9 +107,9 @@ def test_a_file_has_the_layout_that_the_authors_loader_reads(seen: Path) -> None
 @pytest.mark.sim
 def test_replaying_a_files_actions_from_its_first_state_reproduces_its_images_and_success(seen: Path) -> None:
     (demonstration, _) = read_demonstrations(seen, instruction="", sensors=("corner_rgb", "state"))
-    (start,) = read_initial_states(seen, 1)
+    assert demonstration.initial_state is not None
     task = SEEING.benchmark.make("reach-v3")
-    task.reset(start)
+    task.reset(demonstration.initial_state)
     outcomes = []
     for step, action in enumerate(demonstration.actions_TA):
         if step % 8 == 0:
@@ -214,7 +216,12 @@ def test_the_splits_of_the_papers_go_to_train_and_test() -> None:
 
 @pytest.mark.sim
 def test_contexts_are_the_first_states_of_the_files_plus_noise_if_configured(recorded: Path) -> None:
-    collect = functools.partial(collect_contexts, MetaWorld(), TASKS, source=recorded, seed=0)
+    demos = Demonstrations(folder=recorded, num_per_task=3)
+
+    def collect(num_per_task: int, noise_m: float) -> tuple[Context, ...]:
+        sampling = Sampling(context_source="demos", contexts_per_task=num_per_task, context_noise_m=noise_m)
+        return training_contexts(Experiment("small", TASKS, demos=demos, sampling=sampling))
+
     contexts = collect(num_per_task=3, noise_m=0.0)
     assert [context.task for context in contexts] == ["reach-v3"] * 3 + ["drawer-open-v3"] * 3
     with h5py.File(find_file(recorded, "drawer-open-v3")) as file:
@@ -241,14 +248,18 @@ def as_the_authors_write(path: Path) -> None:
 
 
 def test_a_file_of_the_authors_is_read_too_but_holds_no_contexts(tmp_path: Path) -> None:
-    path = tmp_path / "theirs.hdf5"
+    path = tmp_path / "reach-v3.hdf5"
     as_the_authors_write(path)
     (demonstration,) = read_demonstrations(path, instruction="reach", sensors=("corner_rgb", "state"))
     assert demonstration.actions_TA.dtype == np.float32
     assert np.asarray(demonstration.observations["corner_rgb"]).shape == (5, 128, 128, 3)
     np.testing.assert_array_equal(np.asarray(demonstration.observations["state"])[1], np.arange(39, 78))
-    with pytest.raises(RiptError, match="demo_0 has no states, so contexts cannot be drawn from it"):
-        read_initial_states(path)
+    demos, sampling = (
+        Demonstrations(folder=tmp_path, num_per_task=1),
+        Sampling(context_source="demos", contexts_per_task=1),
+    )
+    with pytest.raises(RiptError, match="demonstrations of reach-v3 have no initial states to draw contexts from"):
+        training_contexts(Experiment("small", TASKS[:1], demos=demos, sampling=sampling))
     with pytest.raises(RiptError, match="was not recorded by ript-ray"):
         read_recipe(path)
 
@@ -259,8 +270,54 @@ def test_liberos_files_give_their_first_states_in_the_order_of_their_numbers(tmp
         for index in (0, 1, 2, 10):
             states = np.full((4, 92), index, dtype=np.float64)
             file[f"data/demo_{index}/states"] = states + np.arange(4)[:, None]
-    assert [state[0] for state in read_initial_states(path)] == [0, 1, 2, 10]
-    assert read_initial_states(path, 1)[0].shape == (92,)
+            file[f"data/demo_{index}/actions"] = np.zeros((4, 7))
+    for chosen, expected in ((None, [0, 1, 2, 10]), ((3, 1), [10, 1])):
+        read = read_demonstrations(path, instruction="", sensors=(), chosen=chosen)
+        np.testing.assert_array_equal([each.initial_state for each in read], np.outer(expected, np.ones(92)))
+
+
+def link_outside(demo: h5py.Group, secret: Path) -> None:
+    demo["obs/light"] = h5py.ExternalLink(secret, "secret")
+
+
+def link_outside_behind_a_soft_link(demo: h5py.Group, secret: Path) -> None:
+    demo["outside"] = h5py.ExternalLink(secret, "/")
+    demo["obs/light"] = h5py.SoftLink(f"{demo.name}/outside/secret")
+
+
+def store_outside(demo: h5py.Group, secret: Path) -> None:
+    demo.create_dataset("obs/light", shape=(4,), dtype=np.uint8, external=[(secret, 0, 4)])
+
+
+def map_outside(demo: h5py.Group, secret: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(4,), dtype=np.uint8)
+    layout[:] = h5py.VirtualSource(secret, "secret", shape=(4,))
+    demo.create_virtual_dataset("obs/light", layout)
+
+
+OUTSIDE: dict[Callable[[h5py.Group, Path], None], str] = {
+    link_outside: "refused: its link data/demo_0/obs/light leads out of the file",
+    link_outside_behind_a_soft_link: "refused: its link data/demo_0/outside leads out of the file",
+    store_outside: "refused: the values of /data/demo_0/obs/light are in other files",
+    map_outside: "refused: the values of /data/demo_0/obs/light are in other files",
+}
+
+
+@pytest.mark.parametrize("point", OUTSIDE)
+@pytest.mark.parametrize("on_demand", [False, True])
+def test_a_file_that_points_to_other_files_is_refused_and_what_points_there_is_named(
+    point: Callable[[h5py.Group, Path], None], on_demand: bool, tmp_path: Path
+) -> None:
+    path, secret = tmp_path / "reach-v3.hdf5", tmp_path / "secret.hdf5"
+    with h5py.File(secret, "w") as file:
+        file["secret"] = np.arange(4, dtype=np.uint8)
+    with h5py.File(path, "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"] = np.zeros((4, 4))
+        point(demo, secret)
+        assert len(demo["obs/light"][:]) == 4, "HDF5 itself reads the other file"
+    with pytest.raises(RiptError, match=f"reach-v3.hdf5 is {OUTSIDE[point]}"):
+        read_demonstrations(path, instruction="", sensors=("light",), on_demand=on_demand)
 
 
 def cut_in_half(path: Path) -> None:
@@ -282,7 +339,7 @@ def test_an_invalid_file_is_named_with_the_problem(case: str, recorded: Path, tm
     shutil.copy(find_file(recorded, "reach-v3"), path)
     spoil, message = BAD_FILES[case]
     spoil(path)
-    for read in (read_recipe, read_initial_states):
+    for read in (read_recipe, count_demonstrations):
         with pytest.raises(RiptError, match=message) as caught:
             read(path)
         assert str(path) in str(caught.value)
@@ -296,7 +353,7 @@ def test_missing_files_and_sensors_are_named_with_the_available_ones(recorded: P
         find_file(tmp_path, "push-v3")
     path = find_file(recorded, "reach-v3")
     with pytest.raises(RiptError, match="contains 3 demonstrations, fewer than the 50 needed"):
-        read_initial_states(path, 50)
+        read_demonstrations(path, instruction="", sensors=(), chosen=[49])
     with pytest.raises(RiptError, match="has no obs/corner_rgb; its observations are obs_gt, relative, robot_states"):
         read_demonstrations(path, instruction="", sensors=("corner_rgb",))
     for folder in ("one", "two"):

@@ -220,9 +220,9 @@ def test_weights_that_are_not_finite_are_not_imported(metaworld: QuestPolicy, tm
 
 
 STRANGE_CONTENTS = {
-    "another key": ({"state_dict": {"a": torch.zeros(1)}}, "the single key 'model'"),
-    "a second key": ({"model": {"a": torch.zeros(1)}, "optimizer": {}}, "the single key 'model'"),
-    "no dict": (torch.zeros(1), "the single key 'model'"),
+    "another key": ({"state_dict": {"a": torch.zeros(1)}}, "the key 'model'"),
+    "an unknown key": ({"model": {"a": torch.zeros(1)}, "optimizer": {}}, "keys that .* do not have: optimizer"),
+    "no dict": (torch.zeros(1), "the key 'model'"),
     "no entry": ({"model": {}}, "contains no entry where named tensors are expected"),
     "not a tensor": ({"model": {"a": 3, "b": torch.zeros(1)}}, "contains a where named tensors are expected"),
     "two layouts": ({"model": {"module.a": torch.zeros(1), "b": torch.zeros(1)}}, "lack the prefix 'module.': b"),

@@ -110,12 +110,8 @@ def test_every_group_of_a_run_is_replayed_exactly(run: Path) -> None:
 def test_a_run_with_noise_on_rollouts_and_split_groups_is_replayed_and_resumed_exactly(
     store: str, tmp_path: Path
 ) -> None:
-    noisy = replace(
-        EXPERIMENT,
-        sampling=replace(EXPERIMENT.sampling, rollout_noise_m=0.02, rollouts_per_request=2),
-        checkpoint_every=1,
-        keep_weights=True,
-    )
+    sampling = replace(EXPERIMENT.sampling, rollout_noise_m=0.02, rollouts_per_request=2)
+    noisy = replace(EXPERIMENT, sampling=sampling, checkpoint_every=1, keep_weights=True)
     path = begin(tmp_path / "runs", noisy)
     finish(path)
     recorded = RecordedRun.open(path)

@@ -80,17 +80,32 @@ def test_a_stage_that_stops_after_any_step_resumes_to_the_same_bits(
             np.testing.assert_array_equal(second.state_arrays()[name], array, err_msg=name)
 
 
-def test_the_learning_rate_falls_to_a_tenth_by_steps_or_by_epochs() -> None:
-    def rates(settings: SupervisedStage) -> list[float]:
-        _, trainer = begin("autoencoder", settings, noisy=False)
-        return [trainer._optimizer.param_groups[0]["lr"] for _ in trainer.steps()]
+def rates(settings: SupervisedStage) -> list[float]:
+    _, trainer = begin("autoencoder", settings, noisy=False)
+    return [trainer._optimizer.param_groups[0]["lr"] for _ in trainer.steps()]
 
+
+def test_the_learning_rate_falls_to_a_tenth_by_steps_or_by_epochs() -> None:
     steps, epochs = rates(BY_STEPS), rates(BY_EPOCHS)
     assert steps[0] == epochs[0] == pytest.approx(1e-2)
     assert steps[6] == pytest.approx((1e-2 + 1e-3) / 2)
     assert np.diff(steps).max() < 0
     assert [len(set(epochs[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
     assert len(set(epochs)) == 3
+
+
+def test_the_schedule_may_be_shorter_than_the_stage_as_in_the_authors_loop_over_epochs_0_to_n() -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    upstream = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3, eta_min=1e-3)
+    expected = []
+    for _ in range(3 + 1):
+        expected += [upstream.get_last_lr()[0]] * 4  # steps of an epoch
+        optimizer.step()
+        upstream.step()
+    assert rates(replace(BY_EPOCHS, num_epochs=4, schedule_epochs=3)) == pytest.approx(expected, rel=1e-9)
+    assert rates(replace(BY_EPOCHS, num_epochs=5, schedule_epochs=3))[-4:] == [pytest.approx(1e-3)] * 4
+    with pytest.raises(ConfigError, match="schedule-epochs of a supervised stage, here 3, needs num-epochs"):
+        replace(BY_STEPS, schedule_epochs=3)
 
 
 def test_an_epoch_visits_every_window_once() -> None:
