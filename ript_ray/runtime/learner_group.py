@@ -30,7 +30,11 @@ class LearnerGroup:
         # Prefer the driver's node: if it dies, the run ends anyway.
         near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         learner_class = ray.remote(num_cpus=num_cpus, scheduling_strategy=near, **NO_TASK_EVENTS)(LoggedLearner)
-        options: dict[str, Any] = {"seed": parts.seed, "num_threads": parts.learner_threads}
+        options: dict[str, Any] = {
+            "seed": parts.seed,
+            "num_threads": parts.learner_threads,
+            "parameter_groups": parts.parameter_groups,
+        }
         self._timeout_s = timeout_s
         self._learners = [
             learner_class.remote(package_level(), build_policy, parts.ppo, **options) for _ in range(parts.num_learners)
@@ -56,7 +60,7 @@ class LearnerGroup:
         host = get_result(find_host, "the learner's address", timeout_s)
         address = get_result(first.open_store.remote(host), "the learners' store", timeout_s)
         joined = [
-            learner.join.remote(address, rank=rank, size=size, timeout_s=self._timeout_s)
+            learner.join.remote(address, host=host, rank=rank, size=size, timeout_s=self._timeout_s)
             for rank, learner in enumerate(self._learners)
         ]
         for answer in joined:
