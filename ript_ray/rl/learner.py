@@ -169,7 +169,6 @@ class Learner:
             error=error_message,
         )
 
-    @property
     def progress(self) -> UpdateProgress:
         """Progress of the running or the last update; may be read from another thread."""
         return replace(self._progress, is_waiting=self._sync.is_waiting)

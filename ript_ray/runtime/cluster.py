@@ -31,7 +31,8 @@ class Cluster:
             is also run by an idle actor, and the first answer counts; above 1, inf to disable.
         max_replacements: Rollout actors that may be replaced within one hour before the run fails, at least 0.
             Actors that are lost with their node do not count.
-        update_timeout_s: Timeout for one learner update, in seconds, above 0.
+        update_timeout_s: Longest time that a learner may go without progress, in seconds, above 0. An update may take
+            any time as long as its passes over minibatches (or micro-batches) go on.
     """
 
     num_actors: int | None = None
@@ -42,7 +43,7 @@ class Cluster:
     in_process: bool = False
     start_timeout_s: float = 120.0
     group_timeout_s: float = 600.0
-    update_timeout_s: float = 3600.0
+    update_timeout_s: float = 600.0
     straggler_factor: float = 3.0
     max_replacements: int = 100
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 MAX_INVALID = 3
 """Consecutive malformed groups after which an actor is replaced."""
 
+MAX_UPDATE_ATTEMPTS = 3
+"""Times that learners may die or hang before the same update has finished."""
+
 MAX_FAILURES = 3
 """Consecutive requests raising an exception after which an actor is replaced."""
 
