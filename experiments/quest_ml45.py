@@ -39,6 +39,8 @@ In the following, both presets are the same and differ from the paper, the code 
     contexts        One per demonstration. Code: MetaWorld's are drawn without a seed, differently in every process.
                     Here: from the seed, the same in every process, or from files (sampling.context-source).
     failures        Code: demonstrations include failed episodes (ript-ray demos --keep-failures). Here: none.
+    threads         Here: the learner uses all cores of the machine (learner-threads): results differ in their last bits
+                    between machines, as they do anyway.
     held out        Here: two more demonstrations per task, not trained on, for the errors of the supervised stages.
     few-shot        5 demonstrations per task: --demos.num-per-task 5 --demos.selection spread, 200 epochs, as QueST.
 """
@@ -58,6 +60,7 @@ from ript_ray.config.serialization import flatten
 from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.quest.presets import published
 from ript_ray.policies.supervised import SupervisedStage
+from ript_ray.runtime.host import num_cpus
 
 BENCHMARK = MetaWorld()
 
@@ -75,6 +78,7 @@ PAPER = Experiment(
     ppo=PPO(num_iterations=20, minibatch_rollouts=24, learning_rate=1e-6),
     evaluation=Evaluation(contexts_per_task=50),
     num_updates=15,
+    learner_threads=num_cpus(),
 )
 """Source: RIPT-VLA, section 5.1; QueST for the supervised stages."""
 

@@ -26,7 +26,8 @@ class Cluster:
             submitted job), else Ray is started on this machine.
         in_process: Run everything in this process without Ray: same results, slower, easy to debug.
         start_timeout_s: Timeout for starting actors and loading weights, in seconds, above 0.
-        group_timeout_s: Timeout for one group of rollouts, in seconds, above 0.
+        group_timeout_s: Shortest timeout for one group of rollouts, in seconds, above 0. It doubles with every failed
+            attempt at the group, and is at least three times the longest duration of the latest groups.
         straggler_factor: A group that runs for this multiple of the median duration, and for at least half a second,
             is also run by an idle actor, and the first answer counts; above 1, inf to disable.
         max_replacements: Rollout actors that may be replaced within one hour before the run fails, at least 0.
