@@ -52,6 +52,7 @@ from ript_ray.config.serialization import flatten
 from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.quest.presets import published
 from ript_ray.policies.supervised import SupervisedStage
+from ript_ray.runtime.host import num_cpus
 
 BENCHMARK = MetaWorld()
 
@@ -72,6 +73,7 @@ PAPER = Experiment(
     ppo=PPO(num_iterations=20, minibatch_rollouts=24, learning_rate=1e-6),
     evaluation=Evaluation(contexts_per_task=50),
     num_updates=15,
+    learner_threads=num_cpus(),
 )
 """Source: RIPT-VLA, section 5.1; QueST for the epochs of the supervised stages."""
 
@@ -145,6 +147,8 @@ contexts        Paper: the initial states of the demonstrations. Code: MetaWorld
 held-out        The initial states of drawer-open, drawer-close, window-close, plate-slide-back and
                 plate-slide-back-side vary in one dimension, by at most 0.2 m: a held-out context is 1 to 2 mm from the
                 nearest of 50 training contexts. Success on these tasks' held-out contexts is interpolation.
+threads         Here: the learner uses all cores of the machine that starts the run (learner-threads), so the last bits
+                of results differ between machines with different numbers of cores.
 failures        Code: demonstrations include failed episodes (ript-ray demos --keep-failures). Here: none.
 demonstrations  Paper: 50 per task. Code: QueST's own 100. Here: two more per task, not trained on, for the errors of
                 the supervised stages; none with few-shot.

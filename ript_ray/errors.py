@@ -52,6 +52,10 @@ class WorkerError(RiptError):
     """A rollout actor or the learner failed or timed out."""
 
 
+class PeerError(WorkerError):
+    """A learner lost the connection to another one."""
+
+
 class WeightsError(RiptError):
     """Received weights are corrupt or do not fit the policy."""
 

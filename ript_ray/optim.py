@@ -1,11 +1,12 @@
-"""AdamW helpers: weight-decay groups, the cosine schedule, and the moments as named arrays."""
+"""AdamW helpers: parameter groups, weight decay, the cosine schedule, and the moments as named arrays."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import nn
 
+from ript_ray.checks import require
 from ript_ray.policies.embedding import is_embedding
 from ript_ray.policies.state_dict import copy_into
 from ript_ray.types import Arrays
@@ -26,6 +27,28 @@ def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: f
     for _, parameter in parameters:
         (decayed if parameter.ndim >= 2 and not is_embedding(parameter) else kept).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def partition(
+    parameters: Mapping[str, nn.Parameter], names: Collection[str], prefixes: Mapping[str, str]
+) -> dict[str, dict[str, nn.Parameter]]:
+    """Return parameters by group, in their order; under "", first, those of none of the groups `names`.
+
+    Args:
+        parameters: The parameters, by name.
+        names: The groups to be told apart.
+        prefixes: By group: the prefix of its parameters' names.
+
+    Raises:
+        ConfigError: A group has no parameter.
+    """
+    parts: dict[str, dict[str, nn.Parameter]] = {"": {}, **{name: {} for name in names}}
+    for name, parameter in parameters.items():
+        group = next((group for group in names if name.startswith(prefixes[group])), "")
+        parts[group][name] = parameter
+    for group in names:
+        require(bool(parts[group]), f"parameter group {group}: no trainable parameter begins with {prefixes[group]!r}")
+    return {group: part for group, part in parts.items() if part}
 
 
 def cosine(initial: float, final: float, done: float) -> float:

@@ -103,6 +103,7 @@ class Experiment:
             isinstance(self.sft, self.policy.sft_type),
             f"sft must be the {self.policy.sft_type.__name__} of policy {self.policy.kind}, not {self.sft}",
         )
+        self._check_parameter_groups()
         self._check_stages()
         require(
             self.sampling.context_source != "demos" or self.sampling.contexts_per_task <= self.demos.num_per_task,
@@ -129,6 +130,16 @@ class Experiment:
     def supervised_tasks(self) -> tuple[SupervisedTask, ...]:
         """The supervised stages to train, in order."""
         return tuple(task for task in self.sft.tasks() if task.name in self.stages)
+
+    def _check_parameter_groups(self) -> None:
+        known = self.policy.parameter_groups
+        for field_name in ("learning_rates", "max_grad_norms"):
+            unknown = [name for name in getattr(self.ppo, field_name) if name not in known]
+            require(
+                not unknown,
+                f"ppo.{field_name.replace('_', '-')} names {', '.join(unknown)}; the parameter groups of policy "
+                f"{self.policy.kind}: {', '.join(known) or 'none'}",
+            )
 
     def _check_stages(self) -> None:
         order = self.all_stages

@@ -105,7 +105,20 @@ class PPO:
     Attributes:
         num_iterations: N, passes over the batch, at least 1. Source: paper, 20 for QueST.
         minibatch_rollouts: Rollouts per optimizer step, at least 1. Source: paper, 24.
+        micro_batch_decisions: Policy queries per forward and backward pass, at least 1. The gradients of the passes of
+            a minibatch are summed before its optimizer step: less memory, the same result up to rounding. If not
+            given, one pass (per learner). Source: authors' code, 1 for OpenVLA-OFT.
+        loss_average: What the loss of a minibatch is averaged over. unit: all scored units (tokens or chunk steps)
+            weigh the same, long rollouts therefore more; rollout: all rollouts weigh the same, as the mean of their
+            own units. Source: authors' code, unit for QueST, rollout for OpenVLA-OFT.
+        recompute_log_probs: Whether the learner recomputes the log-probabilities of the sampling policy when an update
+            begins, instead of using those that the actors recorded: for actors and learners whose figures differ
+            (see the metric ppo/first_approx_kl). Above lag 0, ratios then ignore the age of a group. Source: authors'
+            code, yes for QueST, no for OpenVLA-OFT.
         learning_rate: AdamW learning rate, above 0. Source: paper, 1e-6 for QueST.
+        learning_rates: Learning rates of parameter groups of the policy, by name, above 0; all other parameters have
+            `learning_rate`. The schedule scales them alike. Source: paper, 1e-4 for the adapters of OpenVLA-OFT and
+            1e-5 for its action head.
         final_learning_rate: End of the cosine schedule, above 0; if not given, the learning rate is constant.
             Source: authors' code, 9e-7 for QueST.
         schedule_updates: Length of the schedule, in updates, at least 1; afterwards the rate is constant. Source:
@@ -115,11 +128,18 @@ class PPO:
         clip_high: Upper clip range of the probability ratio (1 + clip_high), above 0. Source: paper, 0.2.
         weight_decay: AdamW weight decay, at least 0. Source: authors' code, 1e-4.
         max_grad_norm: Gradients are clipped to this norm, above 0. Source: authors' code, 1.0.
+        max_grad_norms: Norms to which parameter groups of the policy are clipped by themselves, by name, above 0; all
+            other parameters are clipped together. Source: authors' code, 1.0 for the adapters and for the action head
+            of OpenVLA-OFT.
     """
 
     num_iterations: int = 20
     minibatch_rollouts: int = 24
+    micro_batch_decisions: int | None = field(default=None, metadata={"before": None})
+    loss_average: Literal["unit", "rollout"] = field(default="unit", metadata={"before": "unit"})
+    recompute_log_probs: bool = field(default=False, metadata={"before": False})
     learning_rate: float = 1e-6
+    learning_rates: dict[str, float] = field(default_factory=dict, metadata={"before": {}})
     final_learning_rate: float | None = None
     schedule_updates: int = 40
     schedule_every: int = 1
@@ -127,10 +147,13 @@ class PPO:
     clip_high: float = 0.2
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
+    max_grad_norms: dict[str, float] = field(default_factory=dict, metadata={"before": {}})
 
     def __post_init__(self) -> None:
         require_at_least("ppo.num-iterations (N)", self.num_iterations, 1)
         require_at_least("ppo.minibatch-rollouts", self.minibatch_rollouts, 1)
+        if self.micro_batch_decisions is not None:
+            require_at_least("ppo.micro-batch-decisions", self.micro_batch_decisions, 1)
         require_positive("ppo.learning-rate", self.learning_rate)
         if self.final_learning_rate is not None:
             require_positive("ppo.final-learning-rate", self.final_learning_rate)
@@ -140,6 +163,9 @@ class PPO:
         require_positive("ppo.clip-high", self.clip_high)
         require_at_least("ppo.weight-decay", self.weight_decay, 0.0)
         require_positive("ppo.max-grad-norm", self.max_grad_norm)
+        for field_name in ("learning_rates", "max_grad_norms"):
+            for group, value in getattr(self, field_name).items():
+                require_positive(f"ppo.{field_name.replace('_', '-')} of {group}", value)
 
 
 @dataclass(frozen=True)

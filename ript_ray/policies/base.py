@@ -96,6 +96,8 @@ class PolicyConfig(ABC):
         sensors: Low-dimensional sensors of the benchmark that the policy reads.
         chunk_length: Actions predicted per query, in environment steps.
         sft_type: Class of the settings of its supervised stages.
+        parameter_groups: Groups of trainable parameters that may have a learning rate and a gradient norm of their own
+            (`ppo.learning-rates`, `ppo.max-grad-norms`): by name, the prefix of their parameters' names.
         semantic_fields: Fields that change the meaning of weights, though not always their shapes: an experiment
             starts only from weights whose configuration agrees in them.
     """
@@ -105,6 +107,7 @@ class PolicyConfig(ABC):
     sensors: tuple[str, ...] = ()
     chunk_length: int = 1
     sft_type: ClassVar[type[SFTConfig]] = NoSFT
+    parameter_groups: ClassVar[Mapping[str, str]] = {}
     semantic_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

@@ -48,6 +48,26 @@ def minibatches(batch: Batch, size: int, generator: np.random.Generator) -> Iter
         yield replace(select_rows(batch, rows), num_rollouts=len(chosen))
 
 
+def weigh_rollouts_equally(minibatch: Batch) -> Batch:
+    """Scale the advantages so that the loss, a mean over units, is the mean over rollouts of the means of their units.
+
+    Source: authors' code for OpenVLA-OFT.
+    """
+    units_N = minibatch.valid_NU.sum(-1)
+    rollout_N = minibatch.rollout_N.unique(return_inverse=True)[1]
+    units_of_rollout = torch.zeros(minibatch.num_rollouts, dtype=units_N.dtype).index_add_(0, rollout_N, units_N)
+    weight_N = units_N.sum() / (minibatch.num_rollouts * units_of_rollout.clamp(min=1)[rollout_N])
+    return replace(minibatch, advantages_N=minibatch.advantages_N * weight_N)
+
+
+def parts_of(batch: Batch, max_decisions: int | None) -> Iterator[Batch]:
+    """Split a batch into consecutive parts of at most `max_decisions`; an empty one has none, and none is no limit."""
+    num_decisions = len(batch.rollout_N)
+    step = max_decisions or max(1, num_decisions)
+    for start in range(0, num_decisions, step):
+        yield select_rows(batch, slice(start, start + step))
+
+
 def select_rows(batch: Batch, rows: torch.Tensor | slice) -> Batch:
     """Select decisions by index, or by slice without a copy; `num_rollouts` stays that of the whole batch."""
     return Batch(

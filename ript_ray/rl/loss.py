@@ -38,7 +38,7 @@ def clipped_surrogate(
     Args:
         new_log_probs_NU: Under the current policy, with gradients.
         old_log_probs_NU: Under the sampling policy.
-        advantages_N: One per decision; every unit of a decision shares it.
+        advantages_N: One per decision, times its weight if it has one; every unit of a decision shares it.
         valid_NU: Mask of the units that count, bool; the values of the others never reach the loss.
         clip_low: How far a ratio may fall below 1, in (0, 1).
         clip_high: How far a ratio may rise above 1, above 0.

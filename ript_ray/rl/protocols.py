@@ -1,7 +1,7 @@
 """The runtime interface that the training loop needs, and the components that a runtime is built from."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ript_envs.contract import Environment
@@ -23,6 +23,7 @@ class Components:
         seed: The experiment's seed.
         learner_threads: Torch threads per learner process.
         num_learners: Data-parallel learner processes.
+        parameter_groups: Prefixes of the policy's parameter groups; see `PolicyConfig`.
     """
 
     build_policy: Callable[[], Policy]
@@ -32,6 +33,7 @@ class Components:
     seed: int
     learner_threads: int
     num_learners: int = 1
+    parameter_groups: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

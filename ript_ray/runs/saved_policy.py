@@ -67,6 +67,7 @@ class SavedPolicy:
             seed=experiment.seed,
             learner_threads=experiment.learner_threads,
             num_learners=experiment.num_learners,
+            parameter_groups=experiment.policy.parameter_groups,
         )
 
 

@@ -179,8 +179,9 @@ class ActorPool:
                 self._on_answer(calls[reference])
 
     def _timeout_of(self, actor: ActorSlot) -> float:
-        is_rolling = isinstance(actor.call, RollingOut)
-        return self._limits.group_timeout_s if is_rolling else self._limits.start_timeout_s
+        if not isinstance(actor.call, RollingOut):
+            return self._limits.start_timeout_s
+        return actor.deadline - actor.call.started
 
     def _start_due_actors(self) -> None:
         """Start an actor in every empty slot whose backoff has passed, as capacity allows."""
@@ -225,8 +226,11 @@ class ActorPool:
             # Lines 7-8: K rollouts of one context. Two results, so that the driver fetches the summary alone.
             summary, group = actor.handle.roll_logged.options(num_returns=2).remote(request)
             actor.call = RollingOut(summary, group, request, time.monotonic())
-            actor.deadline = time.monotonic() + self._limits.group_timeout_s
-            self._running.add(actor, key_of(request))
+            key = key_of(request)
+            num_failures, longest_s = self._counts.attempts[key], max(self._counts.durations_s, default=0.0)
+            timeout_s = self._limits.request_timeout_s(num_failures=num_failures, longest_s=longest_s)
+            actor.deadline = actor.call.started + timeout_s
+            self._running.add(actor, key)
 
     def _straggler(self) -> RolloutRequest | None:
         """Return the longest-running request if it is a straggler and no other actor runs it too, else none.

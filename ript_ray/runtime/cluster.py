@@ -26,12 +26,14 @@ class Cluster:
             submitted job), else Ray is started on this machine.
         in_process: Run everything in this process without Ray: same results, slower, easy to debug.
         start_timeout_s: Timeout for starting actors and loading weights, in seconds, above 0.
-        group_timeout_s: Timeout for one group of rollouts, in seconds, above 0.
+        group_timeout_s: Shortest timeout for one group of rollouts, in seconds, above 0. It doubles with every failed
+            attempt at the group, and is at least three times the longest duration of the latest groups.
         straggler_factor: A group that runs for this multiple of the median duration, and for at least half a second,
             is also run by an idle actor, and the first answer counts; above 1, inf to disable.
         max_replacements: Rollout actors that may be replaced within one hour before the run fails, at least 0.
             Actors that are lost with their node do not count.
-        update_timeout_s: Timeout for one learner update, in seconds, above 0.
+        update_timeout_s: Longest time that a learner may go without progress, in seconds, above 0. An update may take
+            any time as long as its passes over minibatches (or micro-batches) go on.
         run_ahead: Groups that idle actors roll out before a batch needs them, at least 0; by default as many as there
             are actors. Those that are not needed before new weights come are cancelled. Their records take memory.
     """
@@ -44,7 +46,7 @@ class Cluster:
     in_process: bool = False
     start_timeout_s: float = 120.0
     group_timeout_s: float = 600.0
-    update_timeout_s: float = 3600.0
+    update_timeout_s: float = 600.0
     straggler_factor: float = 3.0
     max_replacements: int = 100
     run_ahead: int | None = None

@@ -1,6 +1,7 @@
-"""Cores and memory of this machine that the process may use, container limits included."""
+"""Cores, memory and processor of this machine that the process may use, container limits included."""
 
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -23,6 +24,21 @@ def memory_bytes() -> int:
         return min(total, int((CGROUP / "memory.max").read_text()))
     except (OSError, ValueError):
         return total
+
+
+def processor_kind() -> str:
+    """Return the model of the processor and the vector instructions that torch uses.
+
+    Arithmetic gives the same bits on processors of one kind; others may round differently.
+    """
+    import torch  # not before `let_threads_sleep`
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def let_threads_sleep() -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 MAX_INVALID = 3
 """Consecutive malformed groups after which an actor is replaced."""
 
+MAX_UPDATE_ATTEMPTS = 3
+"""Times that learners may die or hang before the same update has finished."""
+
 MAX_FAILURES = 3
 """Consecutive requests raising an exception after which an actor is replaced."""
 
@@ -20,7 +23,7 @@ class Limits:
 
     Attributes:
         start_timeout_s: Timeout for starting an actor and for loading weights, in seconds.
-        group_timeout_s: Timeout for one request, in seconds.
+        group_timeout_s: Shortest timeout for one request, in seconds.
         max_replacements: Actors that may be replaced within `replacement_period_s`; those lost with their node do not
             count.
         straggler_factor: A request that runs for this multiple of the median duration is also run by an idle actor;
@@ -40,6 +43,16 @@ class Limits:
     max_attempts: int = 5
     max_failed_starts: int = 3
     replacement_period_s: float = 3600.0
+
+    def request_timeout_s(self, *, num_failures: int, longest_s: float) -> float:
+        """Return the timeout of a request: it adapts to requests that take longer than expected.
+
+        Args:
+            num_failures: Failed attempts at this request; each doubles its timeout.
+            longest_s: Longest duration of the latest finished requests, 0 before the first; three times as long is
+                always allowed.
+        """
+        return max(self.group_timeout_s * 2.0**num_failures, 3.0 * longest_s)
 
     def backoff_s(self, num_deaths: int) -> float:
         """Return the backoff before refilling a slot that lost `num_deaths` actors since its last finished request.

@@ -29,7 +29,11 @@ class SerialRuntime:
         self._optional_learner: Learner | None = None
         if with_learner:
             self._optional_learner = Learner(
-                parts.build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads
+                parts.build_policy,
+                parts.ppo,
+                seed=parts.seed,
+                num_threads=parts.learner_threads,
+                parameter_groups=parts.parameter_groups,
             )
         self._requests: deque[RolloutRequest] = deque()
         self._finished: dict[int, list[Group]] = {}

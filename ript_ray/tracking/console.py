@@ -84,8 +84,9 @@ class View:
         self._num_replaced = record.num_replaced
         self._rows.append(_row(record))
         if self._lines:
-            cells = zip(COLUMNS, _row(record), strict=True)
-            self.console.print(", ".join(f"{name} {cell}" for name, cell in cells), highlight=False, soft_wrap=True)
+            cells = [f"{name} {cell}" for name, cell in zip(COLUMNS, _row(record), strict=True)]
+            line = ", ".join([*cells, self._time_left(time.perf_counter())])
+            self.console.print(line, highlight=False, soft_wrap=True)
         if self._live_mode:
             self._draw(self._training(record.stats), force=True)
 
@@ -138,6 +139,8 @@ class View:
 
 
 def _minutes(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
     return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 

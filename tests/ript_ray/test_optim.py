@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ript_ray.config.rl import PPO
-from ript_ray.errors import CheckpointError
-from ript_ray.optim import cosine, decay_groups, moments_of, put_moments
+from ript_ray.errors import CheckpointError, ConfigError
+from ript_ray.optim import cosine, decay_groups, moments_of, partition, put_moments
 from ript_ray.policies.quest.presets import SPECS, Variant, published
 from ript_ray.rl.learner import learning_rate_of
 
@@ -50,6 +50,28 @@ def test_an_optimizer_step_shrinks_decayed_parameters_only() -> None:
     moved = {name for name, value in policy.named_parameters() if not torch.equal(value, before[name])}
     assert moved == set(before) - authors_undecayed(policy)
     torch.testing.assert_close(policy.obs_proj.weight, 0.95 * before["obs_proj.weight"])
+
+
+def test_parameters_are_told_apart_by_the_prefixes_of_the_groups_that_are_named() -> None:
+    parameters = {name: nn.Parameter(torch.zeros(1)) for name in ("base.a", "head.b", "base.c", "scale")}
+    prefixes = {"lora": "base.", "head": "head."}
+    assert partition(parameters, (), prefixes) == {"": parameters}
+    assert {group: [*part] for group, part in partition(parameters, ("lora",), prefixes).items()} == {
+        "": ["head.b", "scale"],
+        "lora": ["base.a", "base.c"],
+    }
+    del parameters["head.b"], parameters["scale"]
+    assert partition(parameters, ("lora",), prefixes) == {"lora": parameters}, "no empty group"
+    with pytest.raises(ConfigError, match=r"parameter group head: no trainable parameter begins with 'head\.'"):
+        partition(parameters, ("head",), prefixes)
+
+
+def test_the_schedule_scales_the_learning_rates_of_all_groups_alike() -> None:
+    ppo = PPO(learning_rate=1e-4, final_learning_rate=5e-5, schedule_updates=4, learning_rates={"head": 1e-5})
+    rates = [(learning_rate_of(ppo, update), learning_rate_of(ppo, update, "head")) for update in range(1, 7)]
+    assert rates[0] == pytest.approx((1e-4, 1e-5), rel=1e-12)
+    assert rates[2] == pytest.approx((7.5e-5, 7.5e-6), rel=1e-12)
+    assert rates[5] == pytest.approx((5e-5, 5e-6), rel=1e-12)
 
 
 def former_rl_schedule(ppo: PPO, update: int) -> float:

@@ -257,6 +257,9 @@ class _PolicyChecks:
     def trainable_is_saved(self) -> None:
         trainable, arrays = self._policy.trainable(), self._policy.state_arrays()
         expect(bool(trainable), "there is no trainable parameter")
+        for group, prefix in self._config.parameter_groups.items():
+            is_used = any(name.startswith(prefix) for name in trainable)
+            expect(is_used, f"parameter group {group}: no trainable parameter begins with {prefix!r}")
         expect([*trainable] == [*self._policy.trainable()], "their order changes from call to call")
         for name, parameter in trainable.items():
             is_parameter = isinstance(parameter, torch.nn.Parameter) and parameter.requires_grad

@@ -1,4 +1,6 @@
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
@@ -11,6 +13,10 @@ from ript_ray.policies.supervised import SupervisedStage
 from ript_ray.runtime.cluster import Cluster
 
 EXPERIMENT = Experiment("name", ("reach-v3",))
+
+
+class TwoGroups(QuestConfig):
+    parameter_groups: ClassVar[Mapping[str, str]] = {"lora": "base.", "head": "head."}
 
 
 def test_defaults_are_the_papers() -> None:
@@ -38,6 +44,20 @@ def test_defaults_are_the_papers() -> None:
         (lambda: PPO(clip_high=0.0), "clip-high must be above 0"),
         (lambda: PPO(learning_rate=float("nan")), "learning-rate must be above 0 and finite, not nan"),
         (lambda: PPO(learning_rate=float("inf")), "learning-rate must be above 0 and finite, not inf"),
+        (lambda: PPO(micro_batch_decisions=0), "micro-batch-decisions must be at least 1, not 0"),
+        (
+            lambda: PPO(learning_rates={"head": 0.0}),
+            r"ppo\.learning-rates of head must be above 0",
+        ),
+        (lambda: PPO(max_grad_norms={"head": -1.0}), r"ppo\.max-grad-norms of head must be above 0"),
+        (
+            lambda: replace(EXPERIMENT, ppo=PPO(learning_rates={"head": 1e-5})),
+            r"ppo\.learning-rates names head; the parameter groups of policy quest: none",
+        ),
+        (
+            lambda: replace(EXPERIMENT, policy=TwoGroups(), ppo=PPO(max_grad_norms={"lora": 1.0, "heads": 1.0})),
+            r"ppo\.max-grad-norms names heads; the parameter groups of policy quest: lora, head$",
+        ),
         (lambda: PPO(weight_decay=-1), "weight-decay must be at least 0"),
         (lambda: Demonstrations(num_per_task=0), "num-per-task must be at least 1"),
         (lambda: Demonstrations(action_noise=2), r"action-noise must be from 0\.0 to 1\.0, not 2"),

@@ -330,6 +330,17 @@ def test_faults_of_the_configuration_are_named() -> None:
     )
 
 
+@dataclass(frozen=True)
+class WithoutHead(Gaussian):
+    parameter_groups: ClassVar[Mapping[str, str]] = {"mean": "mean.", "head": "head."}
+
+
+def test_a_parameter_group_without_parameters_is_named() -> None:
+    assert failures(WithoutHead())["trainable parameters are in state_arrays"] == (
+        "parameter group head: no trainable parameter begins with 'head.'"
+    )
+
+
 class TwiceNamed(Regression):
     purpose = 7
 

@@ -1,91 +1,108 @@
 """Several data-parallel learners take the same optimizer steps as one."""
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 import torch
-from torch import distributed
+from torch import nn
+from torch.distributed import ProcessGroupGloo
 
-from ript_ray.policies.base import Policy
-from ript_ray.rl.learner import Learner
+from ript_ray.rl.data_parallel import Rendezvous
+from ript_ray.rl.learner import Learner, UpdateReport
 from ript_ray.rl.protocols import Components
-from ript_ray.rl.rollout import EnvironmentPool, roll_out
-from ript_ray.types import Group, RolloutRequest, Version
-from tests.conftest import line_parts, line_stream, tiny_quest
-from tests.fakes import LineBenchmark, TinyChunkPolicy
+from tests.conftest import line_parts, tiny_quest
+from tests.fakes import CHUNK, TinyChunkPolicy
+from tests.ript_ray.rl.test_learner_oracle import make_groups
 
-BUILDERS: dict[str, Callable[[], Policy]] = {"tokens": tiny_quest, "laplace": lambda: TinyChunkPolicy("laplace")}
+
+class RoutedPolicy(TinyChunkPolicy):
+    """Some parameters have a gradient only where a learner's rows hold the first decision of an episode; one never."""
+
+    def __init__(self) -> None:
+        super().__init__("laplace")
+        self.first = nn.Parameter(torch.ones(CHUNK))
+        self.never = nn.Parameter(torch.ones(2, 2))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {"first": self.first, "never": self.never, **super().trainable()}
+
+    def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        log_probs_NU = super().log_probs(record)
+        is_first_N = record["state"][:, 0] == 0.0
+        if is_first_N.any():
+            log_probs_NU = log_probs_NU + torch.where(is_first_N.unsqueeze(-1), self.first - 1.0, 0.0)
+        return log_probs_NU
+
+
+# At these rates rounding errors do not grow: Adam divides tiny gradients by their own magnitude.
+SETTINGS = {"minibatch_rollouts": 7, "learning_rate": 1e-4, "max_grad_norm": 1e-2}
+PARTS: dict[str, Components] = {
+    "tokens": line_parts(tiny_quest, **SETTINGS),
+    "laplace": line_parts(lambda: TinyChunkPolicy("laplace"), **SETTINGS),
+    "routed": line_parts(RoutedPolicy, **{**SETTINGS, "minibatch_rollouts": 1}),
+    "micro-batches": line_parts(
+        tiny_quest, **SETTINGS, micro_batch_decisions=2, loss_average="rollout", recompute_log_probs=True
+    ),
+}
 NUM_GROUPS = 5
 
 
-def make_groups(kind: str) -> list[Group]:
-    stream, pool, policy = line_stream(), EnvironmentPool(LineBenchmark().make), BUILDERS[kind]()
-    requests = [
-        RolloutRequest(index, (stream.at(index),) * 4, tuple((9, index, member) for member in range(4)))
-        for index in range(NUM_GROUPS)
-    ]
-    return [roll_out(request, policy, pool, max_steps=12, version=Version(0)) for request in requests]
-
-
-def parts_of(kind: str) -> Components:
-    # At these rates rounding errors do not grow: Adam divides tiny gradients by their own magnitude.
-    return line_parts(BUILDERS[kind], minibatch_rollouts=7, learning_rate=1e-4, max_grad_norm=1e-2)
-
-
-def learn(kind: str, learner: Learner) -> tuple[np.ndarray, float, float]:
-    for group in make_groups(kind):
+def learn(parts: Components, learner: Learner) -> tuple[np.ndarray, UpdateReport]:
+    for group in make_groups(parts.build_policy(), NUM_GROUPS):
         learner.receive(group)
     report = learner.update(range(NUM_GROUPS))
-    return learner.weights().buffer.view(np.float32).copy(), report.loss, report.grad_norm
+    return learner.weights().buffer.view(np.float32).copy(), report
 
 
-def run_learner(kind: str, rank: int, size: int, port: int, answers: multiprocessing.Queue) -> None:
+def run_learner(kind: str, rank: int, size: int, meeting: Rendezvous | None, answers: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
-    parts = parts_of(kind)
+    parts = PARTS[kind]
     learner = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=1)
-    if rank == 0:
-        _, port = learner.open_store("127.0.0.1")
-        answers.put(port)
-    learner.join(("127.0.0.1", port), rank=rank, size=size, timeout_s=300)
+    if meeting is None:
+        meeting = learner.open_store("127.0.0.1")
+        answers.put(meeting)
+    learner.join(meeting, host="127.0.0.1", rank=rank, size=size, timeout_s=300)
     num_reductions = 0
-    reduce = distributed.all_reduce
+    reduce = ProcessGroupGloo.allreduce  # type: ignore[attr-defined]
 
     def counting(*arguments):
         nonlocal num_reductions
         num_reductions += 1
         return reduce(*arguments)
 
-    distributed.all_reduce = counting
-    answers.put((rank, *learn(kind, learner), num_reductions))
-    distributed.destroy_process_group()
+    ProcessGroupGloo.allreduce = counting  # type: ignore[attr-defined]
+    answers.put((rank, *learn(parts, learner), num_reductions))
 
 
-def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, float, float, int]]:
+def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, UpdateReport, int]]:
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    port, processes = 0, []
+    meeting, processes = None, []
     for rank in range(size):
-        processes.append(context.Process(target=run_learner, args=(kind, rank, size, port, answers), daemon=True))
+        processes.append(context.Process(target=run_learner, args=(kind, rank, size, meeting, answers), daemon=True))
         processes[-1].start()
-        port = port or answers.get(timeout=300)
+        meeting = meeting or answers.get(timeout=300)
     found = sorted((answers.get(timeout=300) for _ in processes), key=lambda answer: answer[0])
     for process in processes:
         process.join(30)
     return found
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize(
+    ("kind", "size"), [("tokens", 2), ("laplace", 3), ("routed", 2), ("routed", 3), ("micro-batches", 2)]
+)
 def test_several_learners_match_one_to_1e_6_with_one_all_reduce_per_step(kind: str, size: int) -> None:
-    parts = parts_of(kind)
+    parts = PARTS[kind]
     alone = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=1)
-    weights, loss, grad_norm = learn(kind, alone)
+    weights, report = learn(parts, alone)
     found = learn_together(kind, size)
-    for _, their_weights, their_loss, their_grad_norm, num_reductions in found:
+    for _, their_weights, their_report, num_reductions in found:
         np.testing.assert_allclose(their_weights, weights, atol=1e-6)
         np.testing.assert_array_equal(their_weights, found[0][1], err_msg="learners must stay bit-identical")
-        assert their_loss == pytest.approx(loss, abs=1e-6)
-        assert their_grad_norm == pytest.approx(grad_norm, rel=1e-4)
-        assert num_reductions == 2 * 3, "two passes of three minibatches, one flat buffer each"
+        assert their_report.loss == pytest.approx(report.loss, abs=1e-6)
+        assert their_report.grad_norm == pytest.approx(report.grad_norm, rel=1e-4)
+        assert their_report.first_approx_kl == pytest.approx(report.first_approx_kl, abs=1e-6)
+        num_recomputations = int(parts.ppo.recompute_log_probs)
+        assert num_reductions == report.num_optimizer_steps + num_recomputations, "one flat buffer each"

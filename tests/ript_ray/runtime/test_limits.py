@@ -1,6 +1,6 @@
-"""Which failures of actors count as faults."""
+"""Which failures of actors count as faults, and how long a request may take."""
 
-from ript_ray.runtime.limits import NODE_VERDICT_S, RecentFaults
+from ript_ray.runtime.limits import NODE_VERDICT_S, Limits, RecentFaults
 
 
 def test_faults_count_within_the_period_only() -> None:
@@ -19,3 +19,10 @@ def test_failures_that_may_be_their_nodes_count_once_the_node_has_outlived_them(
     assert faults.count(NODE_VERDICT_S + 1, {"b"}) == 128, "the node of the others has died"
     faults.add(1.0, None, is_certain=False)
     assert faults.count(NODE_VERDICT_S + 2, set()) == 1, "an unknown node explains nothing"
+
+
+def test_the_timeout_of_a_request_grows_with_its_failures_and_with_what_others_took() -> None:
+    limits = Limits(start_timeout_s=1.0, group_timeout_s=600.0, max_replacements=1)
+    assert limits.request_timeout_s(num_failures=0, longest_s=100.0) == 600.0, "never below the setting"
+    assert [limits.request_timeout_s(num_failures=n, longest_s=0.0) for n in range(1, 5)] == [1200, 2400, 4800, 9600]
+    assert limits.request_timeout_s(num_failures=0, longest_s=500.0) == 1500.0

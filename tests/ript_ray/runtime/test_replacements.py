@@ -1,6 +1,7 @@
-"""The limit of replacements is a rate."""
+"""The limit of replacements is a rate, and the timeout of a request grows with its failures."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,23 @@ def test_actors_that_die_more_often_than_the_limit_end_the_run(tmp_path: Path) -
     message = r"1 of at most 1 actors have been replaced within 3600 s \(cluster\.max-replacements\)"
     with pytest.raises(WorkerError, match=message):
         finish_three_requests(tmp_path, period_s=3600.0)
+
+
+class TakesThreeSeconds:
+    def roll_logged(self, request: RolloutRequest) -> tuple[Logged[GroupSummary], None]:
+        time.sleep(3)
+        return Logged(GroupSummary(request.index, Version(0), (1.0,), (1,), 0, (), None), ()), None
+
+
+def test_a_request_that_always_takes_longer_than_its_timeout_is_finished_by_a_later_attempt() -> None:
+    actor_class = ray.remote(num_cpus=0.1)(TakesThreeSeconds)
+    limits = Limits(start_timeout_s=300, group_timeout_s=1.0, max_replacements=9)
+    capacity = ActorCapacity(lambda: 1, 1, timeout_s=300)
+    pool = ActorPool(actor_class.remote, 1, limits, capacity=capacity, ahead=RunAhead(0))
+    try:
+        pool.submit(RolloutRequest(0, (CONTEXT,), ((0,),)))
+        while pool.next_finished() is None:
+            pool.poll()
+        assert pool.dispatch_counts.num_replaced in (2, 3), "1 and 2 s are too short, 4 s may be on a busy machine"
+    finally:
+        pool.kill()

@@ -12,7 +12,7 @@ from ript_ray.config.rl import Sampling
 from ript_ray.errors import ConfigError, DivergenceError, WorkerError
 from ript_ray.evaluation.evaluate import evaluate
 from ript_ray.policies.base import Policy
-from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
+from ript_ray.rl.callbacks import Callback, RolloutStats, UpdateRecord
 from ript_ray.rl.context_stream import Perturb
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.protocols import Components, Runtime
@@ -43,10 +43,15 @@ class Log:
 
 
 def train_on(
-    runtime: Runtime, num_updates: int = NUM_UPDATES, *, perturb: Perturb | None = None, sampling: Sampling = SAMPLING
+    runtime: Runtime,
+    num_updates: int = NUM_UPDATES,
+    *,
+    perturb: Perturb | None = None,
+    sampling: Sampling = SAMPLING,
+    callbacks: Sequence[Callback] = (),
 ) -> Log:
     log, stream = Log(), line_stream(perturb=perturb)
-    outcome = train(runtime, stream, sampling=sampling, num_updates=num_updates, seed=5, callbacks=[log])
+    outcome = train(runtime, stream, sampling=sampling, num_updates=num_updates, seed=5, callbacks=[log, *callbacks])
     assert outcome.exhausted is None
     return log
 

@@ -4,6 +4,7 @@ import re
 import time
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -20,6 +21,8 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ConsoleHandler, ViewMode, attached, console_logging
 from ript_ray.types import GroupSummary, Progress, Version
 from tests.conftest import tiny_quest
+
+SUMMARY = GroupSummary(0, Version(1), (1.0,), (9,), 0)
 
 
 def stats() -> RolloutStats:
@@ -49,7 +52,7 @@ def shown(mode: ViewMode, *, terminal: bool) -> str:
     with console_logging(mode.log_level, console), View(mode, num_updates=10, console=console) as view:
         logging.getLogger("ript_ray.pipeline").info("stage 3: RIPT")
         view.on_step("prior", 100, 100, 0.5)
-        view.on_group(stats(), GroupSummary(0, Version(1), (1.0,), (9,), 0), Verdict.ALL_SOLVED)
+        view.on_group(stats(), SUMMARY, Verdict.ALL_SOLVED)
         logging.getLogger("ript_ray.runtime.actor_pool").warning("rollout actor %d failed", 2)
         view.on_update(record())
     return output.getvalue()
@@ -86,6 +89,15 @@ def test_elsewhere_there_is_one_line_per_message_update_and_end_of_a_supervised_
         assert second.startswith("prior: step 100 of 100, loss 0.5000")
         assert re.fullmatch(r" +\d+\.\d s  warning: rollout actor 2 failed", third)
         assert fourth.startswith("update 2, success 50%")
+        assert re.search(r", learn s 1\.5, 0 min \d\d s left$", fourth)
+
+
+def test_the_time_left_of_a_long_run_is_given_in_hours() -> None:
+    output = io.StringIO()
+    view = View(ViewMode.LINES, num_updates=15, console=Console(file=output, width=140))
+    view.on_group(replace(stats(), update=1, started=time.perf_counter() - 3600), SUMMARY, Verdict.ACCEPTED)
+    view.on_update(replace(record(), stats=replace(stats(), update=1)))
+    assert output.getvalue().endswith(", 14 h 00 min left\n")
 
 
 def test_a_quiet_view_shows_warnings_only() -> None:
