@@ -15,7 +15,7 @@ from ript_ray.rl.callbacks import TrainResult
 from ript_ray.rl.protocols import Runtime
 from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import TrainingState
+from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
 from ript_ray.runs.model_dir import initial_policy
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
@@ -124,11 +124,12 @@ def _run_stages(
     """Run the experiment's stages, from `policy` and, if an earlier process has saved one, its training state."""
     experiment = policy.experiment
     before = after = train_result = None
+    clock = CheckpointClock(cluster.checkpoint_minutes)
     with RunLogger(folder, experiment, state) as run_logger:
         if state is None or state.stage != RIPT:
-            policy, state = train_supervised(run_logger, policy, state, view), None
+            policy, state = train_supervised(run_logger, policy, state, view=view, clock=clock), None
         if RIPT in experiment.stages:
-            before, after, train_result = _PostTraining(run_logger, policy, state, view).run(cluster)
+            before, after, train_result = _PostTraining(run_logger, policy, state, view).run(cluster, clock)
         else:
             after = _evaluate_supervised(run_logger, policy, cluster)
     return Results(folder.path, experiment, before, after, train_result, run_logger.tracking_error)
@@ -168,14 +169,14 @@ class _PostTraining:
         self._experiment = policy.experiment
         self._held_out = held_out_contexts(self._experiment)
 
-    def run(self, cluster: Cluster) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
+    def run(self, cluster: Cluster, clock: CheckpointClock) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
         """Return success before and after, and how training ended."""
         experiment, folder, state = self._experiment, self._folder, self._state
         stream = training_stream(experiment)
         start = state.progress if state else Progress()
         weights = folder.weights if experiment.keep_weights else None
         with (
-            Recorder(self._run_logger, self._policy, state) as recorder,
+            Recorder(self._run_logger, self._policy, state, clock=clock) as recorder,
             RolloutLog(folder.groups, weights, stream, start=start) as rollouts,
         ):
             logger.info("starting actors")

@@ -6,6 +6,7 @@ read by unpickling.
 """
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,6 +100,23 @@ class ResumePoint:
     policy: SavedPolicy
     state: TrainingState
     skipped: tuple[str, ...] = ()
+
+
+class CheckpointClock:
+    """Tells when a checkpoint is due by the time since the last one, whatever the number of updates or steps."""
+
+    def __init__(self, minutes: float = math.inf):
+        self._interval_s = 60 * minutes
+        self._started = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint, or attempt to save one, is that long ago."""
+        return time.monotonic() - self._started >= self._interval_s
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._started = time.monotonic()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ class Cluster:
         max_replacements: Rollout actors that may be replaced within one hour before the run fails, at least 0.
             Actors that are lost with their node do not count.
         update_timeout_s: Timeout for one learner update, in seconds, above 0.
+        checkpoint_minutes: A checkpoint is also saved after the first update, or step of a supervised stage, that ends
+            this long after the last one, in minutes, above 0, inf to disable. Not part of the experiment: it changes no
+            result, and how much work may be lost depends on the machine, also on the one that a run is resumed on.
     """
 
     num_actors: int | None = None
@@ -45,6 +48,7 @@ class Cluster:
     update_timeout_s: float = 3600.0
     straggler_factor: float = 3.0
     max_replacements: int = 100
+    checkpoint_minutes: float = 30.0
 
     def __post_init__(self) -> None:
         if self.num_actors is not None:
@@ -54,7 +58,7 @@ class Cluster:
         require_at_least("cluster.max-environments", self.max_environments, 1)
         require(self.straggler_factor > 1, f"cluster.straggler-factor must be above 1, not {self.straggler_factor}")
         require_at_least("cluster.max-replacements", self.max_replacements, 0)
-        for name in ("start_timeout_s", "group_timeout_s", "update_timeout_s"):
+        for name in ("start_timeout_s", "group_timeout_s", "update_timeout_s", "checkpoint_minutes"):
             require_positive(f"cluster.{name.replace('_', '-')}", getattr(self, name))
 
     @property

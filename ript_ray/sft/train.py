@@ -1,5 +1,6 @@
 """The supervised stages of a run, before post-training. Each resumes exactly after any step."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -15,7 +16,7 @@ from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
 from ript_ray.policies.supervised import SupervisedTask
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import torch_seed_of
@@ -33,7 +34,9 @@ NUM_KEPT = 2
 logger = logging.getLogger(__name__)
 
 
-def train_supervised(run_logger: RunLogger, start: SavedPolicy, state: TrainingState | None, view: View) -> SavedPolicy:
+def train_supervised(
+    run_logger: RunLogger, start: SavedPolicy, state: TrainingState | None, *, view: View, clock: CheckpointClock
+) -> SavedPolicy:
     """Train the experiment's supervised stages.
 
     Args:
@@ -41,6 +44,7 @@ def train_supervised(run_logger: RunLogger, start: SavedPolicy, state: TrainingS
         start: The policy to start from.
         state: Where an earlier process stopped in one of these stages, or none; `start` is the policy of that moment.
         view: Shows the progress.
+        clock: Tells when a checkpoint is due that a stage's `checkpoint_every` does not ask for.
 
     Returns:
         The policy after the last stage; without supervised stages, the one to start from.
@@ -58,7 +62,7 @@ def train_supervised(run_logger: RunLogger, start: SavedPolicy, state: TrainingS
         return start
     policy, dataset = start.build(), _load(experiment, tasks)
     for task in tasks:
-        _StageRun(run_logger, experiment, task, view).run(policy, dataset, state)
+        _StageRun(run_logger, experiment, task, view=view, clock=clock).run(policy, dataset, state)
         state = None
     return SavedPolicy.of(experiment, policy)
 
@@ -78,14 +82,25 @@ def _load(experiment: Experiment, tasks: tuple[SupervisedTask, ...]) -> Supervis
 
 
 class _StageRun:
-    """One stage of a run: steps, loss curve and checkpoints."""
+    """One stage of a run: steps, loss curve and checkpoints. However it ends, the last finished step is saved."""
 
-    def __init__(self, run_logger: RunLogger, experiment: Experiment, task: SupervisedTask, view: View):
+    def __init__(
+        self,
+        run_logger: RunLogger,
+        experiment: Experiment,
+        task: SupervisedTask,
+        *,
+        view: View,
+        clock: CheckpointClock,
+    ):
         self._folder = run_logger.folder
         self._run_logger = run_logger
         self._experiment = experiment
         self._task = task
         self._view = view
+        self._clock = clock
+        self._save_is_due = False
+        self._errors = self._folder.path / f"{task.name}.json"
 
     def run(self, policy: Policy, dataset: SupervisedDataset, state: TrainingState | None) -> None:
         """Train the stage, resuming from `state` if given; afterwards the policy is in evaluation mode."""
@@ -104,7 +119,7 @@ class _StageRun:
         else:
             self._require_same_dataset(state.totals.dataset, fingerprint)
             trainer.restore(state.step, state.learner)
-        if trainer.step == trainer.num_steps:
+        if trainer.step == trainer.num_steps and self._errors.exists():
             return
         position = self._experiment.all_stages.index(task.name) + 1
         size = f"{len(dataset.training)} windows, {trainer.num_steps} steps"
@@ -123,42 +138,66 @@ class _StageRun:
     def _take_steps(
         self, trainer: SupervisedTrainer, policy: Policy, dataset: SupervisedDataset, fingerprint: dict[str, int]
     ) -> None:
-        every = max(1, trainer.num_steps // NUM_POINTS)
         losses: list[float] = []
-        save_is_due = False
-        for loss in trainer.steps():
-            losses.append(loss)
-            self._view.on_step(self._task.name, trainer.num_steps, trainer.step, loss)
-            at_end = trainer.step == trainer.num_steps
-            is_due = at_end or trainer.step % self._task.settings.checkpoint_every == 0
-            save_is_due |= is_due
-            if is_due or trainer.step % every == 0:
-                errors = self._evaluate(policy, dataset, at_end=at_end) if is_due else {}
-                figures = {"loss": float(np.mean(losses)), **errors}
-                named = {f"{self._task.name}/{name}": value for name, value in figures.items()}
-                self._run_logger.log(self._task.name, trainer.step, named, kind="stage")
-                losses.clear()
-                save_is_due = save_is_due and not self._try_to_save(policy, trainer, fingerprint)
+        try:
+            for loss in trainer.steps():
+                losses.append(loss)
+                self._view.on_step(self._task.name, trainer.num_steps, trainer.step, loss)
+                if trainer.step < trainer.num_steps:
+                    self._after_step(trainer, policy, dataset, fingerprint, losses)
+            self._log(trainer.step, losses, self._evaluate(policy, dataset, at_end=True))
+            self._save(policy, trainer, fingerprint)
+        except BaseException:
+            if trainer.is_between_steps:
+                self._log(trainer.step, losses)
+                with contextlib.suppress(CheckpointError):  # the error that ends the stage says more
+                    self._try_to_save(policy, trainer, fingerprint)
+            raise
+
+    def _after_step(
+        self,
+        trainer: SupervisedTrainer,
+        policy: Policy,
+        dataset: SupervisedDataset,
+        fingerprint: dict[str, int],
+        losses: list[float],
+    ) -> None:
+        """Add a point to the loss curve and save a checkpoint, if they are due."""
+        every = max(1, trainer.num_steps // NUM_POINTS)
+        is_due = trainer.step % self._task.settings.checkpoint_every == 0
+        is_point = is_due or trainer.step % every == 0
+        if is_point:
+            self._log(trainer.step, losses, self._evaluate(policy, dataset) if is_due else {})
+        self._save_is_due |= is_due
+        if (self._save_is_due and is_point) or self._clock.is_due:
+            self._save_is_due = not self._try_to_save(policy, trainer, fingerprint)
+
+    def _log(self, step: int, losses: list[float], errors: Mapping[str, float] | None = None) -> None:
+        """Log the mean of the losses since the last point, if any, and errors; clears the losses."""
+        figures = {**({"loss": float(np.mean(losses))} if losses else {}), **(errors or {})}
+        losses.clear()
+        if figures:
+            named = {f"{self._task.name}/{name}": value for name, value in figures.items()}
+            self._run_logger.log(self._task.name, step, named, kind="stage")
 
     def _try_to_save(self, policy: Policy, trainer: SupervisedTrainer, fingerprint: dict[str, int]) -> bool:
-        """Save and return whether it succeeded; a failure is an error only at the end of the stage."""
+        """Save and return whether it succeeded: a later attempt can."""
+        self._clock.restart()
         try:
             self._save(policy, trainer, fingerprint)
         except StorageError as error:
-            if trainer.step == trainer.num_steps:
-                raise
             logger.warning("%s; retrying with the next point of the loss curve", error)
             return False
         return True
 
-    def _evaluate(self, policy: Policy, dataset: SupervisedDataset, *, at_end: bool) -> dict[str, float]:
+    def _evaluate(self, policy: Policy, dataset: SupervisedDataset, *, at_end: bool = False) -> dict[str, float]:
         """Return the stage's error on held-out windows, if any, and at its end also on the training windows."""
         parts = {"training": dataset.training if at_end else None, "held out": dataset.held_out}
         found = {name: self._task.error(policy, part) for name, part in parts.items() if part is not None}
         errors = {f"{name.replace(' ', '_')}_error": error for name, error in found.items()}
         if at_end:
             logger.info("%s: %s", self._task.unit, ", ".join(f"{error:.3f} ({name})" for name, error in found.items()))
-            atomic_write(self._folder.path / f"{self._task.name}.json", json.dumps(errors, indent=2) + "\n")
+            atomic_write(self._errors, json.dumps(errors, indent=2) + "\n")
         return errors
 
     def _save(self, policy: Policy, trainer: SupervisedTrainer, fingerprint: dict[str, int]) -> None:
@@ -166,7 +205,9 @@ class _StageRun:
         name = self._task.name
         totals = RunTotals(wall_s=self._run_logger.wall_s, dataset=fingerprint)
         state = TrainingState(Progress(), totals, trainer.state(), name, trainer.step)
-        checkpoint.save(self._folder.checkpoint(trainer.step, name), SavedPolicy.of(self._experiment, policy), state)
+        folder = self._folder.checkpoint(trainer.step, name)
+        if not folder.exists():  # it does if an interrupt came right after it was saved
+            checkpoint.save(folder, SavedPolicy.of(self._experiment, policy), state)
         saved = [path for path in checkpoint.saved_in(self._folder.path) if path.name.startswith(f"{name}-")]
         for old in saved[: -1 if trainer.step == trainer.num_steps else -NUM_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
