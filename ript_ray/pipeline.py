@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ript_ray.checks import require
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
 from ript_ray.data.contexts import held_out_contexts, require_rollout_noise, training_contexts, training_stream
@@ -17,6 +18,7 @@ from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
 from ript_ray.runs.model_dir import initial_policy
+from ript_ray.runs.provenance import differences, versions
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
 from ript_ray.runs.run_dir import RunDir
@@ -75,24 +77,39 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
             return _run_stages(folder, start, None, cluster, view)
 
 
-def resume_experiment(run: Path, cluster: Cluster, *, view_of: Callable[[Experiment], View]) -> Results:
+def resume_experiment(
+    run: Path,
+    cluster: Cluster,
+    *,
+    view_of: Callable[[Experiment], View],
+    num_updates: int | None = None,
+    strict: bool = False,
+) -> Results:
     """Resume an interrupted run as if it had not been interrupted: at lag 0 the same weights, bit for bit.
 
     Args:
         run: The run's directory.
         cluster: Where; it may be another one than before.
         view_of: Makes the view that shows the progress.
+        num_updates: Extend the run to this number of updates, more than it has; then it may have finished.
+        strict: Refuse where the code, a package or the processor is not that of the run's beginning; else warn.
 
     Raises:
-        CheckpointError: The run has finished, or no checkpoint of it is valid.
+        CheckpointError: The run has finished and is not to be extended, or no checkpoint of it is valid.
+        ConfigError: It cannot be extended, or versions differ and `strict` forbids it; nothing is changed.
         RunInUseError: It is still running.
     """
     folder = RunDir(run)
     with folder.lock():
-        if folder.results.exists():
-            raise CheckpointError(f"{run} has finished: there is nothing to resume")
-        point = checkpoint.latest_valid(run) if (run / "checkpoints").exists() else None
-        experiment = point.policy.experiment if point else folder.experiment
+        if folder.results.exists() and num_updates is None:
+            raise CheckpointError(f"{run} has finished: there is nothing to resume; num-updates extends it")
+        experiment = folder.experiment if num_updates is None else _extended(folder.experiment, num_updates)
+        point = checkpoint.latest_valid(run) if checkpoint.has_checkpoints(run) else None
+        if point is not None:
+            experiment = replace(point.policy.experiment, num_updates=experiment.num_updates)
+        _compare_versions(folder, experiment, point.folder.name if point else "the start", strict=strict)
+        if num_updates is not None:
+            folder.extend(experiment, point.state.progress.update if point else 0)
         with view_of(experiment) as view, session(cluster):
             if point is None:
                 logger.info("%s has no checkpoint: restarting it", folder.path)
@@ -101,7 +118,27 @@ def resume_experiment(run: Path, cluster: Cluster, *, view_of: Callable[[Experim
                 logger.warning("skipping a checkpoint: %s", reason)
             checkpoint.quarantine_newer(point.folder)
             logger.info("resuming from %s", point.folder)
-            return _run_stages(folder, point.policy, point.state, cluster, view)
+            return _run_stages(folder, replace(point.policy, experiment=experiment), point.state, cluster, view)
+
+
+def _extended(experiment: Experiment, num_updates: int) -> Experiment:
+    require(RIPT in experiment.stages, f"num-updates: {experiment.name} does not post-train: it cannot be extended")
+    require(
+        num_updates > experiment.num_updates,
+        f"num-updates must be more than the {experiment.num_updates} updates that the run has, not {num_updates}",
+    )
+    return replace(experiment, num_updates=num_updates)
+
+
+def _compare_versions(folder: RunDir, experiment: Experiment, point: str, *, strict: bool) -> None:
+    """Warn, or refuse if `strict`, where the run would go on with something else than it began with; record it."""
+    now = versions(experiment.benchmark.packages)
+    changed = differences(folder.versions, now)
+    text = ", ".join(f"{name} {change}" for name, change in changed.items())
+    require(not (strict and changed), f"{folder.path} is not resumed, for it would not be the same run: {text}")
+    if changed:
+        logger.warning("changed since the run began, so the weights may differ in their last bits or more: %s", text)
+    folder.record_resumption(point, now)
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:

@@ -20,6 +20,7 @@ from ript_ray.runs.run_dir import POST_TRAINING_PREFIX, checkpoint_name
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.hashed_dir import (
     MANIFEST,
+    UNFINISHED,
     atomic_directory,
     load_arrays,
     require_finite,
@@ -209,6 +210,11 @@ def saved_in(run: Path) -> list[Path]:
     prefixes = [*_stages_of(folders), POST_TRAINING_PREFIX]
     known = [folder for folder in folders if _prefix_of(folder) in prefixes]
     return sorted(known, key=lambda folder: (prefixes.index(_prefix_of(folder)), number_of(folder)))
+
+
+def has_checkpoints(run: Path) -> bool:
+    """Return whether a run ever finished saving a checkpoint, even if it is damaged or renamed by now."""
+    return any(not path.name.endswith(UNFINISHED) for path in (run / "checkpoints").glob("*"))
 
 
 def _stages_of(folders: list[Path]) -> list[str]:

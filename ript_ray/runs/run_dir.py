@@ -14,8 +14,9 @@ from typing import Self
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import read_experiment, to_json
 from ript_ray.errors import CheckpointError, RunInUseError
-from ript_ray.runs.provenance import versions
-from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
+from ript_ray.runs.provenance import differences, versions
+from ript_ray.storage.atomic import atomic_write, fsync_path, os_errors_as_storage_error
+from ript_ray.storage.jsonl import AppendOnlyLog
 from ript_ray.types import RIPT
 
 POST_TRAINING_PREFIX = "update"
@@ -32,6 +33,7 @@ class RunDir:
         groups: One JSON object per group of rollouts.
         before: Success before post-training, kept for a run that is resumed.
         results: What the run found; its presence says that the run has finished.
+        resumptions: One JSON object per time that the run was resumed: from where, and with which versions.
         status: How the run ended; missing while it runs and where it was killed.
         curve: The training curve as an image.
         weights: Folder of the trainable weights of each update.
@@ -46,6 +48,7 @@ class RunDir:
         self.groups = path / "groups.jsonl"
         self.before = path / "before.json"
         self.results = path / "results.json"
+        self.resumptions = path / "resumed.jsonl"
         self.status = path / "status.json"
         self.curve = path / "curve.png"
         self.weights = path / "weights"
@@ -123,6 +126,39 @@ class RunDir:
             return {str(name): str(version) for name, version in json.loads(path.read_text()).items()}
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+
+    def record_resumption(self, point: str, now: dict[str, str]) -> None:
+        """Record that the run is resumed from `point`, the name of a checkpoint, with the versions `now`."""
+        log = AppendOnlyLog(self.resumptions, "resumptions")
+        log.append(json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), "from": point, "versions": now}))
+        log.flush()  # a full disk must not keep a run from going on
+
+    @property
+    def resumed_versions(self) -> dict[str, str]:
+        """What processes that resumed the run changed of `versions`, by name; the last one counts."""
+        lines = self.resumptions.read_text().splitlines() if self.resumptions.exists() else []
+        later = [dict(json.loads(line)["versions"]) for line in lines]
+        return {name: now[name] for now in later for name in differences(self.versions, now)}
+
+    def extend(self, experiment: Experiment, end: int) -> None:
+        """Reopen a run that has finished, for more updates.
+
+        Args:
+            experiment: The experiment with more updates.
+            end: Updates so far; the results are kept under their number.
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
+        if self.results.exists():  # first: a run without results can be resumed, whatever its configuration says
+            with os_errors_as_storage_error(self.results):
+                self.results.rename(self.earlier_results(end))
+                fsync_path(self.path)
+        atomic_write(self.config, to_json(experiment))
+
+    def earlier_results(self, update: int) -> Path:
+        """Return where the results are kept of a run that ended after `update` and was extended."""
+        return self.path / f"results-{update:05d}.json"
 
     def checkpoint(self, number: int, stage: str = RIPT) -> Path:
         """Return where the checkpoint of an update belongs; in a supervised stage, of an optimizer step."""

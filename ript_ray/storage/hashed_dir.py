@@ -20,6 +20,8 @@ from ript_ray.types import Arrays
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"
+"""How the name of a directory ends that is being written, or was when its process was killed."""
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; nothing is overwritten")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished = folder.with_name(f".{folder.name}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)  # left over from a killed process
     try:
         with os_errors_as_storage_error(folder):
