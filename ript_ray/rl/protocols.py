@@ -52,6 +52,19 @@ class DispatchCounts:
     num_replaced: int = 0
 
 
+@dataclass(frozen=True)
+class Rerun:
+    """A group that was lost on its way to the learner and rolled out again, by newer weights: another result.
+
+    Attributes:
+        lost: What was admitted.
+        trained: What is trained instead.
+    """
+
+    lost: GroupSummary
+    trained: GroupSummary
+
+
 class Runtime(Protocol):
     """Executes rollout requests on actors and updates on the learner."""
 
@@ -85,8 +98,12 @@ class Runtime(Protocol):
         """Drop a finished group."""
         ...
 
-    def start_update(self, indices: Sequence[int]) -> None:
-        """Start an update on groups sent to the learner, in this order; its report is an event. One at a time."""
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
+        """Start an update on groups sent to the learner, in this order; its report is an event. One at a time.
+
+        Returns:
+            Groups of these whose result has changed since they finished; none at lag 0.
+        """
         ...
 
     def broadcast(self) -> Weights:

@@ -54,7 +54,11 @@ def train(
         while buffer.num_wanted > 0:  # lines 5 to 8, on the actors; the cap on groups in flight bounds the lag
             runtime.launch(group_request(stream, buffer.launch(), group_size=sampling.group_size, seed=seed))
         if buffer.ready:  # lines 9, 10 and 16 to 18, on the learner, while actors may roll out the next batch
-            runtime.start_update(buffer.take_batch())
+            for rerun in runtime.start_update(buffer.take_batch()):
+                verdict = buffer.replace(rerun.trained)
+                current.replace(rerun.lost, rerun.trained)
+                for callback in callbacks:
+                    callback.on_group(current, rerun.trained, verdict)
             training, current = current.close(num_uniform_trained=buffer.num_uniform_in_training), current.next()
         if buffer.at_end:  # not in the paper, whose line 5 searches forever
             ledger = carry_over(reconcile(runtime.dispatch_counts, at_start, buffer), Ledger())

@@ -46,7 +46,7 @@ class GroupRecord:
         successes: Per rollout 1 or 0, none where the environment returned something else.
         num_steps: Environment steps of each rollout.
         verdict: Whether it is mixed, and if not, why. Other groups are rejected, except uniform ones without dynamic
-            sampling.
+            sampling, and those that were lost on their way to the learner after they had been accepted.
     """
 
     group: int
@@ -131,17 +131,20 @@ class RolloutLog:
 def read_groups(path: Path) -> list[GroupRecord]:
     """Read all groups, up to the first line that is torn or corrupt; a missing file has none.
 
+    A group that was lost on its way to the learner has a second line, which tells what was trained: it counts.
+
     Raises:
         CheckpointError: A line has a newer schema than `GROUPS_SCHEMA`.
     """
-    records: list[GroupRecord] = []
+    records: dict[int, GroupRecord] = {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             _require_known_schema(json.loads(line), path)
-            records.append(_READ.validate_json(line, strict=True))
+            record = _READ.validate_json(line, strict=True)
+            records[record.group] = record
         except (ValueError, pydantic.ValidationError):
             break
-    return records
+    return list(records.values())
 
 
 def _require_known_schema(content: object, path: Path) -> None:

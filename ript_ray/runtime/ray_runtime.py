@@ -16,7 +16,7 @@ import ray
 
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.protocols import Components, DispatchCounts, Rerun
 from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
@@ -149,12 +149,19 @@ class RayRuntime:
     def discard(self, index: int) -> None:
         del self._groups[index], self._requests[index], self._summaries[index]
 
-    def start_update(self, indices: Sequence[int]) -> None:
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
+        admitted = {index: self._summaries[index] for index in indices}
         while lost := self._learner.undelivered(indices):
             self._rerun_undelivered(lost)
+        changed = [
+            Rerun(summary, self._summaries[index])
+            for index, summary in admitted.items()
+            if self._summaries[index] != summary
+        ]
         for index in indices:
             del self._requests[index], self._summaries[index]
         self._learner.start_update(indices)
+        return changed
 
     def broadcast(self) -> Weights:
         reference = self._learner.weights()
@@ -199,6 +206,7 @@ class RayRuntime:
         if summary.error or summary.layout != self._summaries[index].layout:
             self._pool.rerun(self._requests[index], WorkerError(summary.error or "the layout of its record changed"))
             return
+        self._summaries[index] = summary
         self._learner.receive(index, group)
         missing.remove(index)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
-from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.protocols import Components, DispatchCounts, Rerun
 from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
@@ -57,9 +57,10 @@ class SerialRuntime:
     def discard(self, index: int) -> None:
         del self._finished[index]
 
-    def start_update(self, indices: Sequence[int]) -> None:
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
         assert self._batch is None
         self._batch = indices
+        return ()
 
     def broadcast(self) -> Weights:
         weights = self._learner.weights()
