@@ -127,7 +127,7 @@ def resume(
 
 
 def load_policy(path: str | Path) -> Policy:
-    """Return the policy of a run (its newest checkpoint), a checkpoint or a model folder, ready to act.
+    """Return the policy of a run (its newest valid checkpoint), a checkpoint or a model folder, ready to act.
 
     Raises:
         CheckpointError: There is none, or part of it is missing, damaged or foreign; the message names it.

@@ -13,10 +13,10 @@ from typing import Self
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import read_experiment, to_json
-from ript_ray.errors import CheckpointError, RunInUseError
+from ript_ray.errors import CheckpointError, RunInUseError, StorageError
 from ript_ray.runs.provenance import differences, versions
-from ript_ray.storage.atomic import atomic_write, fsync_path, os_errors_as_storage_error
-from ript_ray.storage.jsonl import AppendOnlyLog
+from ript_ray.storage.atomic import atomic_write, fsync_path, make_directory, os_errors_as_storage_error
+from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
 from ript_ray.types import RIPT
 
 POST_TRAINING_PREFIX = "update"
@@ -63,8 +63,9 @@ class RunDir:
         """
         parent = root / experiment.name
         with os_errors_as_storage_error(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+            make_directory(parent)
             run = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
+            fsync_path(parent)
         atomic_write(run.path / "run-id", uuid.uuid4().hex)
         atomic_write(run.path / "versions.json", json.dumps(versions(experiment.benchmark.packages), indent=2) + "\n")
         atomic_write(run.config, to_json(experiment))
@@ -82,6 +83,7 @@ class RunDir:
         Raises:
             CheckpointError: The directory is not that of a run; nothing is created in it.
             RunInUseError: Another process holds the lock; the message names directory and process.
+            StorageError: The file system has no locks, or is not writable.
         """
         self.require_run()
         with os_errors_as_storage_error(self.path / ".lock"):
@@ -136,8 +138,7 @@ class RunDir:
     @property
     def resumed_versions(self) -> dict[str, str]:
         """What processes that resumed the run changed of `versions`, by name; the last one counts."""
-        lines = self.resumptions.read_text().splitlines() if self.resumptions.exists() else []
-        later = [dict(json.loads(line)["versions"]) for line in lines]
+        later, _ = parse_lines(self.resumptions, lambda line: dict(json.loads(line)["versions"]))
         return {name: now[name] for now in later for name in differences(self.versions, now)}
 
     def extend(self, experiment: Experiment, end: int) -> None:
@@ -176,6 +177,11 @@ def _lock(descriptor: int, folder: Path) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
         raise RunInUseError(f"{folder} is in use by {holder}") from None
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be locked ({error}), so nothing would keep two processes from writing to it: keep runs "
+            "on a file system with locks (flock); Lustre has them if it is mounted with -o flock, NFS from version 4 on"
+        ) from error
     with contextlib.suppress(OSError):  # the name is for people: a full disk must not keep a run from being synced
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)

@@ -14,7 +14,7 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.data.dataset import SupervisedDataset, load_dataset
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
-from ript_ray.policies.supervised import SupervisedTask
+from ript_ray.policies.supervised import SupervisedTask, Windows
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
 from ript_ray.runs.run_logger import RunLogger
@@ -30,6 +30,9 @@ NUM_POINTS = 200
 
 NUM_KEPT = 2
 """Checkpoints kept of a stage in progress; of a finished stage, only the last is kept."""
+
+NUM_FINGERPRINTED = 256
+"""Windows, evenly spaced, whose observations are part of the fingerprint of the demonstrations."""
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ class _StageRun:
 
     def run(self, policy: Policy, dataset: SupervisedDataset, state: TrainingState | None) -> None:
         """Train the stage, resuming from `state` if given; afterwards the policy is in evaluation mode."""
-        task, fingerprint = self._task, _fingerprint(dataset)
+        task, fingerprint = self._task, self._fingerprint(dataset.training)
         if state is None:
             task.prepare(policy, dataset.training)
         trainer = SupervisedTrainer(
@@ -128,8 +131,27 @@ class _StageRun:
         self._take_steps(trainer, policy, dataset, fingerprint)
         _set_training(policy, False)
 
+    def _fingerprint(self, windows: Windows) -> dict[str, int]:
+        """Return what recognizes the demonstrations on resume.
+
+        These are the number of windows, a checksum of their actions, and one of the observations that the stage reads
+        in up to `NUM_FINGERPRINTED` windows: images may be too large to be read all.
+        """
+        rows = torch.from_numpy(np.unique(np.linspace(0, len(windows) - 1, NUM_FINGERPRINTED, dtype=np.int64)))
+        unread = () if self._task.reads_images else self._experiment.policy.cameras
+        checksum = 0
+        for name, values in sorted(windows.observations_at(rows).items()):
+            if name not in unread:
+                checksum = zlib.crc32(values.numpy().tobytes(), checksum)
+        return {
+            "num_windows": len(windows),
+            "crc32_of_chunks": zlib.crc32(windows.chunks_WCA.tobytes()),
+            "crc32_of_observations": checksum,
+        }
+
     def _require_same_dataset(self, before: Mapping[str, int], now: Mapping[str, int]) -> None:
-        if dict(before) != dict(now):
+        known = {name: now[name] for name in before if name in now}  # older checkpoints do not know all
+        if dict(before) != known:
             raise CheckpointError(
                 f"the demonstrations are not those that {self._folder.path} was training on: they have "
                 f"{now}, not {before}"
@@ -216,9 +238,3 @@ class _StageRun:
 def _set_training(policy: Policy, mode: bool) -> None:
     if isinstance(policy, torch.nn.Module):
         policy.train(mode)
-
-
-def _fingerprint(dataset: SupervisedDataset) -> dict[str, int]:
-    """Return the number of windows and a checksum of their actions, to recognize the demonstrations on resume."""
-    chunks = dataset.training.chunks_WCA
-    return {"num_windows": len(chunks), "crc32_of_chunks": zlib.crc32(chunks.tobytes())}

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ript_ray.errors import CheckpointError, StorageError
-from ript_ray.storage.atomic import fsync_path, os_errors_as_storage_error
+from ript_ray.storage.atomic import fsync_path, make_directory, os_errors_as_storage_error
 from ript_ray.types import Arrays
 
 SCHEMA = 1
@@ -38,7 +38,8 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     shutil.rmtree(unfinished, ignore_errors=True)  # left over from a killed process
     try:
         with os_errors_as_storage_error(folder):
-            unfinished.mkdir(parents=True)
+            make_directory(folder.parent)
+            unfinished.mkdir()
             yield unfinished
             _write_manifest(unfinished)
             unfinished.rename(folder)

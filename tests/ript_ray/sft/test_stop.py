@@ -1,10 +1,12 @@
 """A supervised stage that is stopped loses no finished step, and saves by the clock as well."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ import torch
 from torch import nn
 
 from experiments.extending import EXPERIMENT as EXAMPLE
-from experiments.extending import LaplaceSFT
-from ript_ray.config.experiment import Experiment
+from experiments.extending import LaplaceSFT, Line, PointOnLine
+from ript_envs.contract import Observation
+from ript_ray.config.experiment import Experiment, register
+from ript_ray.errors import CheckpointError
 from ript_ray.pipeline import resume_experiment, run_experiment
 from ript_ray.policies.supervised import SupervisedStage
 from ript_ray.runs import checkpoint
@@ -94,6 +98,38 @@ def test_a_stage_saves_by_the_clock_though_no_checkpoint_is_due_by_its_steps(tmp
     view = Stop(41, lambda: found.append(saved(next((tmp_path / "extending").iterdir()))))
     run(tmp_path, view, replace(IN_PROCESS, checkpoint_minutes=1e-9))
     assert found == [["regression-0000039", "regression-0000040"]]
+
+
+class PointSeenFromAside(PointOnLine):
+    def observe(self) -> Observation:
+        return {"state": np.array([self.position + 0.01, self.goal], np.float32)}
+
+
+@dataclass(frozen=True)
+class OtherCamera(Line):
+    """The same actions lead to the same states, but what is seen differs."""
+
+    kind: Literal["seen-from-aside"] = field(default="seen-from-aside", kw_only=True)  # type: ignore[assignment]
+
+    def make(self, task: str) -> PointSeenFromAside:
+        return PointSeenFromAside()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_stage_is_not_resumed_with_demonstrations_that_only_look_different(tmp_path: Path) -> None:
+    folder = run(tmp_path, Stop(37, interrupt))
+    register(OtherCamera)
+    point = checkpoint.latest_valid(folder)
+    shutil.rmtree(point.folder)
+    other = replace(point.policy, experiment=replace(EXPERIMENT, benchmark=OtherCamera()))
+    checkpoint.save(point.folder, other, point.state)
+    with pytest.raises(CheckpointError, match="the demonstrations are not those"):
+        resume_experiment(folder, IN_PROCESS, view_of=lambda _: Stop(0, interrupt))
+    shutil.rmtree(point.folder)
+    dataset = {name: value for name, value in point.state.totals.dataset.items() if name != "crc32_of_observations"}
+    older = replace(point.state, totals=replace(point.state.totals, dataset=dataset))
+    checkpoint.save(point.folder, point.policy, older)
+    resume_experiment(folder, IN_PROCESS, view_of=lambda _: Stop(0, interrupt))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
