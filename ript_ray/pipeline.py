@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from ript_ray.rl.protocols import Runtime
 from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
+from ript_ray.runs.kept_groups import KeptGroups, KeptGroupsCleaner
 from ript_ray.runs.model_dir import initial_policy
 from ript_ray.runs.provenance import differences, versions
+from ript_ray.runs.recalling_runtime import RecallingRuntime
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
 from ript_ray.runs.run_dir import RunDir
@@ -217,25 +220,36 @@ class _PostTraining:
             RolloutLog(folder.groups, weights, stream, start=start) as rollouts,
         ):
             logger.info("starting actors")
-            with open_runtime(self._policy.components(), cluster) as runtime:
+            kept = KeptGroups(folder.kept_groups.absolute())
+            kept.remove_before(start.next_index)
+            parts = self._policy.components()
+            with open_runtime(
+                replace(parts, keep_group=kept.save if cluster.keep_groups else None), cluster
+            ) as runtime:
                 if state is not None:
                     runtime.restore(Version(start.update), state.learner)
                 before = self._read_before() or self._evaluate(runtime, recorder, "before RIPT")
                 position = len(experiment.all_stages)
                 size = f"{experiment.num_updates} updates on {runtime.num_actors} rollout actors"
                 logger.info("stage %d: RIPT, %s", position, size)
+                lag = experiment.sampling.max_policy_lag
+                recalling = RecallingRuntime(runtime, kept, max_policy_lag=lag)
                 result = train(
-                    runtime,
+                    recalling if cluster.keep_groups else runtime,
                     stream,
                     sampling=experiment.sampling,
                     num_updates=experiment.num_updates,
                     seed=experiment.seed,
-                    callbacks=(rollouts, recorder, self._view),  # log lines first: checkpoints follow from them
+                    # Log lines first: checkpoints follow from them. Kept groups last: checkpoints replace them.
+                    callbacks=(rollouts, recorder, KeptGroupsCleaner(kept, folder.checkpoint), self._view),
                     start=start,
                 )
+                if recalling.num_recalled:
+                    logger.info("groups that were not rolled out again: %d", recalling.num_recalled)
                 recorder.on_end(result)
                 after = self._evaluate(runtime, recorder, "after RIPT") if recorder.num_updates else before
                 recorder.write_results(before, after, result)
+        shutil.rmtree(kept.folder, ignore_errors=True)
         return before, after, result
 
     def _evaluate(self, runtime: Runtime, recorder: Recorder, when: str) -> EvaluationResult:

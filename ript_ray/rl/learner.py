@@ -57,7 +57,15 @@ class UpdateReport:
 class Learner:
     """Owns the policy being trained and its optimizer. A plain class; the Ray runtime wraps it in a remote actor."""
 
-    def __init__(self, build_policy: Callable[[], Policy], ppo: PPO, *, seed: int, num_threads: int):
+    def __init__(
+        self,
+        build_policy: Callable[[], Policy],
+        ppo: PPO,
+        *,
+        seed: int,
+        num_threads: int,
+        keep_group: Callable[[Group], None] | None = None,
+    ):
         """Build the policy and its optimizer.
 
         Args:
@@ -66,11 +74,13 @@ class Learner:
             seed: The experiment's seed.
             num_threads: Torch threads. Part of the experiment, not of the cluster, because it determines the order
                 of floating-point sums.
+            keep_group: Called with every group that is received.
         """
         self._policy = build_policy()
         self._ppo = ppo
         self._seed = seed
         self._num_threads = num_threads
+        self._keep_group = keep_group
         self._version = Version(0)
         self._groups: dict[int, Group] = {}
         self._store: TCPStore | None = None
@@ -82,6 +92,8 @@ class Learner:
     def receive(self, group: Group) -> None:
         """Buffer a group until an update uses it."""
         self._groups[group.index] = group
+        if self._keep_group is not None:
+            self._keep_group(group)
 
     def update(self, indices: Sequence[int]) -> UpdateReport:
         """Run PPO over the received groups `indices`, in that order, and increment the version.

@@ -8,7 +8,7 @@ from ript_envs.contract import Environment
 from ript_ray.config.rl import PPO
 from ript_ray.policies.base import Policy
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Components:
         seed: The experiment's seed.
         learner_threads: Torch threads per learner process.
         num_learners: Data-parallel learner processes.
+        keep_group: Called by the first learner with every group that it receives, or none.
     """
 
     build_policy: Callable[[], Policy]
@@ -32,6 +33,7 @@ class Components:
     seed: int
     learner_threads: int
     num_learners: int = 1
+    keep_group: Callable[[Group], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ class Runtime(Protocol):
 
     def send_to_learner(self, index: int) -> None:
         """Send a finished group to the learner."""
+        ...
+
+    def give(self, request: RolloutRequest, summary: GroupSummary, group: Group) -> None:
+        """Send a group to the learner that was rolled out elsewhere, e.g. for an earlier process."""
         ...
 
     def discard(self, index: int) -> None:

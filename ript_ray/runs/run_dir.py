@@ -37,6 +37,7 @@ class RunDir:
         status: How the run ended; missing while it runs and where it was killed.
         curve: The training curve as an image.
         weights: Folder of the trainable weights of each update.
+        kept_groups: Folder of groups that no checkpoint has made superfluous yet; missing once the run has ended.
         videos: Folder of videos of its rollouts.
     """
 
@@ -52,6 +53,7 @@ class RunDir:
         self.status = path / "status.json"
         self.curve = path / "curve.png"
         self.weights = path / "weights"
+        self.kept_groups = path / "kept-groups"
         self.videos = path / "videos"
 
     @classmethod

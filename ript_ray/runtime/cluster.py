@@ -35,6 +35,9 @@ class Cluster:
         checkpoint_minutes: A checkpoint is also saved after the first update, or step of a supervised stage, that ends
             this long after the last one, in minutes, above 0, inf to disable. Not part of the experiment: it changes no
             result, and how much work may be lost depends on the machine, also on the one that a run is resumed on.
+        keep_groups: Keep groups of rollouts in the run's folder until the next checkpoint, so that a run that is killed
+            does not repeat them. Takes as much disk as the records of the updates between two checkpoints (about 3 MB
+            per group of 16 rollouts of the published QueST policy).
     """
 
     num_actors: int | None = None
@@ -49,6 +52,7 @@ class Cluster:
     straggler_factor: float = 3.0
     max_replacements: int = 100
     checkpoint_minutes: float = 30.0
+    keep_groups: bool = True
 
     def __post_init__(self) -> None:
         if self.num_actors is not None:

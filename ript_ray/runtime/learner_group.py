@@ -33,7 +33,10 @@ class LearnerGroup:
         options: dict[str, Any] = {"seed": parts.seed, "num_threads": parts.learner_threads}
         self._timeout_s = timeout_s
         self._learners = [
-            learner_class.remote(package_level(), build_policy, parts.ppo, **options) for _ in range(parts.num_learners)
+            learner_class.remote(
+                package_level(), build_policy, parts.ppo, **options, keep_group=None if rank else parts.keep_group
+            )
+            for rank in range(parts.num_learners)
         ]
         self._logs = LogRelay("learner")
         self._receipts: dict[int, list[ray.ObjectRef]] = {}

@@ -25,7 +25,7 @@ from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
-from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 @contextlib.contextmanager
@@ -145,6 +145,10 @@ class RayRuntime:
 
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(index, self._groups.pop(index))
+
+    def give(self, request: RolloutRequest, summary: GroupSummary, group: Group) -> None:
+        self._requests[request.index], self._summaries[request.index] = request, summary
+        self._learner.receive(request.index, ray.put(group))
 
     def discard(self, index: int) -> None:
         del self._groups[index], self._requests[index], self._summaries[index]

@@ -28,7 +28,11 @@ class SerialRuntime:
         self._optional_learner: Learner | None = None
         if with_learner:
             self._optional_learner = Learner(
-                parts.build_policy, parts.ppo, seed=parts.seed, num_threads=parts.learner_threads
+                parts.build_policy,
+                parts.ppo,
+                seed=parts.seed,
+                num_threads=parts.learner_threads,
+                keep_group=parts.keep_group,
             )
         self._requests: deque[RolloutRequest] = deque()
         self._finished: dict[int, Group] = {}
@@ -53,6 +57,9 @@ class SerialRuntime:
 
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(self._finished.pop(index))
+
+    def give(self, request: RolloutRequest, summary: GroupSummary, group: Group) -> None:
+        self._learner.receive(group)
 
     def discard(self, index: int) -> None:
         del self._finished[index]
