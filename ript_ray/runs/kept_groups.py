@@ -5,6 +5,7 @@ group itself, written by the first learner, which has it anyway. Nothing is flus
 damages is noticed by its hash, and rolled out again. `ript_ray.runs.recalling_runtime` uses these files.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -66,14 +67,14 @@ class KeptGroups:
             content = _encode(group)
             self._write(self._file(group.index, "group"), hashlib.sha256(content).digest() + content)
         except (OSError, SafetensorError) as error:
-            logger.warning("a killed run will repeat its groups: they cannot be kept in %s: %s", self.folder, error)
+            _warn_once(self.folder, getattr(error, "strerror", None) or str(error))
 
     def save_note(self, note: Note) -> None:
         """Write a note; see `save`."""
         try:
             self._write(self._file(note.summary.index, "json"), json.dumps(asdict(note)).encode())
         except OSError as error:
-            logger.warning("a killed run will repeat its groups: they cannot be kept in %s: %s", self.folder, error)
+            _warn_once(self.folder, error.strerror or str(error))
 
     def note(self, index: int) -> Note | None:
         """Return the note of a group, or None if there is none that can be read."""
@@ -133,6 +134,11 @@ class KeptGroupsCleaner:
         """Delete the groups up to the end of this update, if it has been saved."""
         if self._checkpoint_of(record.progress.update).exists():
             self._kept.remove_before(record.progress.next_index)
+
+
+@functools.cache
+def _warn_once(folder: Path, reason: str) -> None:
+    logger.warning("a killed run will repeat its groups: they cannot be kept in %s: %s", folder, reason)
 
 
 def _name(index: int) -> str:

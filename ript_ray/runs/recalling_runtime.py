@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ript_ray.rl.dynamic_sampling import UNIFORM, judge
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.protocols import DispatchCounts, Rerun, Runtime
 from ript_ray.runs.kept_groups import KeptGroups, Note
@@ -95,7 +96,7 @@ class RecallingRuntime:
         summary = self._summaries.pop(index)
         if self._recalled.pop(index, None) is None:
             self._inner.discard(index)
-            if summary.error is None:
+            if summary.error is None and judge(summary.successes) in UNIFORM:  # others may be accepted another time
                 self._save_note(summary, is_trained=False)
 
     def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:

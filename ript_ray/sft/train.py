@@ -172,8 +172,8 @@ class _StageRun:
         except BaseException:
             if trainer.is_between_steps:
                 self._log(trainer.step, losses)
-                with contextlib.suppress(CheckpointError):  # the error that ends the stage says more
-                    self._try_to_save(policy, trainer, fingerprint)
+                with contextlib.suppress(CheckpointError, StorageError):  # the error that ends the stage says more
+                    self._save(policy, trainer, fingerprint)
             raise
 
     def _after_step(
