@@ -93,22 +93,41 @@ def run(
         return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown)
 
 
-def resume(path: str | Path, cluster: Cluster | None = None, *, view: str = "auto") -> Results:
-    """Resume an interrupted run from its newest valid checkpoint; see `run` for the arguments.
+def resume(
+    path: str | Path,
+    cluster: Cluster | None = None,
+    *,
+    view: str = "auto",
+    num_updates: int | None = None,
+    strict: bool = False,
+) -> Results:
+    """Resume an interrupted run from its newest valid checkpoint, or extend one; see `run` for the other arguments.
+
+    Args:
+        path: The run's folder.
+        cluster: Where; it may be another one than before.
+        view: See `run`.
+        num_updates: Go on to this number of updates, more than the run has; then it may have finished.
+        strict: Refuse where the code, a package or the processor is not that of the run's beginning; else warn.
 
     Raises:
-        CheckpointError: The run has finished, or no checkpoint of it is valid.
+        CheckpointError: The run has finished and is not to be extended, or no checkpoint of it is valid.
+        ConfigError: It cannot be extended, or `strict` forbids to resume it.
         RunInUseError: It is still running.
     """
     mode = ViewMode(view)
     with console_logging(mode.log_level):
         return resume_experiment(
-            Path(path), cluster or Cluster(), view_of=lambda experiment: View(mode, experiment.num_updates)
+            Path(path),
+            cluster or Cluster(),
+            view_of=lambda experiment: View(mode, experiment.num_updates),
+            num_updates=num_updates,
+            strict=strict,
         )
 
 
 def load_policy(path: str | Path) -> Policy:
-    """Return the policy of a run (its newest checkpoint), a checkpoint or a model folder, ready to act.
+    """Return the policy of a run (its newest valid checkpoint), a checkpoint or a model folder, ready to act.
 
     Raises:
         CheckpointError: There is none, or part of it is missing, damaged or foreign; the message names it.

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ript_ray.checks import require
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
 from ript_ray.data.contexts import held_out_contexts, require_rollout_noise, training_contexts, training_stream
@@ -15,8 +17,11 @@ from ript_ray.rl.callbacks import TrainResult
 from ript_ray.rl.protocols import Runtime
 from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import TrainingState
+from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
+from ript_ray.runs.kept_groups import KeptGroups, KeptGroupsCleaner
 from ript_ray.runs.model_dir import initial_policy
+from ript_ray.runs.provenance import differences, versions
+from ript_ray.runs.recalling_runtime import RecallingRuntime
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
 from ript_ray.runs.run_dir import RunDir
@@ -75,24 +80,39 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
             return _run_stages(folder, start, None, cluster, view)
 
 
-def resume_experiment(run: Path, cluster: Cluster, *, view_of: Callable[[Experiment], View]) -> Results:
+def resume_experiment(
+    run: Path,
+    cluster: Cluster,
+    *,
+    view_of: Callable[[Experiment], View],
+    num_updates: int | None = None,
+    strict: bool = False,
+) -> Results:
     """Resume an interrupted run as if it had not been interrupted: at lag 0 the same weights, bit for bit.
 
     Args:
         run: The run's directory.
         cluster: Where; it may be another one than before.
         view_of: Makes the view that shows the progress.
+        num_updates: Extend the run to this number of updates, more than it has; then it may have finished.
+        strict: Refuse where the code, a package or the processor is not that of the run's beginning; else warn.
 
     Raises:
-        CheckpointError: The run has finished, or no checkpoint of it is valid.
+        CheckpointError: The run has finished and is not to be extended, or no checkpoint of it is valid.
+        ConfigError: It cannot be extended, or versions differ and `strict` forbids it; nothing is changed.
         RunInUseError: It is still running.
     """
     folder = RunDir(run)
     with folder.lock():
-        if folder.results.exists():
-            raise CheckpointError(f"{run} has finished: there is nothing to resume")
-        point = checkpoint.latest_valid(run) if (run / "checkpoints").exists() else None
-        experiment = point.policy.experiment if point else folder.experiment
+        if folder.results.exists() and num_updates is None:
+            raise CheckpointError(f"{run} has finished: there is nothing to resume; num-updates extends it")
+        experiment = folder.experiment if num_updates is None else _extended(folder.experiment, num_updates)
+        point = checkpoint.latest_valid(run) if checkpoint.has_checkpoints(run) else None
+        if point is not None:
+            experiment = replace(point.policy.experiment, num_updates=experiment.num_updates)
+        _compare_versions(folder, experiment, point.folder.name if point else "the start", strict=strict)
+        if num_updates is not None:
+            folder.extend(experiment, point.state.progress.update if point else 0)
         with view_of(experiment) as view, session(cluster):
             if point is None:
                 logger.info("%s has no checkpoint: restarting it", folder.path)
@@ -101,7 +121,27 @@ def resume_experiment(run: Path, cluster: Cluster, *, view_of: Callable[[Experim
                 logger.warning("skipping a checkpoint: %s", reason)
             checkpoint.quarantine_newer(point.folder)
             logger.info("resuming from %s", point.folder)
-            return _run_stages(folder, point.policy, point.state, cluster, view)
+            return _run_stages(folder, replace(point.policy, experiment=experiment), point.state, cluster, view)
+
+
+def _extended(experiment: Experiment, num_updates: int) -> Experiment:
+    require(RIPT in experiment.stages, f"num-updates: {experiment.name} does not post-train: it cannot be extended")
+    require(
+        num_updates > experiment.num_updates,
+        f"num-updates must be more than the {experiment.num_updates} updates that the run has, not {num_updates}",
+    )
+    return replace(experiment, num_updates=num_updates)
+
+
+def _compare_versions(folder: RunDir, experiment: Experiment, point: str, *, strict: bool) -> None:
+    """Warn, or refuse if `strict`, where the run would go on with something else than it began with; record it."""
+    now = versions(experiment.benchmark.packages)
+    changed = differences(folder.versions, now)
+    text = ", ".join(f"{name} {change}" for name, change in changed.items())
+    require(not (strict and changed), f"{folder.path} is not resumed, for it would not be the same run: {text}")
+    if changed:
+        logger.warning("changed since the run began, so the weights may differ in their last bits or more: %s", text)
+    folder.record_resumption(point, now)
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -126,11 +166,12 @@ def _run_stages(
     """Run the experiment's stages, from `policy` and, if an earlier process has saved one, its training state."""
     experiment = policy.experiment
     before = after = train_result = None
+    clock = CheckpointClock(cluster.checkpoint_minutes)
     with RunLogger(folder, experiment, state) as run_logger:
         if state is None or state.stage != RIPT:
-            policy, state = train_supervised(run_logger, policy, state, view), None
+            policy, state = train_supervised(run_logger, policy, state, view=view, clock=clock), None
         if RIPT in experiment.stages:
-            before, after, train_result = _PostTraining(run_logger, policy, state, view).run(cluster)
+            before, after, train_result = _PostTraining(run_logger, policy, state, view).run(cluster, clock)
         else:
             after = _evaluate_supervised(run_logger, policy, cluster)
     return Results(folder.path, experiment, before, after, train_result, run_logger.tracking_error)
@@ -170,36 +211,47 @@ class _PostTraining:
         self._experiment = policy.experiment
         self._held_out = held_out_contexts(self._experiment)
 
-    def run(self, cluster: Cluster) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
+    def run(self, cluster: Cluster, clock: CheckpointClock) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
         """Return success before and after, and how training ended."""
         experiment, folder, state = self._experiment, self._folder, self._state
         stream = training_stream(experiment)
         start = state.progress if state else Progress()
         weights = folder.weights if experiment.keep_weights else None
         with (
-            Recorder(self._run_logger, self._policy, state) as recorder,
+            Recorder(self._run_logger, self._policy, state, clock=clock) as recorder,
             RolloutLog(folder.groups, weights, stream, start=start) as rollouts,
         ):
             logger.info("starting actors")
-            with open_runtime(self._policy.components(), cluster) as runtime:
+            kept = KeptGroups(folder.kept_groups.absolute())
+            kept.remove_before(start.next_index)
+            parts = self._policy.components()
+            with open_runtime(
+                replace(parts, keep_group=kept.save if cluster.keep_groups else None), cluster
+            ) as runtime:
                 if state is not None:
                     runtime.restore(Version(start.update), state.learner)
                 before = self._read_before() or self._evaluate(runtime, recorder, "before RIPT")
                 position = len(experiment.all_stages)
                 size = f"{experiment.num_updates} updates on {runtime.num_actors} rollout actors"
                 logger.info("stage %d: RIPT, %s", position, size)
+                lag = experiment.sampling.max_policy_lag
+                recalling = RecallingRuntime(runtime, kept, max_policy_lag=lag)
                 result = train(
-                    runtime,
+                    recalling if cluster.keep_groups else runtime,
                     stream,
                     sampling=experiment.sampling,
                     num_updates=experiment.num_updates,
                     seed=experiment.seed,
-                    callbacks=(rollouts, recorder, self._view),  # log lines first: checkpoints follow from them
+                    # Log lines first: checkpoints follow from them. Kept groups last: checkpoints replace them.
+                    callbacks=(rollouts, recorder, KeptGroupsCleaner(kept, folder.checkpoint), self._view),
                     start=start,
                 )
+                if recalling.num_recalled:
+                    logger.info("groups that were not rolled out again: %d", recalling.num_recalled)
                 recorder.on_end(result)
                 after = self._evaluate(runtime, recorder, "after RIPT") if recorder.num_updates else before
                 recorder.write_results(before, after, result)
+        shutil.rmtree(kept.folder, ignore_errors=True)
         return before, after, result
 
     def _evaluate(self, runtime: Runtime, recorder: Recorder, when: str) -> EvaluationResult:

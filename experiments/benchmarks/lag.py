@@ -21,7 +21,7 @@ from ript_ray.config.rl import PPO, Sampling
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Components
+from ript_ray.rl.protocols import Components, Rerun
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
@@ -67,10 +67,10 @@ class AgeRecordingRuntime(RayRuntime):
             self._version = Version(self._version + 1)
         return event
 
-    def start_update(self, indices: Sequence[int]) -> None:
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
         """Record the ages of the groups."""
         self.ages += [self._version - self._sampled_by.pop(index) for index in indices]
-        super().start_update(indices)
+        return super().start_update(indices)
 
 
 class Stopwatch:

@@ -78,15 +78,19 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
     run_command(lambda: _run(parse()))
 
 
-def resume(run: Path, cluster: Cluster, mode: ViewMode) -> int:
-    """Resume an interrupted run and print its results; returns the exit code."""
+def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
+    """Resume or extend a run and print its results; returns the exit code. See `resume_experiment`."""
     from ript_ray.pipeline import resume_experiment
     from ript_ray.tracking.console import View
 
     console = Console()
     with console_logging(mode.log_level, console):
         results = resume_experiment(
-            run, cluster, view_of=lambda experiment: View(mode, experiment.num_updates, console)
+            run,
+            cluster,
+            view_of=lambda experiment: View(mode, experiment.num_updates, console),
+            num_updates=num_updates,
+            strict=strict,
         )
     return report(results, console)
 

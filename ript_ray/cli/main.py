@@ -146,16 +146,23 @@ class Replay(WithPlugins):
 
 @dataclass(frozen=True)
 class Resume(WithPlugins):
-    """Resume an interrupted run from its newest valid checkpoint, exactly.
+    """Resume an interrupted run from its newest valid checkpoint, exactly; or extend one, also if it has finished.
 
     Attributes:
         run_folder: The run's folder.
+        num_updates: Go on to this number of updates, more than the run has. Moments, the position in the contexts and
+            the metrics are kept, so the weights are those of a run that had as many updates from the start. Earlier
+            results are kept as results-<updates>.json.
+        strict: Refuse where the code, a package or the processor is not that of the run's beginning; otherwise there
+            is a warning, and resumed.jsonl in the run's folder and the tags in MLflow tell.
         view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
             every 10 s in supervised stages), quiet (only warnings, errors and the results).
         cluster: Where it runs; it may be another one than before.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    num_updates: int | None = None
+    strict: bool = False
     view: Literal["auto", "lines", "quiet"] = "auto"
     cluster: Cluster = field(default_factory=Cluster)
 
@@ -164,7 +171,8 @@ class Resume(WithPlugins):
         from ript_ray.cli.launch import resume
         from ript_ray.tracking.logs import ViewMode
 
-        return resume(self.run_folder, self.cluster, ViewMode(self.view))
+        view = ViewMode(self.view)
+        return resume(self.run_folder, self.cluster, view, num_updates=self.num_updates, strict=self.strict)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,13 @@ class RolloutStats:
         self.env_steps += sum(summary.num_steps)
         self.record_bytes += summary.num_bytes if verdict in trained_verdicts(dynamic=self.dynamic) else 0
 
+    def replace(self, lost: GroupSummary, trained: GroupSummary) -> None:
+        """Count another result of a group that is counted already, here or in the update before."""
+        self.num_solved += sum(success == 1.0 for success in trained.successes)
+        self.num_solved -= sum(success == 1.0 for success in lost.successes)
+        self.env_steps += sum(trained.num_steps) - sum(lost.num_steps)
+        self.record_bytes += trained.num_bytes - lost.num_bytes
+
     def close(self, *, num_uniform_trained: int) -> Self:
         """Stop the clock: the batch is full."""
         self.rollout_s = time.perf_counter() - self.started
@@ -101,7 +108,11 @@ class Callback(Protocol):
     """Training callback, called synchronously in the training loop."""
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """Handle a finished group; `stats` already include it."""
+        """Handle a finished group; `stats` already include it.
+
+        With policy lag, a group that was lost before the learner had it is rolled out again and handled a second time:
+        what is trained is what came last.
+        """
         ...
 
     def on_update(self, record: UpdateRecord) -> None:

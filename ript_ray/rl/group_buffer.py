@@ -159,6 +159,13 @@ class GroupBuffer:
             assert age <= self._max_policy_lag, f"group {index} is {age} updates old, limit {self._max_policy_lag}"
         return batch
 
+    def replace(self, summary: GroupSummary) -> Verdict:
+        """Judge the new result of a group in training; it is trained even if it is uniform."""
+        group = self._groups[summary.index]
+        assert group.state is _State.TRAINING
+        group.verdict, group.version = judge(summary.successes), summary.version
+        return group.verdict
+
     def finish_update(self) -> int:
         """Count the batch in training as trained; returns the first index after it."""
         trained = self._indices(_State.TRAINING)

@@ -92,6 +92,7 @@ class Learner:
         seed: int,
         num_threads: int,
         parameter_groups: Mapping[str, str] | None = None,
+        keep_group: Callable[[Group], None] | None = None,
     ):
         """Build the policy and its optimizer.
 
@@ -102,6 +103,7 @@ class Learner:
             num_threads: Torch threads. Part of the experiment, not of the cluster, because it determines the order
                 of floating-point sums.
             parameter_groups: Prefixes of the policy's parameter groups; see `PolicyConfig`.
+            keep_group: Called with every group that is received.
 
         Raises:
             ConfigError: `ppo` names a group that has no parameter.
@@ -110,6 +112,7 @@ class Learner:
         self._ppo = ppo
         self._seed = seed
         self._num_threads = num_threads
+        self._keep_group = keep_group
         self._version = Version(0)
         self._groups: dict[int, Group] = {}
         self._store: Store | None = None
@@ -130,7 +133,9 @@ class Learner:
 
     def receive(self, *parts: Group) -> None:
         """Buffer the parts of a group until an update uses it."""
-        self._groups[parts[0].index] = join_groups(parts)
+        group = self._groups[parts[0].index] = join_groups(parts)
+        if self._keep_group is not None:
+            self._keep_group(group)
 
     def update(self, indices: Sequence[int]) -> UpdateReport:
         """Run PPO over the received groups `indices`, in that order, and increment the version.

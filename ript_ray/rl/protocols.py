@@ -8,7 +8,7 @@ from ript_envs.contract import Environment
 from ript_ray.config.rl import PPO
 from ript_ray.policies.base import Policy
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Components:
         learner_threads: Torch threads per learner process.
         num_learners: Data-parallel learner processes.
         parameter_groups: Prefixes of the policy's parameter groups; see `PolicyConfig`.
+        keep_group: Called by the first learner with every group that it receives, or none.
     """
 
     build_policy: Callable[[], Policy]
@@ -34,6 +35,7 @@ class Components:
     learner_threads: int
     num_learners: int = 1
     parameter_groups: Mapping[str, str] = field(default_factory=dict)
+    keep_group: Callable[[Group], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,19 @@ class DispatchCounts:
     num_speculated: int = 0
     num_running: int = 0
     num_replaced: int = 0
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A group that was lost on its way to the learner and rolled out again, by newer weights: another result.
+
+    Attributes:
+        lost: What was admitted.
+        trained: What is trained instead.
+    """
+
+    lost: GroupSummary
+    trained: GroupSummary
 
 
 class Runtime(Protocol):
@@ -93,12 +108,20 @@ class Runtime(Protocol):
         """Send a finished group to the learner."""
         ...
 
+    def give(self, request: RolloutRequest, summary: GroupSummary, group: Group) -> None:
+        """Send a group to the learner that was rolled out elsewhere, e.g. for an earlier process."""
+        ...
+
     def discard(self, index: int) -> None:
         """Drop a finished group."""
         ...
 
-    def start_update(self, indices: Sequence[int]) -> None:
-        """Start an update on groups sent to the learner, in this order; its report is an event. One at a time."""
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
+        """Start an update on groups sent to the learner, in this order; its report is an event. One at a time.
+
+        Returns:
+            Groups of these whose result has changed since they finished; none at lag 0.
+        """
         ...
 
     def broadcast(self) -> Weights:

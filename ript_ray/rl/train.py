@@ -58,7 +58,11 @@ def train(
             runtime.launch(request_of(buffer.launch()))
         runtime.run_ahead(request_of if buffer.is_searching else None, buffer.next_index)
         if buffer.ready:  # lines 9, 10 and 16 to 18, on the learner, while actors may roll out the next batch
-            runtime.start_update(buffer.take_batch())
+            for rerun in runtime.start_update(buffer.take_batch()):
+                verdict = buffer.replace(rerun.trained)
+                current.replace(rerun.lost, rerun.trained)
+                for callback in callbacks:
+                    callback.on_group(current, rerun.trained, verdict)
             training, current = current.close(num_uniform_trained=buffer.num_uniform_in_training), current.next()
         if buffer.at_end:  # not in the paper, whose line 5 searches forever
             return TrainResult(carry_over(ledger(), Ledger()), buffer.explain_exhaustion(), current)

@@ -6,10 +6,13 @@ read by unpickling.
 """
 
 import json
+import logging
+import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ript_ray.config.serialization import Content, from_json, read_experiment, to_json
 from ript_ray.errors import CheckpointError
@@ -19,6 +22,7 @@ from ript_ray.runs.run_dir import POST_TRAINING_PREFIX, checkpoint_name
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.hashed_dir import (
     MANIFEST,
+    UNFINISHED,
     atomic_directory,
     load_arrays,
     require_finite,
@@ -33,6 +37,10 @@ FILES = (WEIGHTS, EXPERIMENT)
 BASE = "base.json"
 LEARNER = "learner.safetensors"
 TRAINING = "training.json"
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,23 @@ class ResumePoint:
     policy: SavedPolicy
     state: TrainingState
     skipped: tuple[str, ...] = ()
+
+
+class CheckpointClock:
+    """Tells when a checkpoint is due by the time since the last one, whatever the number of updates or steps."""
+
+    def __init__(self, minutes: float = math.inf):
+        self._interval_s = 60 * minutes
+        self._started = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint, or attempt to save one, is that long ago."""
+        return time.monotonic() - self._started >= self._interval_s
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._started = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -193,6 +218,11 @@ def saved_in(run: Path) -> list[Path]:
     return sorted(known, key=lambda folder: (prefixes.index(_prefix_of(folder)), number_of(folder)))
 
 
+def has_checkpoints(run: Path) -> bool:
+    """Return whether a run ever finished saving a checkpoint, even if it is damaged or renamed by now."""
+    return any(not path.name.endswith(UNFINISHED) for path in (run / "checkpoints").glob("*"))
+
+
 def _stages_of(folders: list[Path]) -> list[str]:
     """The stages of the run that these checkpoints belong to, in their order."""
     for folder in sorted(folders, reverse=True):
@@ -218,17 +248,49 @@ def latest_valid(run: Path) -> ResumePoint:
     Raises:
         CheckpointError: There is none; the message lists what is wrong with each.
     """
+    point, problems = _newest(run, _resume_point, "to resume from")
+    return replace(point, skipped=problems)
+
+
+def load_latest(path: Path) -> SavedPolicy:
+    """Read and verify a checkpoint, or the newest valid one of a run; each that is skipped is logged with the reason.
+
+    Raises:
+        CheckpointError: There is none; the message says what is wrong with each.
+    """
+    if find(path) == path:
+        return load(path)
+    policy, problems = _newest(path, _load_checked, "that is valid")
+    for reason in problems:
+        logger.warning("skipping a checkpoint: %s", reason)
+    return policy
+
+
+def _newest(run: Path, load_from: Callable[[Path], T], what: str) -> tuple[T, tuple[str, ...]]:
+    """Return what the newest checkpoint gives that can be loaded, and what is wrong with each newer one."""
     problems: list[str] = []
     for folder in reversed(saved_in(run)):
         try:
-            policy, state = load(folder), load_state(folder)
-            _check(policy, folder)
-            if state is not None and folder.name == checkpoint_name(state.number, state.stage):
-                return ResumePoint(folder, policy, state, tuple(problems))
-            problems.append(f"{folder} has no optimizer state")
+            return load_from(folder), tuple(problems)
         except (CheckpointError, OSError) as error:
             problems.append(str(error))
-    raise CheckpointError("\n  ".join([f"{run} has no checkpoint to resume from", *problems]))
+    raise CheckpointError("\n  ".join([f"{run} has no checkpoint {what}", *problems]))
+
+
+def _resume_point(folder: Path) -> ResumePoint:
+    policy, state = _load_checked(folder), load_state(folder)
+    if state is None or folder.name != checkpoint_name(state.number, state.stage):
+        raise CheckpointError(f"{folder} has no optimizer state")
+    return ResumePoint(folder, policy, state)
+
+
+def _load_checked(folder: Path) -> SavedPolicy:
+    policy = load(folder)
+    try:
+        policy.check()
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is foreign: {error}") from error
+    return policy
 
 
 def find(path: Path) -> Path:
@@ -252,10 +314,3 @@ def quarantine_newer(folder: Path) -> None:
     saved = saved_in(folder.parent.parent)
     for newer in saved[saved.index(folder) + 1 :]:
         newer.rename(newer.with_name(f".{newer.name}.skipped-{time.time_ns()}"))
-
-
-def _check(policy: SavedPolicy, folder: Path) -> None:
-    try:
-        policy.check()
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is foreign: {error}") from error

@@ -87,13 +87,13 @@ class Model:
 
 
 def from_pretrained(path: str | Path) -> Policy:
-    """Return the policy of a model folder, a checkpoint, or a run (its newest checkpoint), ready to act.
+    """Return the policy of a model folder, a checkpoint, or a run (its newest valid checkpoint), ready to act.
 
     Raises:
         CheckpointError: There is none, or part of it is missing, damaged or foreign; the message names it.
     """
     folder = Path(path)
-    return load_model(folder).build() if is_model(folder) else checkpoint.load(checkpoint.find(folder)).build()
+    return load_model(folder).build() if is_model(folder) else checkpoint.load_latest(folder).build()
 
 
 def initial_policy(experiment: Experiment) -> SavedPolicy:

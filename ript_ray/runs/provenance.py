@@ -1,12 +1,16 @@
-"""What a run was made with: versions of packages, the commit, a hash of the sources."""
+"""What a run was made with: versions of packages, the commit, a hash of the sources, the processor."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import importlib.resources
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 PACKAGES = ("ript-ray", "ray", "torch", "numpy", "gymnasium", "mlflow", "safetensors")
 """Recorded in every run, beside those of its benchmark."""
@@ -14,21 +18,36 @@ PACKAGES = ("ript-ray", "ray", "torch", "numpy", "gymnasium", "mlflow", "safeten
 
 @functools.cache
 def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return versions of Python and packages, the commit ("+changes" if files differ) and a hash of the sources.
+    """Return versions of Python and packages, the commit ("+changes" if files differ), a hash of the sources, the CPU.
 
     The hash identifies the code where no commit is known: in an installed copy, in what a job ships, in a container.
+    "instructions" is what torch's kernels use of the processor: results may differ in their last bits with it.
 
     Args:
         packages: What the benchmark depends on; `PACKAGES` are always included.
     """
     found = {"python": platform.python_version(), "platform": platform.platform()}
     found |= {"commit": _commit(), "sources_sha256": _sources_sha256()}
+    found |= {"processor": _processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
     for package in (*PACKAGES, *packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
     return found
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Return what differs, by name, as "THEN (now NOW)"; what only one of them knows is left out."""
+    return {name: f"{then[name]} (now {now[name]})" for name in sorted(then.keys() & now) if then[name] != now[name]}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _sources_sha256() -> str:

@@ -16,7 +16,7 @@ from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
 from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict, trained_verdicts
 from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
@@ -45,13 +45,21 @@ class Recorder:
     update. At the end it must work.
     """
 
-    def __init__(self, run_logger: RunLogger, policy: SavedPolicy, state: TrainingState | None = None):
+    def __init__(
+        self,
+        run_logger: RunLogger,
+        policy: SavedPolicy,
+        state: TrainingState | None = None,
+        *,
+        clock: CheckpointClock | None = None,
+    ):
         """Save the policy that training starts from.
 
         Args:
             run_logger: The run.
             policy: The policy that training starts from; saved as the checkpoint of update 0.
             state: Where an earlier process stopped; `policy` is then the policy of that moment.
+            clock: Tells when a checkpoint is due that `checkpoint_every` does not ask for.
 
         Raises:
             StorageError: The first checkpoint cannot be written.
@@ -66,6 +74,7 @@ class Recorder:
         self._totals = replace(self._totals, ledger=carry_over(self._earlier_ledger, Ledger()))
         self._unsaved: _Unsaved | None = None
         self._save_is_due = False
+        self._clock = clock or CheckpointClock()
         self._before: EvaluationResult | None = None
         self._points = [point for point in run_logger.restored_points if point.kind == "update"]
         if state is None:
@@ -111,7 +120,7 @@ class Recorder:
         if record.report.error:
             logger.warning("update %d was skipped: %s", self.num_updates, record.report.error)
         self._points.append(self._log({**metrics_of(record), **self._sums()}, "update"))
-        self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
+        self._save_is_due |= self._clock.is_due or self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:
             self._attempt(self._save)
 
@@ -214,6 +223,7 @@ class Recorder:
             checkpoint.save(folder, policy, state)
         self._unsaved = None
         self._save_is_due = False
+        self._clock.restart()
 
 
 def success_metrics(result: EvaluationResult) -> dict[str, float]:

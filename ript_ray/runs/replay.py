@@ -16,7 +16,7 @@ from ript_ray.policies.base import Policy
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.train import group_request
 from ript_ray.runs import checkpoint
-from ript_ray.runs.provenance import versions
+from ript_ray.runs.provenance import differences, versions
 from ript_ray.runs.rollout_log import GroupRecord, load_weights, read_groups, weights_file
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.saved_policy import SavedPolicy
@@ -108,9 +108,8 @@ class RecordedRun:
         )
 
     def _differences(self) -> str:
-        then, now = self.folder.versions, versions(self.initial.experiment.benchmark.packages)
-        names = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
-        changed = ", ".join(f"{name} {then.get(name)} (now {now.get(name)})" for name in names)
+        found = differences(self.folder.versions, versions(self.initial.experiment.benchmark.packages))
+        changed = ", ".join(f"{name} {change}" for name, change in found.items())
         return f"changed since the run began: {changed}" if changed else "every version is that of the run"
 
 

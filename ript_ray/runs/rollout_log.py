@@ -22,8 +22,8 @@ from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.weights import snapshot, tensors_of
-from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
-from ript_ray.storage.jsonl import AppendOnlyLog
+from ript_ray.storage.atomic import atomic_write, make_directory, os_errors_as_storage_error
+from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
 from ript_ray.types import GroupSummary, Progress, Version, Weights
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class GroupRecord:
         successes: Per rollout 1 or 0, none where the environment returned something else.
         num_steps: Environment steps of each rollout.
         verdict: Whether it is mixed, and if not, why. Other groups are rejected, except uniform ones without dynamic
-            sampling.
+            sampling, and those that were lost on their way to the learner after they had been accepted.
     """
 
     group: int
@@ -84,8 +84,9 @@ class RolloutLog:
         self._stream = stream
         self._weights = weights
         self._lines = AppendOnlyLog(groups, "groups")
-        earlier = read_groups(groups)
-        self._lines.rewrite(_line_of(record) for record in earlier if record.group < start.next_index)
+        earlier, damaged = _read(groups)
+        kept = (_line_of(record) for record in earlier if record.group < start.next_index)
+        self._lines.rewrite(kept, keep_old=bool(damaged))
         for path in weights.glob("update-*") if weights else ():
             if path.name > weights_file(path.parent, start.update).name:
                 with os_errors_as_storage_error(path):
@@ -129,19 +130,24 @@ class RolloutLog:
 
 
 def read_groups(path: Path) -> list[GroupRecord]:
-    """Read all groups, up to the first line that is torn or corrupt; a missing file has none.
+    """Read all groups; a missing file has none. Lines that cannot be read are skipped with a warning.
+
+    A group that was lost on its way to the learner has a second line, which tells what was trained: it counts.
 
     Raises:
         CheckpointError: A line has a newer schema than `GROUPS_SCHEMA`.
     """
-    records: list[GroupRecord] = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            _require_known_schema(json.loads(line), path)
-            records.append(_READ.validate_json(line, strict=True))
-        except (ValueError, pydantic.ValidationError):
-            break
-    return records
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[GroupRecord], list[int]]:
+    records, damaged = parse_lines(path, lambda line: _parse(line, path))
+    return list({record.group: record for record in records}.values()), damaged
+
+
+def _parse(line: bytes, path: Path) -> GroupRecord:
+    _require_known_schema(json.loads(line), path)
+    return _READ.validate_json(line, strict=True)
 
 
 def _require_known_schema(content: object, path: Path) -> None:
@@ -164,7 +170,7 @@ def save_weights(path: Path, weights: Weights) -> None:
         StorageError: They cannot be written.
     """
     with os_errors_as_storage_error(path):
-        path.parent.mkdir(exist_ok=True)
+        make_directory(path.parent)
     atomic_write(path, save(dict(tensors_of(weights)), {"sha256": weights.checksum}))
 
 

@@ -13,9 +13,10 @@ from typing import Self
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import read_experiment, to_json
-from ript_ray.errors import CheckpointError, RunInUseError
-from ript_ray.runs.provenance import versions
-from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
+from ript_ray.errors import CheckpointError, RunInUseError, StorageError
+from ript_ray.runs.provenance import differences, versions
+from ript_ray.storage.atomic import atomic_write, fsync_path, make_directory, os_errors_as_storage_error
+from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
 from ript_ray.types import RIPT
 
 POST_TRAINING_PREFIX = "update"
@@ -32,9 +33,11 @@ class RunDir:
         groups: One JSON object per group of rollouts.
         before: Success before post-training, kept for a run that is resumed.
         results: What the run found; its presence says that the run has finished.
+        resumptions: One JSON object per time that the run was resumed: from where, and with which versions.
         status: How the run ended; missing while it runs and where it was killed.
         curve: The training curve as an image.
         weights: Folder of the trainable weights of each update.
+        kept_groups: Folder of groups that no checkpoint has made superfluous yet; missing once the run has ended.
         videos: Folder of videos of its rollouts.
     """
 
@@ -46,9 +49,11 @@ class RunDir:
         self.groups = path / "groups.jsonl"
         self.before = path / "before.json"
         self.results = path / "results.json"
+        self.resumptions = path / "resumed.jsonl"
         self.status = path / "status.json"
         self.curve = path / "curve.png"
         self.weights = path / "weights"
+        self.kept_groups = path / "kept-groups"
         self.videos = path / "videos"
 
     @classmethod
@@ -60,8 +65,9 @@ class RunDir:
         """
         parent = root / experiment.name
         with os_errors_as_storage_error(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+            make_directory(parent)
             run = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
+            fsync_path(parent)
         atomic_write(run.path / "run-id", uuid.uuid4().hex)
         atomic_write(run.path / "versions.json", json.dumps(versions(experiment.benchmark.packages), indent=2) + "\n")
         atomic_write(run.config, to_json(experiment))
@@ -79,6 +85,7 @@ class RunDir:
         Raises:
             CheckpointError: The directory is not that of a run; nothing is created in it.
             RunInUseError: Another process holds the lock; the message names directory and process.
+            StorageError: The file system has no locks, or is not writable.
         """
         self.require_run()
         with os_errors_as_storage_error(self.path / ".lock"):
@@ -124,6 +131,38 @@ class RunDir:
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error!r}") from error
 
+    def record_resumption(self, point: str, now: dict[str, str]) -> None:
+        """Record that the run is resumed from `point`, the name of a checkpoint, with the versions `now`."""
+        log = AppendOnlyLog(self.resumptions, "resumptions")
+        log.append(json.dumps({"time": time.strftime("%Y-%m-%d %H:%M:%S"), "from": point, "versions": now}))
+        log.flush()  # a full disk must not keep a run from going on
+
+    @property
+    def resumed_versions(self) -> dict[str, str]:
+        """What processes that resumed the run changed of `versions`, by name; the last one counts."""
+        later, _ = parse_lines(self.resumptions, lambda line: dict(json.loads(line)["versions"]))
+        return {name: now[name] for now in later for name in differences(self.versions, now)}
+
+    def extend(self, experiment: Experiment, end: int) -> None:
+        """Reopen a run that has finished, for more updates.
+
+        Args:
+            experiment: The experiment with more updates.
+            end: Updates so far; the results are kept under their number.
+
+        Raises:
+            StorageError: A file cannot be written.
+        """
+        if self.results.exists():  # first: a run without results can be resumed, whatever its configuration says
+            with os_errors_as_storage_error(self.results):
+                self.results.rename(self.earlier_results(end))
+                fsync_path(self.path)
+        atomic_write(self.config, to_json(experiment))
+
+    def earlier_results(self, update: int) -> Path:
+        """Return where the results are kept of a run that ended after `update` and was extended."""
+        return self.path / f"results-{update:05d}.json"
+
     def checkpoint(self, number: int, stage: str = RIPT) -> Path:
         """Return where the checkpoint of an update belongs; in a supervised stage, of an optimizer step."""
         return self.path / "checkpoints" / checkpoint_name(number, stage)
@@ -140,6 +179,11 @@ def _lock(descriptor: int, folder: Path) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
         raise RunInUseError(f"{folder} is in use by {holder}") from None
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be locked ({error}), so nothing would keep two processes from writing to it: keep runs "
+            "on a file system with locks (flock); Lustre has them if it is mounted with -o flock, NFS from version 4 on"
+        ) from error
     with contextlib.suppress(OSError):  # the name is for people: a full disk must not keep a run from being synced
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)

@@ -50,7 +50,8 @@ class RunLogger:
         folder.status.unlink(missing_ok=True)  # it is the earlier process's
         self._metrics_log = MetricsLog(folder.metrics_log)
         stage, number = (state.stage, state.number) if state else (experiment.stages[0], 0)
-        is_evaluated = stage == RIPT and number == 0 and folder.before.exists()  # before RIPT: not evaluated again
+        evaluation = folder.before if number == 0 else folder.earlier_results(number)  # neither is made again
+        is_evaluated = stage == RIPT and evaluation.exists()
         self.restored_points = self._metrics_log.truncate_after(
             stage, number, stages=experiment.all_stages, keep_evaluation=is_evaluated
         )
@@ -116,5 +117,10 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
         experiment=experiment.name,
         run=folder.name,
         params={name: str(value) for name, value in flatten(asdict(experiment)).items()},
-        tags={"folder": str(folder.path), **folder.versions},
+        tags={
+            "folder": str(folder.path),
+            "num_updates": str(experiment.num_updates),  # a parameter cannot change if the run is extended
+            **folder.versions,
+            **{f"resumed.{name}": version for name, version in folder.resumed_versions.items()},
+        },
     )

@@ -58,6 +58,7 @@ class LearnerGroup:
             "num_threads": parts.learner_threads,
             "parameter_groups": parts.parameter_groups,
         }
+        self._keep_group = parts.keep_group
         self._size = parts.num_learners
         self._timeout_s = self._start_timeout_s = timeout_s
         self._logs = LogRelay("learner")
@@ -165,7 +166,10 @@ class LearnerGroup:
             ray.kill(learner, no_restart=True)
 
     def _start(self) -> None:
-        self._learners = [self._class.remote(*self._arguments, **self._options) for _ in range(self._size)]
+        self._learners = [
+            self._class.remote(*self._arguments, **self._options, keep_group=None if rank else self._keep_group)
+            for rank in range(self._size)
+        ]
 
     def _connect(self) -> None:
         """Wait for the learners; several join one process group, on one machine over its loopback address."""

@@ -17,7 +17,7 @@ import ray
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.parts import PartialGroups, split
-from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.protocols import Components, DispatchCounts, Rerun
 from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
@@ -27,7 +27,7 @@ from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.runtime.run_ahead import Finished, RunAhead
-from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
 @contextlib.contextmanager
@@ -165,15 +165,26 @@ class RayRuntime:
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(index, self._groups.pop(index))
 
+    def give(self, request: RolloutRequest, summary: GroupSummary, group: Group) -> None:
+        self._requests[request.index], self._summaries[request.index] = request, summary
+        self._learner.receive(request.index, [ray.put(group)])
+
     def discard(self, index: int) -> None:
         del self._groups[index], self._requests[index], self._summaries[index]
 
-    def start_update(self, indices: Sequence[int]) -> None:
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
+        admitted = {index: self._summaries[index] for index in indices}
         while lost := self._learner.undelivered(indices):
             self._rerun_undelivered(lost)
+        changed = [
+            Rerun(summary, self._summaries[index])
+            for index, summary in admitted.items()
+            if self._summaries[index] != summary
+        ]
         for index in indices:
             del self._requests[index], self._summaries[index]
         self._learner.start_update(indices)
+        return changed
 
     def broadcast(self) -> Weights:
         self._stop_running_ahead()  # what was run ahead has the old weights
@@ -236,6 +247,7 @@ class RayRuntime:
         if summary.error or summary.layout != self._summaries[index].layout:
             self._rerun(index, WorkerError(summary.error or "the layout of its record changed"))
             return
+        self._summaries[index] = summary
         self._learner.receive(index, group)
         missing.remove(index)
 

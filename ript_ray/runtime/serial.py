@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
 from ript_ray.rl.parts import join_summaries, split
-from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.protocols import Components, DispatchCounts, Rerun
 from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
@@ -34,6 +34,7 @@ class SerialRuntime:
                 seed=parts.seed,
                 num_threads=parts.learner_threads,
                 parameter_groups=parts.parameter_groups,
+                keep_group=parts.keep_group,
             )
         self._requests: deque[RolloutRequest] = deque()
         self._finished: dict[int, list[Group]] = {}
@@ -63,12 +64,16 @@ class SerialRuntime:
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(*self._finished.pop(index))
 
+    def give(self, request: RolloutRequest, summary: GroupSummary, group: Group) -> None:
+        self._learner.receive(group)
+
     def discard(self, index: int) -> None:
         del self._finished[index]
 
-    def start_update(self, indices: Sequence[int]) -> None:
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
         assert self._batch is None
         self._batch = indices
+        return ()
 
     def broadcast(self) -> Weights:
         weights = self._learner.weights()

@@ -1,5 +1,6 @@
 """The supervised stages of a run, before post-training. Each resumes exactly after any step."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -13,9 +14,9 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.data.dataset import SupervisedDataset, load_dataset
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
-from ript_ray.policies.supervised import SupervisedTask
+from ript_ray.policies.supervised import SupervisedTask, Windows
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import torch_seed_of
@@ -30,10 +31,15 @@ NUM_POINTS = 200
 NUM_KEPT = 2
 """Checkpoints kept of a stage in progress; of a finished stage, only the last is kept."""
 
+NUM_FINGERPRINTED = 256
+"""Windows, evenly spaced, whose observations are part of the fingerprint of the demonstrations."""
+
 logger = logging.getLogger(__name__)
 
 
-def train_supervised(run_logger: RunLogger, start: SavedPolicy, state: TrainingState | None, view: View) -> SavedPolicy:
+def train_supervised(
+    run_logger: RunLogger, start: SavedPolicy, state: TrainingState | None, *, view: View, clock: CheckpointClock
+) -> SavedPolicy:
     """Train the experiment's supervised stages.
 
     Args:
@@ -41,6 +47,7 @@ def train_supervised(run_logger: RunLogger, start: SavedPolicy, state: TrainingS
         start: The policy to start from.
         state: Where an earlier process stopped in one of these stages, or none; `start` is the policy of that moment.
         view: Shows the progress.
+        clock: Tells when a checkpoint is due that a stage's `checkpoint_every` does not ask for.
 
     Returns:
         The policy after the last stage; without supervised stages, the one to start from.
@@ -58,7 +65,7 @@ def train_supervised(run_logger: RunLogger, start: SavedPolicy, state: TrainingS
         return start
     policy, dataset = start.build(), _load(experiment, tasks)
     for task in tasks:
-        _StageRun(run_logger, experiment, task, view).run(policy, dataset, state)
+        _StageRun(run_logger, experiment, task, view=view, clock=clock).run(policy, dataset, state)
         state = None
     return SavedPolicy.of(experiment, policy)
 
@@ -78,18 +85,29 @@ def _load(experiment: Experiment, tasks: tuple[SupervisedTask, ...]) -> Supervis
 
 
 class _StageRun:
-    """One stage of a run: steps, loss curve and checkpoints."""
+    """One stage of a run: steps, loss curve and checkpoints. However it ends, the last finished step is saved."""
 
-    def __init__(self, run_logger: RunLogger, experiment: Experiment, task: SupervisedTask, view: View):
+    def __init__(
+        self,
+        run_logger: RunLogger,
+        experiment: Experiment,
+        task: SupervisedTask,
+        *,
+        view: View,
+        clock: CheckpointClock,
+    ):
         self._folder = run_logger.folder
         self._run_logger = run_logger
         self._experiment = experiment
         self._task = task
         self._view = view
+        self._clock = clock
+        self._save_is_due = False
+        self._errors = self._folder.path / f"{task.name}.json"
 
     def run(self, policy: Policy, dataset: SupervisedDataset, state: TrainingState | None) -> None:
         """Train the stage, resuming from `state` if given; afterwards the policy is in evaluation mode."""
-        task, fingerprint = self._task, _fingerprint(dataset)
+        task, fingerprint = self._task, self._fingerprint(dataset.training)
         if state is None:
             task.prepare(policy, dataset.training)
         trainer = SupervisedTrainer(
@@ -104,7 +122,7 @@ class _StageRun:
         else:
             self._require_same_dataset(state.totals.dataset, fingerprint)
             trainer.restore(state.step, state.learner)
-        if trainer.step == trainer.num_steps:
+        if trainer.step == trainer.num_steps and self._errors.exists():
             return
         position = self._experiment.all_stages.index(task.name) + 1
         size = f"{len(dataset.training)} windows, {trainer.num_steps} steps"
@@ -113,8 +131,27 @@ class _StageRun:
         self._take_steps(trainer, policy, dataset, fingerprint)
         _set_training(policy, False)
 
+    def _fingerprint(self, windows: Windows) -> dict[str, int]:
+        """Return what recognizes the demonstrations on resume.
+
+        These are the number of windows, a checksum of their actions, and one of the observations that the stage reads
+        in up to `NUM_FINGERPRINTED` windows: images may be too large to be read all.
+        """
+        rows = torch.from_numpy(np.unique(np.linspace(0, len(windows) - 1, NUM_FINGERPRINTED, dtype=np.int64)))
+        unread = () if self._task.reads_images else self._experiment.policy.cameras
+        checksum = 0
+        for name, values in sorted(windows.observations_at(rows).items()):
+            if name not in unread:
+                checksum = zlib.crc32(values.numpy().tobytes(), checksum)
+        return {
+            "num_windows": len(windows),
+            "crc32_of_chunks": zlib.crc32(windows.chunks_WCA.tobytes()),
+            "crc32_of_observations": checksum,
+        }
+
     def _require_same_dataset(self, before: Mapping[str, int], now: Mapping[str, int]) -> None:
-        if dict(before) != dict(now):
+        known = {name: now[name] for name in before if name in now}  # older checkpoints do not know all
+        if dict(before) != known:
             raise CheckpointError(
                 f"the demonstrations are not those that {self._folder.path} was training on: they have "
                 f"{now}, not {before}"
@@ -123,42 +160,66 @@ class _StageRun:
     def _take_steps(
         self, trainer: SupervisedTrainer, policy: Policy, dataset: SupervisedDataset, fingerprint: dict[str, int]
     ) -> None:
-        every = max(1, trainer.num_steps // NUM_POINTS)
         losses: list[float] = []
-        save_is_due = False
-        for loss in trainer.steps():
-            losses.append(loss)
-            self._view.on_step(self._task.name, trainer.num_steps, trainer.step, loss)
-            at_end = trainer.step == trainer.num_steps
-            is_due = at_end or trainer.step % self._task.settings.checkpoint_every == 0
-            save_is_due |= is_due
-            if is_due or trainer.step % every == 0:
-                errors = self._evaluate(policy, dataset, at_end=at_end) if is_due else {}
-                figures = {"loss": float(np.mean(losses)), **errors}
-                named = {f"{self._task.name}/{name}": value for name, value in figures.items()}
-                self._run_logger.log(self._task.name, trainer.step, named, kind="stage")
-                losses.clear()
-                save_is_due = save_is_due and not self._try_to_save(policy, trainer, fingerprint)
+        try:
+            for loss in trainer.steps():
+                losses.append(loss)
+                self._view.on_step(self._task.name, trainer.num_steps, trainer.step, loss)
+                if trainer.step < trainer.num_steps:
+                    self._after_step(trainer, policy, dataset, fingerprint, losses)
+            self._log(trainer.step, losses, self._evaluate(policy, dataset, at_end=True))
+            self._save(policy, trainer, fingerprint)
+        except BaseException:
+            if trainer.is_between_steps:
+                self._log(trainer.step, losses)
+                with contextlib.suppress(CheckpointError, StorageError):  # the error that ends the stage says more
+                    self._save(policy, trainer, fingerprint)
+            raise
+
+    def _after_step(
+        self,
+        trainer: SupervisedTrainer,
+        policy: Policy,
+        dataset: SupervisedDataset,
+        fingerprint: dict[str, int],
+        losses: list[float],
+    ) -> None:
+        """Add a point to the loss curve and save a checkpoint, if they are due."""
+        every = max(1, trainer.num_steps // NUM_POINTS)
+        is_due = trainer.step % self._task.settings.checkpoint_every == 0
+        is_point = is_due or trainer.step % every == 0
+        if is_point:
+            self._log(trainer.step, losses, self._evaluate(policy, dataset) if is_due else {})
+        self._save_is_due |= is_due
+        if (self._save_is_due and is_point) or self._clock.is_due:
+            self._save_is_due = not self._try_to_save(policy, trainer, fingerprint)
+
+    def _log(self, step: int, losses: list[float], errors: Mapping[str, float] | None = None) -> None:
+        """Log the mean of the losses since the last point, if any, and errors; clears the losses."""
+        figures = {**({"loss": float(np.mean(losses))} if losses else {}), **(errors or {})}
+        losses.clear()
+        if figures:
+            named = {f"{self._task.name}/{name}": value for name, value in figures.items()}
+            self._run_logger.log(self._task.name, step, named, kind="stage")
 
     def _try_to_save(self, policy: Policy, trainer: SupervisedTrainer, fingerprint: dict[str, int]) -> bool:
-        """Save and return whether it succeeded; a failure is an error only at the end of the stage."""
+        """Save and return whether it succeeded: a later attempt can."""
+        self._clock.restart()
         try:
             self._save(policy, trainer, fingerprint)
         except StorageError as error:
-            if trainer.step == trainer.num_steps:
-                raise
             logger.warning("%s; retrying with the next point of the loss curve", error)
             return False
         return True
 
-    def _evaluate(self, policy: Policy, dataset: SupervisedDataset, *, at_end: bool) -> dict[str, float]:
+    def _evaluate(self, policy: Policy, dataset: SupervisedDataset, *, at_end: bool = False) -> dict[str, float]:
         """Return the stage's error on held-out windows, if any, and at its end also on the training windows."""
         parts = {"training": dataset.training if at_end else None, "held out": dataset.held_out}
         found = {name: self._task.error(policy, part) for name, part in parts.items() if part is not None}
         errors = {f"{name.replace(' ', '_')}_error": error for name, error in found.items()}
         if at_end:
             logger.info("%s: %s", self._task.unit, ", ".join(f"{error:.3f} ({name})" for name, error in found.items()))
-            atomic_write(self._folder.path / f"{self._task.name}.json", json.dumps(errors, indent=2) + "\n")
+            atomic_write(self._errors, json.dumps(errors, indent=2) + "\n")
         return errors
 
     def _save(self, policy: Policy, trainer: SupervisedTrainer, fingerprint: dict[str, int]) -> None:
@@ -166,7 +227,9 @@ class _StageRun:
         name = self._task.name
         totals = RunTotals(wall_s=self._run_logger.wall_s, dataset=fingerprint)
         state = TrainingState(Progress(), totals, trainer.state(), name, trainer.step)
-        checkpoint.save(self._folder.checkpoint(trainer.step, name), SavedPolicy.of(self._experiment, policy), state)
+        folder = self._folder.checkpoint(trainer.step, name)
+        if not folder.exists():  # it does if an interrupt came right after it was saved
+            checkpoint.save(folder, SavedPolicy.of(self._experiment, policy), state)
         saved = [path for path in checkpoint.saved_in(self._folder.path) if path.name.startswith(f"{name}-")]
         for old in saved[: -1 if trainer.step == trainer.num_steps else -NUM_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
@@ -175,9 +238,3 @@ class _StageRun:
 def _set_training(policy: Policy, mode: bool) -> None:
     if isinstance(policy, torch.nn.Module):
         policy.train(mode)
-
-
-def _fingerprint(dataset: SupervisedDataset) -> dict[str, int]:
-    """Return the number of windows and a checksum of their actions, to recognize the demonstrations on resume."""
-    chunks = dataset.training.chunks_WCA
-    return {"num_windows": len(chunks), "crc32_of_chunks": zlib.crc32(chunks.tobytes())}

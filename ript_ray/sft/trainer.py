@@ -11,6 +11,7 @@ from torch import nn
 from ript_ray.errors import CheckpointError, DivergenceError
 from ript_ray.optim import cosine, decay_groups, moments_of, put_moments
 from ript_ray.policies.supervised import LossFn, SupervisedStage
+from ript_ray.sft.interrupts import deferred_interrupts
 from ript_ray.types import Arrays
 
 RNG_STATE = "torch_generator"
@@ -21,7 +22,12 @@ FINAL_SHARE = 0.1
 
 
 class SupervisedTrainer:
-    """Trainer of one stage: AdamW, its schedule, and the order of the windows."""
+    """Trainer of one stage: AdamW, its schedule, and the order of the windows.
+
+    Attributes:
+        step: Steps taken so far.
+        is_between_steps: Whether weights and state are those after `step`; not after an error within a step.
+    """
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class SupervisedTrainer:
             seed: Seed of the order, of dropout and of augmentation.
         """
         self.step = 0
+        self.is_between_steps = True
         self._parameters = dict(parameters)
         self._loss_fn = loss_fn
         self._settings = settings
@@ -60,26 +67,18 @@ class SupervisedTrainer:
         return self._settings.num_steps or (self._settings.num_epochs or 0) * self._steps_per_epoch
 
     def steps(self) -> Iterator[float]:
-        """Take the remaining steps and yield the loss of each.
+        """Take the remaining steps and yield the loss of each. An interrupt waits until the step is done.
 
         Raises:
             DivergenceError: A loss or a gradient is not finite.
         """
         for rows in itertools.islice(self._batches(), self.step, self.num_steps):
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._learning_rate()
-            loss = self._loss_fn(rows, np.random.default_rng((self._seed, self.step)))
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm)
-            if not (loss.isfinite() and norm.isfinite()):
-                raise DivergenceError(
-                    f"step {self.step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}: not finite; "
-                    "lower the stage's learning-rate"
-                )
-            self._optimizer.step()
-            self.step += 1
-            yield loss.item()
+            with deferred_interrupts():  # half a step cannot be saved: weights, moments and generator must fit
+                self.is_between_steps = False
+                loss = self._take_step(rows)
+                self.step += 1
+                self.is_between_steps = True
+            yield loss
 
     def state(self) -> Arrays:
         """Return a copy of all that the next step depends on besides the weights."""
@@ -100,6 +99,21 @@ class SupervisedTrainer:
         except (RuntimeError, TypeError) as error:
             raise CheckpointError(f"the state of torch's generator is invalid: {error}") from error
         self.step = step
+
+    def _take_step(self, rows: torch.Tensor) -> float:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        loss = self._loss_fn(rows, np.random.default_rng((self._seed, self.step)))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm)
+        if not (loss.isfinite() and norm.isfinite()):
+            raise DivergenceError(
+                f"step {self.step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}: not finite; "
+                "lower the stage's learning-rate"
+            )
+        self._optimizer.step()
+        return loss.item()
 
     def _batches(self) -> Iterator[torch.Tensor]:
         """Yield the rows of each step: drawn with replacement if steps are counted, in permutations if epochs are."""

@@ -52,6 +52,18 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         raise
 
 
+def make_directory(path: Path) -> None:
+    """Create a directory and its missing parents, such that they survive a power cut; it may exist.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync_path(folder.parent)
+
+
 def fsync_path(path: Path) -> None:
     """Call fsync on a file or a directory."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -15,11 +15,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ript_ray.errors import CheckpointError, StorageError
-from ript_ray.storage.atomic import fsync_path, os_errors_as_storage_error
+from ript_ray.storage.atomic import fsync_path, make_directory, os_errors_as_storage_error
 from ript_ray.types import Arrays
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"
+"""How the name of a directory ends that is being written, or was when its process was killed."""
 
 
 @contextlib.contextmanager
@@ -32,11 +34,12 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; nothing is overwritten")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished = folder.with_name(f".{folder.name}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)  # left over from a killed process
     try:
         with os_errors_as_storage_error(folder):
-            unfinished.mkdir(parents=True)
+            make_directory(folder.parent)
+            unfinished.mkdir()
             yield unfinished
             _write_manifest(unfinished)
             unfinished.rename(folder)

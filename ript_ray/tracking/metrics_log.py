@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ript_ray.errors import CheckpointError
-from ript_ray.storage.jsonl import AppendOnlyLog
+from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
 
 METRICS_SCHEMA = 2
 """Version of the line format, written to every line; lines of version 1 have neither a schema nor a kind."""
@@ -87,7 +87,7 @@ class MetricsLog:
             CheckpointError: A point is of a stage that is not in `stages`, or the file is of a newer schema.
             StorageError: The file cannot be written; it is unchanged.
         """
-        points = read_metrics(self._path)
+        points, damaged = _read(self._path)
         unknown = sorted({point.stage for point in points}.difference(stages))
         if unknown:
             raise CheckpointError(
@@ -100,23 +100,21 @@ class MetricsLog:
             at = (stages.index(point.stage), point.update)
             if at < end or (at == end and (point.kind != "evaluation" or keep_evaluation)):
                 kept.append(point)
-        self._file.rewrite(map(_line_of, kept))
+        self._file.rewrite(map(_line_of, kept), keep_old=bool(damaged))
         return kept
 
 
 def read_metrics(path: Path) -> list[MetricPoint]:
-    """Read all points, up to the first line that is torn or corrupt; a missing file has none.
+    """Read all points; a missing file has none. Lines that cannot be read are skipped with a warning.
 
     Raises:
         CheckpointError: A line has a newer schema than `METRICS_SCHEMA`.
     """
-    points: list[MetricPoint] = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            points.append(_parse(line, path))
-        except (ValueError, TypeError, AttributeError):
-            break
-    return points
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[MetricPoint], list[int]]:
+    return parse_lines(path, lambda line: _parse(line, path))
 
 
 def _line_of(point: MetricPoint) -> str:

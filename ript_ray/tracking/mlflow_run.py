@@ -33,7 +33,7 @@ class Identity:
         experiment: Name of the MLflow experiment.
         run: Name of the MLflow run.
         params: The resolved configuration, flattened.
-        tags: Versions, commit, directory.
+        tags: Versions, commit, directory; those of a run that is continued are updated.
     """
 
     run_id: str
@@ -61,7 +61,10 @@ class MlflowRun:
         self._id: str = run.info.run_id
         self.status: str = run.info.status
         known = run.data.params
-        self._log_params({name: value for name, value in identity.params.items() if name not in known})
+        self._describe(
+            {name: value for name, value in identity.params.items() if name not in known},
+            {name: value for name, value in identity.tags.items() if run.data.tags.get(name) != value},
+        )
 
     def mark_running(self) -> None:
         """Set the status to running."""
@@ -102,11 +105,12 @@ class MlflowRun:
         files = Path(database).absolute().with_name("mlruns")
         return self._client.create_experiment(name, artifact_location=files.as_uri())
 
-    def _log_params(self, params: dict[str, str]) -> None:
-        from mlflow.entities import Param
+    def _describe(self, params: dict[str, str], tags: dict[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
 
         missing = [Param(name, value[:6000]) for name, value in params.items()]
-        self._client.log_batch(self._id, params=missing, synchronous=True)
+        changed = [RunTag(name, value) for name, value in tags.items()]
+        self._client.log_batch(self._id, params=missing, tags=changed, synchronous=True)
 
 
 def _metrics(point: MetricPoint) -> "list[Metric]":

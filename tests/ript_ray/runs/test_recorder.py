@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
 from ript_ray.rl.weights import snapshot
 from ript_ray.runs import checkpoint
-from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
 from ript_ray.runs.recorder import Recorder
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import RunLogger
@@ -84,11 +85,13 @@ def an_evaluation() -> EvaluationResult:
 
 
 @contextlib.contextmanager
-def recording(folder: RunDir, source: SavedPolicy, training: TrainingState | None = None) -> Iterator[Recorder]:
+def recording(
+    folder: RunDir, source: SavedPolicy, training: TrainingState | None = None, minutes: float = math.inf
+) -> Iterator[Recorder]:
     """Open logger and recorder as a run does."""
     with (
         RunLogger(folder, source.experiment, training) as run_logger,
-        Recorder(run_logger, source, training) as recorder,
+        Recorder(run_logger, source, training, clock=CheckpointClock(minutes)) as recorder,
     ):
         yield recorder
 
@@ -137,6 +140,13 @@ def test_a_full_disk_costs_one_save_and_neither_the_run_nor_earlier_checkpoints(
         point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.kind == "update"
     ]
     assert failed == [0, 0, 1, 1]
+
+
+def test_checkpoints_are_also_saved_by_the_clock(folder: RunDir) -> None:
+    with recording(folder, SOURCE, minutes=1e-9) as recorder:
+        for update in (1, 2, 3):
+            recorder.on_update(record(update))
+    assert saved(folder) == [f"update-0000{update}" for update in (0, 1, 2, 3)], "not only every second one"
 
 
 @pytest.mark.parametrize(("dynamic", "accepted", "num_failed"), [(True, 2, 1), (False, 3, 0)])

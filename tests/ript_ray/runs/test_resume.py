@@ -13,6 +13,7 @@ from ript_ray.rl.train import train
 from ript_ray.rl.weights import apply
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.model_dir import from_pretrained
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Arrays, Progress, Version
@@ -123,3 +124,22 @@ def test_newer_checkpoints_are_quarantined_and_not_deleted(run: Path) -> None:
     checkpoint.quarantine_newer(run / "checkpoints" / "update-00002")
     assert checkpoint.find(run).name == "update-00002"
     assert len(list((run / "checkpoints").iterdir())) == 5
+
+
+def test_a_policy_is_loaded_from_the_next_older_checkpoint_if_the_newest_is_damaged(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest = run / "checkpoints" / "update-00004" / "policy.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-3])
+    older = checkpoint.load(run / "checkpoints" / "update-00003").build()
+    for name, array in from_pretrained(run).state_arrays().items():
+        np.testing.assert_array_equal(array, older.state_arrays()[name], err_msg=name)
+    assert caplog.messages == [
+        f"skipping a checkpoint: {newest} is damaged: its SHA-256 is not the one in manifest.json"
+    ]
+    with pytest.raises(CheckpointError, match="is damaged"):
+        from_pretrained(newest.parent)
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "policy.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint that is valid(.|\n)*update-00000"):
+        from_pretrained(run)

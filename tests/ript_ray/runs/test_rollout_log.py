@@ -95,6 +95,18 @@ def test_a_resumed_run_drops_what_it_repeats_and_ends_with_the_same_files(tmp_pa
     assert files_of(broken) == files_of(whole)
 
 
+def test_a_damaged_line_costs_no_other_group_and_the_old_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "groups.jsonl"
+    train_with(log_in(tmp_path), 2, SerialRuntime(PARTS))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"{" + lines[3], *lines[4:]]))
+    damaged = path.read_bytes()
+    log_in(tmp_path, Progress(2, 1000))
+    assert path.read_bytes() == b"".join([*lines[:3], *lines[4:]])
+    (copy,) = tmp_path.glob("groups.jsonl.damaged-*")
+    assert copy.read_bytes() == damaged
+
+
 def test_a_full_disk_costs_no_line_does_not_end_the_run_and_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,9 @@
 """One folder per run: its identity, and its lock."""
 
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +89,12 @@ def test_a_foreign_folder_is_refused_and_left_unchanged(tmp_path: Path) -> None:
 def test_a_run_that_does_not_fit_on_the_disk_is_refused_by_name(tmp_path: Path) -> None:
     with full_disk(10), pytest.raises(StorageError, match=r"-seed0/run-id cannot be written"):
         RunDir.create(tmp_path, EXPERIMENT)
+
+
+def test_a_file_system_without_locks_is_named_with_what_to_do(folder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # as on Lustre without -o flock
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StorageError, match=rf"{folder.path} cannot be locked.*not implemented.*-o flock"):
+        folder.lock().__enter__()

@@ -14,7 +14,7 @@ import ray
 from ript_ray.config.rl import Sampling
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.protocols import Components, DispatchCounts, Rerun
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
@@ -73,10 +73,10 @@ class AdversarialRuntime(SerialRuntime):
     def dispatch_counts(self) -> DispatchCounts:
         return replace(super().dispatch_counts, num_running=len(self._made))
 
-    def start_update(self, indices: Sequence[int]) -> None:
-        super().start_update(indices)
+    def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
         self.trained += indices
         self.ages += [self._learner.weights().version - self._versions[index] for index in indices]
+        return super().start_update(indices)
 
     def next_event(self) -> GroupSummary | UpdateReport:
         index = self._choose(sorted(self._made), self._batch is not None)
@@ -183,7 +183,7 @@ class WatchedRayRuntime(RayRuntime):
 
     def start_update(self, indices):
         self.ages += [self.num_updates - self._versions[index] for index in indices]
-        super().start_update(indices)
+        return super().start_update(indices)
 
 
 @pytest.mark.ray

@@ -72,11 +72,28 @@ def test_logging_to_a_deleted_directory_does_not_raise(path: Path) -> None:
     "torn",
     [b'{"schema": 2, "update": 5, "env_st', b"\0" * 64, b"\xff\xfe\n", b'{"schema": 2, "update": 5}\n', b"[1]\n"],
 )
-def test_reading_stops_at_a_torn_line(path: Path, torn: bytes) -> None:
+def test_a_torn_or_damaged_last_line_is_not_read(path: Path, torn: bytes) -> None:
     MetricsLog(path).append(update(1))
     with path.open("ab") as file:
         file.write(torn)
     assert read_metrics(path) == [update(1)]
+
+
+def test_a_damaged_line_costs_no_other_one_and_truncating_keeps_the_old_file(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics_log = log_points(path, *(update(number) for number in (1, 2, 3, 4)))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\xff" + b"".join(lines[1:]))
+    damaged = path.read_bytes()
+    assert metrics_log.truncate_after("ript", 3, stages=STAGES, keep_evaluation=False) == [update(1), update(3)]
+    assert read_metrics(path) == [update(1), update(3)]
+    (copy,) = path.parent.glob(f"{path.name}.damaged-*")
+    assert copy.read_bytes() == damaged
+    assert caplog.messages[:2] == [
+        f"{path}: cannot read line 2; skipping",
+        f"{path} is damaged: it is kept as {copy.name}",
+    ]
 
 
 def test_the_next_point_replaces_a_torn_last_line(path: Path) -> None:
