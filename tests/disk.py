@@ -1,8 +1,12 @@
-"""Simulation of a full disk."""
+"""Simulation of a full disk, and a look at what is flushed to a disk."""
 
 import contextlib
+import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 
 @contextlib.contextmanager
@@ -14,3 +18,18 @@ def full_disk(max_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def flushed_paths() -> Iterator[list[Path]]:
+    """Record the files and directories that this process flushes to the disk (fsync)."""
+    paths: list[Path] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        paths.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", record)
+        yield paths

@@ -14,7 +14,7 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError, RunInUseError, StorageError
 from ript_ray.runs.run_dir import RunDir
 from tests.commands import environment
-from tests.disk import full_disk
+from tests.disk import flushed_paths, full_disk
 
 EXPERIMENT = Experiment("small", ("reach-v3",))
 
@@ -37,6 +37,12 @@ def test_every_run_has_a_unique_and_permanent_id(folder: RunDir, tmp_path: Path)
     assert len(folder.run_id) == 32
     assert RunDir(folder.path).run_id == folder.run_id
     assert RunDir.create(tmp_path, EXPERIMENT).run_id != folder.run_id
+
+
+def test_a_new_run_survives_a_power_cut(tmp_path: Path) -> None:
+    with flushed_paths() as flushed:
+        folder = RunDir.create(tmp_path / "runs", EXPERIMENT)
+    assert {tmp_path, tmp_path / "runs", folder.path.parent, folder.path} <= set(flushed)
 
 
 def test_a_folder_older_than_run_ids_gets_one_on_demand(folder: RunDir) -> None:

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,7 @@ from ript_ray.errors import StorageError
 from ript_ray.storage.atomic import atomic_write, make_directory, os_errors_as_storage_error, require_absent
 from ript_ray.storage.hashed_dir import atomic_directory
 from ript_ray.storage.jsonl import AppendOnlyLog
-from tests.disk import full_disk
+from tests.disk import flushed_paths, full_disk
 
 
 def test_writing_creates_or_replaces_a_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -61,31 +60,18 @@ def test_a_real_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What is flushed to the disk from now on."""
-    paths: list[Path] = []
-    fsync = os.fsync
-
-    def record(descriptor: int) -> None:
-        paths.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", record)
-    return paths
-
-
-def test_the_entries_of_new_files_and_directories_are_flushed_too(tmp_path: Path, synced: list[Path]) -> None:
-    make_directory(tmp_path / "a" / "b")
-    assert synced == [tmp_path / "a", tmp_path]
-    make_directory(tmp_path / "a" / "b")
-    assert len(synced) == 2
-    with atomic_directory(tmp_path / "checkpoints" / "update-00000") as unfinished:
-        (unfinished / "weights").touch()
-    assert {tmp_path, tmp_path / "checkpoints"} <= set(synced[2:])
-    synced.clear()
-    log = AppendOnlyLog(tmp_path / "metrics.jsonl", "points")
-    for _ in range(2):
-        log.append("{}")
-        log.flush()
-    assert synced == [tmp_path / "metrics.jsonl", tmp_path, tmp_path / "metrics.jsonl"]
+def test_the_entries_of_new_files_and_directories_are_flushed_too(tmp_path: Path) -> None:
+    with flushed_paths() as flushed:
+        make_directory(tmp_path / "a" / "b")
+        assert flushed == [tmp_path / "a", tmp_path]
+        make_directory(tmp_path / "a" / "b")
+        assert len(flushed) == 2
+        with atomic_directory(tmp_path / "checkpoints" / "update-00000") as unfinished:
+            (unfinished / "weights").touch()
+        assert {tmp_path, tmp_path / "checkpoints"} <= set(flushed[2:])
+        flushed.clear()
+        log = AppendOnlyLog(tmp_path / "metrics.jsonl", "points")
+        for _ in range(2):
+            log.append("{}")
+            log.flush()
+        assert flushed == [tmp_path / "metrics.jsonl", tmp_path, tmp_path / "metrics.jsonl"]
