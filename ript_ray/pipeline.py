@@ -8,8 +8,15 @@ from pathlib import Path
 
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
-from ript_ray.data.contexts import held_out_contexts, require_rollout_noise, training_contexts, training_stream
-from ript_ray.errors import CheckpointError, ConfigError
+from ript_ray.data.contexts import (
+    held_out_contexts,
+    held_out_requests,
+    require_rollout_noise,
+    require_untrained,
+    training_contexts,
+    training_stream,
+)
+from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
 from ript_ray.rl.callbacks import TrainResult
 from ript_ray.rl.protocols import Runtime
@@ -24,10 +31,11 @@ from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
+from ript_ray.seeding import Split
 from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
-from ript_ray.types import RIPT, Context, Progress, Version
+from ript_ray.types import RIPT, Progress, Version
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +150,7 @@ def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cl
     if last == experiment.sft.stages[-1]:
         logger.info("evaluating on held-out contexts")
         with open_runtime(policy.components(), cluster, with_learner=False) as runtime:
-            result = _evaluate(runtime, held_out_contexts(experiment), experiment)
+            result = evaluate(runtime, held_out_requests(experiment))
         number = checkpoint.number_of(checkpoint.find(folder.path))
         run_logger.log(last, number, success_metrics(result), kind="evaluation")
     run_logger.flush()
@@ -150,10 +158,6 @@ def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cl
     atomic_write(folder.results, json.dumps(content, indent=2) + "\n")
     run_logger.log_artifacts([folder.results])
     return result
-
-
-def _evaluate(runtime: Runtime, contexts: tuple[Context, ...], experiment: Experiment) -> EvaluationResult:
-    return evaluate(runtime, contexts, batch_size=experiment.evaluation.batch_size, seed=experiment.seed)
 
 
 class _PostTraining:
@@ -166,7 +170,6 @@ class _PostTraining:
         self._state = state
         self._view = view
         self._experiment = policy.experiment
-        self._held_out = held_out_contexts(self._experiment)
 
     def run(self, cluster: Cluster) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
         """Return success before and after, and how training ended."""
@@ -202,7 +205,7 @@ class _PostTraining:
 
     def _evaluate(self, runtime: Runtime, recorder: Recorder, when: str) -> EvaluationResult:
         logger.info("evaluating on held-out contexts, %s", when)
-        result = _evaluate(runtime, self._held_out, self._experiment)
+        result = evaluate(runtime, held_out_requests(self._experiment))
         recorder.on_evaluation(result)
         logger.info("success %.1f%% %s", 100 * result.overall.success_rate, when)
         return result
@@ -230,10 +233,7 @@ def _require_fresh_contexts(experiment: Experiment) -> None:
     Raises:
         RiptError: They are missing, damaged, too few, or among those that the policy will be evaluated on.
     """
-    if experiment.sampling.context_source is None or RIPT not in experiment.stages:
-        return
-    if shared := set(training_contexts(experiment)) & set(held_out_contexts(experiment)):
-        raise ConfigError(
-            f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "
-            f"{experiment.seed}: a policy must not be evaluated on contexts that it was trained on"
-        )
+    if experiment.sampling.context_source is not None and RIPT in experiment.stages:
+        training_contexts(experiment)
+    for split in Split:
+        require_untrained(held_out_contexts(experiment, split), experiment)

@@ -72,12 +72,14 @@ class RolloutRequest:
         contexts: One per rollout; a training group repeats one context K times, up to the noise on rollouts.
         seeds: One per rollout, the source of all its randomness.
         keep_record: Whether to record what the learner needs.
+        deterministic: Whether the policy acts without chance; then nothing can be recorded.
     """
 
     index: int
     contexts: tuple[Context, ...]
     seeds: tuple[Seed, ...]
     keep_record: bool = True
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,23 @@ Source: RIPT-VLA Algorithm 1, lines 1 and 6.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ript_envs.contract import Benchmark
+from ript_ray.checks import require
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.hdf5 import find_file, read_initial_states
-from ript_ray.errors import ConfigError
+from ript_ray.errors import ConfigError, RiptError
+from ript_ray.evaluation.evaluate import evaluation_requests
 from ript_ray.rl.context_stream import ContextStream, Perturb
-from ript_ray.seeding import Purpose, seed_of, text_code
-from ript_ray.types import Context, Seed
+from ript_ray.seeding import Purpose, Split, seed_of, text_code
+from ript_ray.types import RIPT, Context, RolloutRequest, Seed
+
+logger = logging.getLogger(__name__)
 
 
 def draw_contexts(
@@ -133,25 +138,44 @@ def collect_contexts(
         contexts = draw_contexts(
             benchmark, tasks, num_per_task=num_per_task, seed=seed, purpose=Purpose.TRAINING_CONTEXTS
         )
-    elif source.is_dir():
-        contexts = tuple(
-            Context(task, benchmark.instruction(task), tuple(state.tolist()))
-            for task in tasks
-            for state in read_initial_states(find_file(source, task), num_per_task)
-        )
     else:
-        contexts = read_contexts(source, benchmark, tasks, num_per_task=num_per_task)
+        contexts = _read_source(source, benchmark, tasks, num_per_task)
     return with_noise(benchmark, contexts, std_m=noise_m, seed=seed)
 
 
-def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
+def _read_source(
+    source: Path, benchmark: Benchmark, tasks: Sequence[str], num_per_task: int | None
+) -> tuple[Context, ...]:
+    """Read contexts from a JSON file, or from a folder of demonstration files (all of them without a number)."""
+    if num_per_task is not None and not source.is_dir():
+        return read_contexts(source, benchmark, tasks, num_per_task=num_per_task)
+    return tuple(
+        Context(task, benchmark.instruction(task), tuple(state.tolist()))
+        for task in tasks
+        for state in read_initial_states(find_file(source, task), num_per_task)
+    )
+
+
+def held_out_contexts(experiment: Experiment, split: Split = Split.TEST) -> tuple[Context, ...]:
     """Return the contexts that an experiment is evaluated on; training never draws them."""
     return draw_contexts(
         experiment.benchmark,
         experiment.tasks,
-        num_per_task=experiment.evaluation.contexts_per_task,
-        seed=experiment.seed,
-        purpose=Purpose.HELD_OUT_CONTEXTS,
+        num_per_task=experiment.evaluation.num_contexts(split),
+        seed=experiment.evaluation_seed,
+        purpose=split.contexts,
+    )
+
+
+def held_out_requests(experiment: Experiment, split: Split = Split.TEST) -> list[RolloutRequest]:
+    """Return the requests that evaluate a policy of an experiment on its held-out contexts."""
+    settings = experiment.evaluation
+    return evaluation_requests(
+        held_out_contexts(experiment, split),
+        batch_size=settings.batch_size,
+        seed=experiment.evaluation_seed,
+        split=split,
+        deterministic=settings.deterministic,
     )
 
 
@@ -170,6 +194,41 @@ def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
         noise_m=sampling.context_noise_m,
         seed=experiment.seed,
     )
+
+
+def require_untrained(contexts: Sequence[Context], experiment: Experiment) -> None:
+    """Check that an experiment trains on none of these held-out contexts.
+
+    Contexts drawn from seeds are others by construction. Those of files are compared as the files have them, before any
+    noise, and in single precision, which a file may have stored.
+
+    Raises:
+        ConfigError: It trains on some.
+    """
+    sampling, demos = experiment.sampling, experiment.demos
+    sources = {
+        "sampling.context-source": (sampling.context_source, sampling.contexts_per_task, RIPT in experiment.stages),
+        "demos.folder": (demos.folder, None, bool(experiment.supervised_tasks)),
+    }
+    held_out = {_rounded(context) for context in contexts}
+    for option, (source, num_per_task, is_used) in sources.items():
+        if source is None or not is_used:
+            continue
+        try:
+            trained = _read_source(source, experiment.benchmark, experiment.tasks, num_per_task)
+        except (RiptError, OSError) as error:
+            logger.warning("whether %s holds contexts of the evaluation is not known: %s", option, error)
+            continue
+        shared = len(held_out & {_rounded(context) for context in trained})
+        require(
+            not shared,
+            f"{option}: {shared} of its contexts are among the held-out ones of the evaluation: a policy must not be "
+            "evaluated on contexts that it was trained on",
+        )
+
+
+def _rounded(context: Context) -> tuple[str, bytes]:
+    return context.task, np.array(context.initial_state, np.float32).tobytes()
 
 
 def training_stream(experiment: Experiment) -> ContextStream:

@@ -77,6 +77,20 @@ class Runtime(Protocol):
         """
         ...
 
+    def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
+        """Run requests that are not for training, such as an evaluation, to their end; drop their groups.
+
+        Their indices must differ from those of training. Groups of training that finish meanwhile are later events.
+        `dispatch_counts` leave these requests out, but their lost copies count as lost.
+
+        Returns:
+            The summaries, in the order of the requests.
+
+        Raises:
+            WorkerError: See `next_event`.
+        """
+        ...
+
     def send_to_learner(self, index: int) -> None:
         """Send a finished group to the learner."""
         ...

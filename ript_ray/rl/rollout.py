@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Environment
-from ript_ray.policies.base import Decisions, Policy
+from ript_ray.policies.base import Decisions, DeterministicPolicy, Policy
 from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
 
 OnAction = Callable[[int, NDArray[np.float32]], None]
@@ -130,6 +130,7 @@ def roll_out(
         version: Version of the policy's weights, stored in the group.
         on_action: Called before each environment step, for whoever wants to see the actions.
     """
+    assert not (request.deterministic and request.keep_record), "what has no probability cannot be trained"
     environments = pool.take([context.task for context in request.contexts])
     episodes = [
         _Episode(row, context, environment, np.random.default_rng(seed))
@@ -139,15 +140,18 @@ def roll_out(
     ]
     active = episodes
     while active:
-        observations = [episode.environment.observe() for episode in active]
-        decisions = policy.act(
-            {name: np.stack([observation[name] for observation in observations]) for name in observations[0]},
-            [episode.context.instruction for episode in active],
-            [episode.generator for episode in active],
-        )
+        observed = [episode.environment.observe() for episode in active]
+        observations = {name: np.stack([observation[name] for observation in observed]) for name in observed[0]}
+        instructions = [episode.context.instruction for episode in active]
+        if request.deterministic:
+            assert isinstance(policy, DeterministicPolicy)
+            actions_BCA = policy.act_deterministically(observations, instructions)
+        else:
+            decisions = policy.act(observations, instructions, [episode.generator for episode in active])
+            actions_BCA = decisions.actions_BCA
         for row, episode in enumerate(active):
             if request.keep_record:
                 episode.decisions.append((decisions, row))
-            episode.execute(decisions.actions_BCA[row], max_steps, on_action)
+            episode.execute(actions_BCA[row], max_steps, on_action)
         active = [episode for episode in active if not episode.success and episode.num_steps < max_steps]
     return Group(request.index, version, tuple(episode.finish() for episode in episodes))

@@ -84,6 +84,7 @@ class RayRuntime:
         self._requests: dict[int, RolloutRequest] = {}
         self._groups: dict[int, ray.ObjectRef] = {}
         self._summaries: dict[int, GroupSummary] = {}
+        self._num_rolled_out = 0
         build_policy = ray.put(parts.build_policy)  # stored once per node, shared by its actors
         self._learners: LearnerGroup | None = None
         if with_learner:
@@ -124,7 +125,8 @@ class RayRuntime:
 
     @property
     def dispatch_counts(self) -> DispatchCounts:
-        return self._pool.dispatch_counts
+        counts = self._pool.dispatch_counts
+        return replace(counts, num_dispatched=counts.num_dispatched - self._num_rolled_out)
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests[request.index] = request
@@ -142,6 +144,18 @@ class RayRuntime:
             updating = self._learners is not None and self._learners.is_updating
             assert updating or self._pool.has_work, "no request or update is running: this wait would never end"
             self._pool.poll(self._learners.awaited if self._learners else [])
+
+    def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
+        for request in requests:
+            self._pool.submit(request)
+        summaries: dict[int, GroupSummary] = {}
+        while len(summaries) < len(requests):
+            self._pool.poll()
+            for request in requests:
+                if finished := self._pool.take_finished(request.index):
+                    summaries[request.index] = finished[0]
+        self._num_rolled_out += len(requests)
+        return [summaries[request.index] for request in requests]
 
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(index, self._groups.pop(index))

@@ -51,6 +51,9 @@ class SerialRuntime:
         self._finished[summary.index] = group
         return summary
 
+    def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
+        return [self._worker.roll(request)[0] for request in requests]
+
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(self._finished.pop(index))
 
