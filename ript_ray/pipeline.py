@@ -29,6 +29,7 @@ from ript_ray.runs.rollout_log import RolloutLog
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runs.validation import Validation
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
 from ript_ray.seeding import Split
@@ -186,6 +187,8 @@ class _PostTraining:
                 if state is not None:
                     runtime.restore(Version(start.update), state.learner)
                 before = self._read_before() or self._evaluate(runtime, recorder, "before RIPT")
+                validation = Validation(runtime, recorder, experiment)
+                validation.run()
                 position = len(experiment.all_stages)
                 size = f"{experiment.num_updates} updates on {runtime.num_actors} rollout actors"
                 logger.info("stage %d: RIPT, %s", position, size)
@@ -195,10 +198,16 @@ class _PostTraining:
                     sampling=experiment.sampling,
                     num_updates=experiment.num_updates,
                     seed=experiment.seed,
-                    callbacks=(rollouts, recorder, self._view),  # log lines first: checkpoints follow from them
+                    callbacks=(
+                        rollouts,
+                        recorder,
+                        self._view,
+                        validation,
+                    ),  # log lines first: checkpoints follow from them
                     start=start,
                 )
                 recorder.on_end(result)
+                validation.run(at_end=True)
                 after = self._evaluate(runtime, recorder, "after RIPT") if recorder.num_updates else before
                 recorder.write_results(before, after, result)
         return before, after, result

@@ -19,7 +19,8 @@ from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
-from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
+from ript_ray.seeding import Split
+from ript_ray.storage.atomic import atomic_symlink, atomic_write, os_errors_as_storage_error
 from ript_ray.tracking.metrics_log import MetricPoint, PointKind
 from ript_ray.tracking.plot import plot_curve
 from ript_ray.types import RIPT, Arrays, GroupSummary, Progress
@@ -67,13 +68,14 @@ class Recorder:
         self._unsaved: _Unsaved | None = None
         self._save_is_due = False
         self._before: EvaluationResult | None = None
-        self._points = [point for point in run_logger.restored_points if point.kind == "update"]
+        self._points = [point for point in run_logger.restored_points if point.kind in ("update", "validation")]
         if state is None:
             checkpoint.save(
                 self._folder.checkpoint(0),
                 policy,
                 TrainingState(Progress(), replace(self._totals, wall_s=run_logger.wall_s)),
             )
+        self._mark_best()
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +135,26 @@ class Recorder:
             self._before = result
             self._attempt(self._save_before)
 
+    @property
+    def validated(self) -> dict[int, float]:
+        """Success on the validation contexts after the updates that were evaluated on them, oldest first."""
+        rate = f"{Split.VALIDATION}/success_rate"
+        return {point.update: point.metrics[rate] for point in self._points if point.kind == "validation"}
+
+    def on_validation(self, metrics: dict[str, float]) -> int:
+        """Log an evaluation of the present weights on the validation contexts; keep them if they are the best.
+
+        Returns:
+            The best update so far, the earliest one of equals.
+        """
+        rates = {**self.validated, self.num_updates: metrics[f"{Split.VALIDATION}/success_rate"]}
+        best = best_of(rates)
+        if best == self.num_updates:
+            self._attempt(self._save)
+        self._points.append(self._log({**metrics, f"{Split.VALIDATION}/best_update": best}, "validation"))
+        self._attempt(self._mark_best)
+        return best
+
     def write_results(self, before: EvaluationResult, after: EvaluationResult, result: TrainResult) -> None:
         """Write the results and draw the curve.
 
@@ -155,6 +177,7 @@ class Recorder:
                 str(verdict): 0 if verdict in trained else totals.groups.get(verdict, 0) for verdict in REJECTIONS
             },
             "ledger": asdict(totals.ledger),
+            "best": self._best(),
             "stopped_early": str(result.exhausted) if result.exhausted else None,
         }
         self._save_before()
@@ -164,6 +187,20 @@ class Recorder:
             plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
         atomic_write(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
         self._run_logger.log_artifacts([self._folder.results, self._folder.curve])
+
+    def _best(self) -> dict[str, float] | None:
+        rates = self.validated
+        return {"update": best_of(rates), "success_rate": max(rates.values())} if rates else None
+
+    def _mark_best(self) -> None:
+        """Have checkpoints/best lead to the best checkpoint, if it could be saved."""
+        link = self._folder.best
+        target = self._folder.checkpoint(best_of(self.validated)) if self.validated else None
+        with os_errors_as_storage_error(link):
+            if target is not None and target.exists():
+                atomic_symlink(link, target.name)
+            elif link.is_symlink():
+                link.unlink()
 
     def _sums(self) -> dict[str, float]:
         """Metrics that accumulate over the whole run, through interruptions."""
@@ -216,10 +253,16 @@ class Recorder:
         self._save_is_due = False
 
 
-def success_metrics(result: EvaluationResult) -> dict[str, float]:
+def best_of(rates: dict[int, float]) -> int:
+    """The update with the highest success rate, the earliest one of equals."""
+    return max(sorted(rates), key=rates.__getitem__)
+
+
+def success_metrics(result: EvaluationResult, split: Split = Split.TEST) -> dict[str, float]:
     """The success rates of a measurement by the names they are compared under."""
-    rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
-    return {"eval/success_rate": result.overall.success_rate, **rates}
+    name = "eval/success_rate" if split is Split.TEST else f"{split}/success_rate"
+    rates = {f"{name}/{task}": rate.success_rate for task, rate in result.per_task.items()}
+    return {name: result.overall.success_rate, **rates}
 
 
 def metrics_of(record: UpdateRecord) -> dict[str, float]:

@@ -36,6 +36,7 @@ class RunDir:
         curve: The training curve as an image.
         weights: Folder of the trainable weights of each update.
         videos: Folder of videos of its rollouts.
+        best: A link to the checkpoint that is best on the validation contexts, if they are evaluated during training.
     """
 
     def __init__(self, path: Path):
@@ -50,6 +51,7 @@ class RunDir:
         self.curve = path / "curve.png"
         self.weights = path / "weights"
         self.videos = path / "videos"
+        self.best = path / "checkpoints" / "best"
 
     @classmethod
     def create(cls, root: Path, experiment: Experiment) -> Self:
