@@ -17,6 +17,7 @@ from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluation_requests
 from ript_ray.evaluation.evaluate import evaluate as evaluate_on
+from ript_ray.evaluation.summary import Summary
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.policies.base import Policy
 from ript_ray.rl.protocols import Components
@@ -24,6 +25,7 @@ from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import Model, from_pretrained, is_model, load_model
 from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runs.summary import summarize_runs
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
 from ript_ray.seeding import Split
@@ -201,6 +203,16 @@ def compare(
     with _session(cluster) as where:
         results = [_evaluate(parts, requests, where) for parts in (saved.components(), contender)]
     return PolicyComparison(experiment, results[0], results[1], Comparison.of(*results))
+
+
+def summarize(*runs: str | Path) -> Summary:
+    """Summarize finished runs that differ in their seeds alone: means, the worst seed, intervals over seeds.
+
+    Raises:
+        CheckpointError: A folder is not that of a run, or the run has not finished or did not post-train.
+        ConfigError: There are fewer than two, two have the same seed, or they differ in anything else.
+    """
+    return summarize_runs([Path(run) for run in runs])
 
 
 @contextlib.contextmanager

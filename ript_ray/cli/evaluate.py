@@ -83,7 +83,7 @@ def compare_checkpoints(
     print_line(console, f"A: {first}\nB: {second}")
     title = f"{overrides.split} contexts of {found.experiment.name}, seed {found.experiment.evaluation_seed}"
     console.print(results_table(results, title))
-    console.print(difference_table(found.difference, "the same contexts and seeds, in pairs"))
+    console.print(difference_table(found.difference, "the same contexts and seeds, in pairs; p of a task: after Holm"))
     if out is not None:
         figures = {
             "schema": SCHEMA,

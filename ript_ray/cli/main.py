@@ -9,7 +9,8 @@ import tyro
 from rich.console import Console
 
 from ript_ray.cli.doctor import diagnose
-from ript_ray.cli.entrypoint import register_plugins, run_command
+from ript_ray.cli.entrypoint import WithPlugins, register_plugins, run_command
+from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.seeding import Split
 from ript_ray.tracking.logs import console_logging
@@ -24,18 +25,6 @@ VideoRendering = Annotated[
 
 
 SplitName = Literal["validation", "test"]
-
-
-@dataclass(frozen=True)
-class WithPlugins:
-    """Base of the commands that read configurations of policies and benchmarks.
-
-    Attributes:
-        plugin: Policies and benchmarks of your own, as MODULE:NAME: configuration files may then name their kinds. The
-            module is looked for in the current directory, too.
-    """
-
-    plugin: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -376,6 +365,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "evaluate": Evaluate,
         "compare": Compare,
+        "summarize": Summarize,
         "replay": Replay,
         "resume": Resume,
         "sync-tracking": SyncTracking,
