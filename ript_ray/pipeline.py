@@ -179,7 +179,7 @@ class _PostTraining:
         start = state.progress if state else Progress()
         weights = folder.weights if experiment.keep_weights else None
         with (
-            Recorder(self._run_logger, self._policy, state) as recorder,
+            Recorder(self._run_logger, self._policy, state, task_of=lambda index: stream.at(index).task) as recorder,
             RolloutLog(folder.groups, weights, stream, start=start) as rollouts,
         ):
             logger.info("starting actors")
@@ -208,14 +208,16 @@ class _PostTraining:
                 )
                 recorder.on_end(result)
                 validation.run(at_end=True)
-                after = self._evaluate(runtime, recorder, "after RIPT") if recorder.num_updates else before
+                after = self._evaluate(runtime, recorder, "after RIPT", before) if recorder.num_updates else before
                 recorder.write_results(before, after, result)
         return before, after, result
 
-    def _evaluate(self, runtime: Runtime, recorder: Recorder, when: str) -> EvaluationResult:
+    def _evaluate(
+        self, runtime: Runtime, recorder: Recorder, when: str, before: EvaluationResult | None = None
+    ) -> EvaluationResult:
         logger.info("evaluating on held-out contexts, %s", when)
         result = evaluate(runtime, held_out_requests(self._experiment))
-        recorder.on_evaluation(result)
+        recorder.on_evaluation(result, before)
         logger.info("success %.1f%% %s", 100 * result.overall.success_rate, when)
         return result
 

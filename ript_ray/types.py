@@ -117,6 +117,21 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
+class ProcessUsage:
+    """What a process uses.
+
+    Attributes:
+        pid: Its number on its machine.
+        rss_bytes: Resident memory, shared pages included.
+        cpu_s: Processor time since it began, in seconds.
+    """
+
+    pid: int
+    rss_bytes: int
+    cpu_s: float
+
+
+@dataclass(frozen=True)
 class Batch:
     """Training data of one update, as tensors over the decisions of all rollouts (no padding).
 

@@ -1,14 +1,14 @@
 """The runtime interface that the training loop needs, and the components that a runtime is built from."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ript_envs.contract import Environment
 from ript_ray.config.rl import PPO
 from ript_ray.policies.base import Policy
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, GroupSummary, ProcessUsage, RolloutRequest, Version, Weights
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ class DispatchCounts:
     num_replaced: int = 0
 
 
+@dataclass(frozen=True)
+class RuntimeUsage:
+    """What the processes of a runtime use, as they last reported it.
+
+    Attributes:
+        processes: By kind (driver, learner, actor) and number.
+        cpu_s: Processor time of all of them since they began, those that were replaced included, in seconds.
+    """
+
+    processes: Mapping[str, Mapping[int, ProcessUsage]] = field(default_factory=dict)
+    cpu_s: float = 0.0
+
+
 class Runtime(Protocol):
     """Executes rollout requests on actors and updates on the learner."""
 
@@ -63,6 +76,11 @@ class Runtime(Protocol):
     @property
     def dispatch_counts(self) -> DispatchCounts:
         """Counts of dispatched, lost and running requests, and of replaced actors."""
+        ...
+
+    @property
+    def usage(self) -> RuntimeUsage:
+        """Memory and processor time of all processes."""
         ...
 
     def launch(self, request: RolloutRequest) -> None:

@@ -1,6 +1,8 @@
 """Batched rollouts of one request with one policy copy. No Ray."""
 
 import contextlib
+import ctypes
+import gc
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -58,6 +60,8 @@ class EnvironmentPool:
 
     def _close_surplus(self, wanted: Counter[str]) -> None:
         num_open = sum(max(len(built), wanted[task]) for task, built in self._by_task.items())
+        if num_open <= self._max_environments:
+            return
         for task, built in list(self._by_task.items()):
             while num_open > self._max_environments and len(built) > wanted[task]:
                 num_open -= 1
@@ -69,6 +73,18 @@ class EnvironmentPool:
                     )
             if not built and not wanted[task]:
                 del self._by_task[task]
+        _release_memory()
+
+
+def _release_memory() -> None:
+    """Return the memory of closed environments to the system.
+
+    A simulator is often a reference cycle, which is freed at Python's leisure; and the C library keeps what was freed,
+    in pieces. Without this, an actor that meets 45 tasks of MetaWorld grows to several times what it has open.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Episode:

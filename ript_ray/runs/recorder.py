@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +15,11 @@ from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
 from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict, trained_verdicts
+from ript_ray.rl.learner import learning_rate_of
 from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.metrics import TaskCounts, difference_metrics, memory_metrics
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import Split
@@ -46,13 +49,21 @@ class Recorder:
     update. At the end it must work.
     """
 
-    def __init__(self, run_logger: RunLogger, policy: SavedPolicy, state: TrainingState | None = None):
+    def __init__(
+        self,
+        run_logger: RunLogger,
+        policy: SavedPolicy,
+        state: TrainingState | None = None,
+        *,
+        task_of: Callable[[int], str],
+    ):
         """Save the policy that training starts from.
 
         Args:
             run_logger: The run.
             policy: The policy that training starts from; saved as the checkpoint of update 0.
             state: Where an earlier process stopped; `policy` is then the policy of that moment.
+            task_of: The task of a group, by its index.
 
         Raises:
             StorageError: The first checkpoint cannot be written.
@@ -64,6 +75,8 @@ class Recorder:
         self._policy = policy
         self._totals = state.totals if state else RunTotals()
         self._earlier_ledger = self._totals.ledger
+        self._earlier_core_s = self._totals.core_s - time.process_time()  # of this process: what comes from now on
+        self._task_counts = TaskCounts(task_of)
         self._totals = replace(self._totals, ledger=carry_over(self._earlier_ledger, Ledger()))
         self._unsaved: _Unsaved | None = None
         self._save_is_due = False
@@ -91,7 +104,8 @@ class Recorder:
             # Otherwise the error that ends the run says more than this one.
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """Do nothing: all is written when the update ends."""
+        """Count the group for its task; all is written when the update ends."""
+        self._task_counts.add(stats.update, summary, is_accepted=verdict is Verdict.ACCEPTED)
 
     def on_update(self, record: UpdateRecord) -> None:
         """Log a finished update, and save a checkpoint if one is due.
@@ -108,11 +122,14 @@ class Recorder:
             totals,
             ledger=carry_over(self._earlier_ledger, record.ledger),
             skipped_updates=totals.skipped_updates + (record.report.error is not None),
+            core_s=self._earlier_core_s + record.usage.cpu_s,
         )
         self._unsaved = _Unsaved(record, learner_state, self._totals)  # at once: an interrupt may come anywhere
         if record.report.error:
             logger.warning("update %d was skipped: %s", self.num_updates, record.report.error)
-        self._points.append(self._log({**metrics_of(record), **self._sums()}, "update"))
+        metrics = metrics_of(record) | memory_metrics(record.usage) | self._task_counts.take(self.num_updates)
+        metrics["ppo/learning_rate"] = learning_rate_of(self._experiment.ppo, self.num_updates)
+        self._points.append(self._log(metrics | self._sums(), "update"))
         self._save_is_due |= self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:
             self._attempt(self._save)
@@ -128,9 +145,12 @@ class Recorder:
         if result.last is not None:
             self._count(result.last)
 
-    def on_evaluation(self, result: EvaluationResult) -> None:
-        """Log an evaluation of the present weights."""
-        self._log(success_metrics(result), "evaluation")
+    def on_evaluation(self, result: EvaluationResult, before: EvaluationResult | None = None) -> None:
+        """Log an evaluation of the present weights; after training also the difference to the one before it."""
+        metrics = success_metrics(result)
+        if before is not None:
+            metrics |= difference_metrics(Comparison.of(before, result).overall, self._totals)
+        self._log(metrics, "evaluation")
         if self.num_updates == 0:
             self._before = result
             self._attempt(self._save_before)
@@ -171,6 +191,7 @@ class Recorder:
             "wall_s": round(self._run_logger.wall_s, 2),
             "env_steps": totals.env_steps,
             "num_rollouts": totals.num_rollouts,
+            "core_s": round(totals.core_s, 2),
             "num_updates": self.num_updates,
             "groups_accepted": sum(totals.groups.get(verdict, 0) for verdict in trained),
             "groups_rejected": {
@@ -207,6 +228,7 @@ class Recorder:
         totals = self._totals
         return {
             "train/env_steps": totals.env_steps,
+            "train/core_s": totals.core_s,
             "faults/skipped_updates": totals.skipped_updates,
             "faults/failed_saves": totals.failed_saves,
             **{f"ledger/{name}": count for name, count in asdict(totals.ledger).items()},

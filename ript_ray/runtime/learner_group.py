@@ -12,6 +12,7 @@ from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.protocols import Components
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result, is_ready
 from ript_ray.runtime.remote_logs import Logged, LoggedLearner, LogRelay, package_level
+from ript_ray.runtime.usage import UsageLog
 from ript_ray.types import Arrays, Version
 
 
@@ -36,6 +37,7 @@ class LearnerGroup:
             learner_class.remote(package_level(), build_policy, parts.ppo, **options) for _ in range(parts.num_learners)
         ]
         self._logs = LogRelay("learner")
+        self.usage = UsageLog()
         self._receipts: dict[int, list[ray.ObjectRef]] = {}
         self._update: list[ray.ObjectRef] = []
         self._started = 0.0
@@ -125,6 +127,7 @@ class LearnerGroup:
         self._update = []
         for rank, answer in answers.items():
             self._logs.relay(rank, answer.entries)
+            self.usage.note(rank, answer.usage)
         return answers[0].value
 
     def _answer_of(self, rank: int, reference: ray.ObjectRef) -> Logged[UpdateReport]:

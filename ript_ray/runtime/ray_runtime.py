@@ -16,7 +16,7 @@ import ray
 
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.protocols import Components, DispatchCounts, RuntimeUsage
 from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
@@ -25,6 +25,7 @@ from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
+from ript_ray.runtime.usage import total
 from ript_ray.types import Arrays, GroupSummary, RolloutRequest, Version, Weights
 
 
@@ -127,6 +128,11 @@ class RayRuntime:
     def dispatch_counts(self) -> DispatchCounts:
         counts = self._pool.dispatch_counts
         return replace(counts, num_dispatched=counts.num_dispatched - self._num_rolled_out)
+
+    @property
+    def usage(self) -> RuntimeUsage:
+        logs = {"actor": self._pool.usage}
+        return total(logs | {"learner": self._learners.usage} if self._learners else logs)
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests[request.index] = request

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
-from ript_ray.rl.protocols import Components, DispatchCounts
+from ript_ray.rl.protocols import Components, DispatchCounts, RuntimeUsage
 from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.runtime.usage import total
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
@@ -38,6 +39,10 @@ class SerialRuntime:
     @property
     def dispatch_counts(self) -> DispatchCounts:
         return DispatchCounts(self._num_dispatched)
+
+    @property
+    def usage(self) -> RuntimeUsage:
+        return total({})
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests.append(request)

@@ -88,7 +88,7 @@ def recording(folder: RunDir, source: SavedPolicy, training: TrainingState | Non
     """Open logger and recorder as a run does."""
     with (
         RunLogger(folder, source.experiment, training) as run_logger,
-        Recorder(run_logger, source, training) as recorder,
+        Recorder(run_logger, source, training, task_of=lambda index: "reach-v3") as recorder,
     ):
         yield recorder
 
