@@ -83,7 +83,12 @@ class PolicyComparison:
 
 
 def run(
-    experiment: Experiment, cluster: Cluster | None = None, *, runs: str | Path = "runs", view: str = "auto"
+    experiment: Experiment,
+    cluster: Cluster | None = None,
+    *,
+    runs: str | Path = "runs",
+    view: str = "auto",
+    label: str = "",
 ) -> Results:
     """Run an experiment to its end.
 
@@ -92,13 +97,14 @@ def run(
         cluster: Where; unless given, Ray on this machine with one rollout actor per core.
         runs: Folder of the runs of all experiments.
         view: auto (live in a terminal, a line per update elsewhere), lines, or quiet.
+        label: A word at the end of the run's name, in its folder and in MLflow.
 
     Raises:
         RiptError: A setting is impossible, something it needs is missing, or it fails; the message says what to do.
     """
     mode = ViewMode(view)
     with console_logging(mode.log_level), View(mode, experiment.num_updates) as shown:
-        return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown)
+        return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown, label=label)
 
 
 def resume(path: str | Path, cluster: Cluster | None = None, *, view: str = "auto") -> Results:

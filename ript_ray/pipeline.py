@@ -31,7 +31,7 @@ from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runs.validation import Validation
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.factory import open_runtime, session
+from ript_ray.runtime.factory import describe, open_runtime, session
 from ript_ray.seeding import Split
 from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
@@ -62,7 +62,7 @@ class Results:
     tracking_error: str | None
 
 
-def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view: View) -> Results:
+def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view: View, label: str = "") -> Results:
     """Run an experiment from nothing to its results.
 
     Args:
@@ -70,6 +70,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         cluster: Where.
         runs: Folder of the runs of all experiments.
         view: Shows the progress.
+        label: A word at the end of the run's name, if any.
     """
     register(type(experiment.policy), type(experiment.benchmark))
     experiment = _with_absolute_paths(experiment)
@@ -78,7 +79,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     if RIPT in experiment.stages:
         require_rollout_noise(experiment)
     with session(cluster):
-        folder = RunDir.create(runs, experiment)  # nothing is written before all that can be checked has been
+        folder = RunDir.create(runs, experiment, label)  # nothing is written before all that can be checked has been
         with folder.lock():
             logger.info("run folder %s", folder.path)
             return _run_stages(folder, start, None, cluster, view)
@@ -133,11 +134,14 @@ def _run_stages(
     """Run the experiment's stages, from `policy` and, if an earlier process has saved one, its training state."""
     experiment = policy.experiment
     before = after = train_result = None
+    atomic_write(folder.machine, json.dumps(describe(cluster), indent=2) + "\n")
     with RunLogger(folder, experiment, state) as run_logger:
         if state is None or state.stage != RIPT:
             policy, state = train_supervised(run_logger, policy, state, view), None
         if RIPT in experiment.stages:
             before, after, train_result = _PostTraining(run_logger, policy, state, view).run(cluster)
+            if train_result.exhausted is not None and not train_result.exhausted.is_success:
+                run_logger.fail()
         else:
             after = _evaluate_supervised(run_logger, policy, cluster)
     return Results(folder.path, experiment, before, after, train_result, run_logger.tracking_error)
@@ -157,7 +161,6 @@ def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cl
     run_logger.flush()
     content = {"schema": SCHEMA, "success": result.to_json() if result else None}
     atomic_write(folder.results, json.dumps(content, indent=2) + "\n")
-    run_logger.log_artifacts([folder.results])
     return result
 
 

@@ -207,7 +207,6 @@ class Recorder:
         with os_errors_as_storage_error(self._folder.curve):
             plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
         atomic_write(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
-        self._run_logger.log_artifacts([self._folder.results, self._folder.curve])
 
     def _best(self) -> dict[str, float] | None:
         rates = self.validated

@@ -1,6 +1,7 @@
 """Cores and memory of this machine that the process may use, container limits included, and what it does use."""
 
 import os
+import platform
 import resource
 import time
 from pathlib import Path
@@ -27,6 +28,16 @@ def memory_bytes() -> int:
         return min(total, int((CGROUP / "memory.max").read_text()))
     except (OSError, ValueError):
         return total
+
+
+def processor() -> str:
+    """Return the name of the processor's model, or of its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def process_usage() -> ProcessUsage:
