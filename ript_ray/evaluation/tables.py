@@ -62,12 +62,13 @@ def summary_table(summary: Summary) -> Table:
 
 
 def _summary_cells(summary: TaskSummary) -> list[str]:
-    before, after = (
-        f"{100 * each.mean:.1f} [{100 * each.low:.1f}, {100 * each.high:.1f}]"
-        for each in (summary.before, summary.after)
-    )
-    gain = f"{100 * summary.gain.mean:+.1f} [{100 * summary.gain.low:+.1f}, {100 * summary.gain.high:+.1f}]"
-    return [before, after, f"{100 * summary.after.worst:.1f}", gain]
+    after, gain = summary.after, summary.gain
+    return [
+        f"{100 * summary.before.mean:.1f}",
+        f"{100 * after.mean:.1f} [{100 * after.low:.1f}, {100 * after.high:.1f}]",
+        f"{100 * after.worst:.1f}",
+        f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
+    ]
 
 
 def difference_line(difference: PairedDifference) -> str:
