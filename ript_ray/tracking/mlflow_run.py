@@ -1,5 +1,6 @@
 """One MLflow run in the tracking store of MLFLOW_TRACKING_URI (by default a local sqlite file)."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,9 +98,12 @@ class MlflowRun:
         self._client.set_terminated(self._id, status)
 
     def _find_or_create(self, identity: Identity) -> Any:
+        from mlflow.exceptions import MlflowException
+
         for replaced in identity.replaced:
             if run := self._find(identity.experiment, replaced):
-                self._client.delete_run(run.info.run_id)
+                with contextlib.suppress(MlflowException):  # a store may not allow it: the run stays beside the new one
+                    self._client.delete_run(run.info.run_id)
         if run := self._find(identity.experiment, identity.run_id):
             return run
         tags = {**identity.tags, RUN_ID_TAG: identity.run_id}

@@ -164,7 +164,7 @@ def test_a_log_without_schema_is_rewritten_with_the_current_one_when_its_run_is_
     kept = MetricsLog(path).truncate_after("ript", 2, stages=stages, keep_evaluation=False)
     assert kept == read_metrics(SCHEMA_1)[:-1]
     assert read_metrics(path) == kept
-    assert {json.loads(line)["schema"] for line in path.read_text().splitlines()} == {2}
+    assert {json.loads(line)["schema"] for line in path.read_text().splitlines()} == {3}
 
 
 def test_a_log_of_a_newer_schema_is_refused_and_not_truncated(path: Path) -> None:
