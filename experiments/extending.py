@@ -14,7 +14,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Observation, require_task
 from ript_ray import PPO, Demonstrations, Experiment, Sampling
@@ -78,6 +77,7 @@ class LaplaceConfig(PolicyConfig):
     """Laplace heads on a frozen base: each action of a chunk is a unit with a probability of its own."""
 
     sft_type: ClassVar[type[SFTConfig]] = LaplaceSFT
+    is_deterministic: ClassVar[bool] = True  # it can act on the means
     kind: Literal["laplace"] = field(default="laplace", kw_only=True)
     sensors: tuple[str, ...] = ("state",)
     chunk_length: int = 4
@@ -92,8 +92,8 @@ class LaplacePolicy(ModulePolicy):  # acts, and scores what was done
         self.sensor, self.shape_CA = config.sensors[0], (config.chunk_length, action_dim)
         base = torch.randn(num_inputs, 64, generator=torch.Generator().manual_seed(0))
         self.register_buffer("base", base, persistent=False)  # `build` makes it again, so no checkpoint holds it
-        self.mean = nn.Linear(64, config.chunk_length * action_dim)
-        self.log_scale = nn.Parameter(torch.full(self.shape_CA, -1.0))
+        self.mean = torch.nn.Linear(64, config.chunk_length * action_dim)
+        self.log_scale = torch.nn.Parameter(torch.full(self.shape_CA, -1.0))
 
     def heads(self, state: torch.Tensor) -> torch.distributions.Laplace:
         mean = self.mean(torch.tanh(state @ self.get_buffer("base"))).view(-1, *self.shape_CA)
@@ -110,6 +110,9 @@ class LaplacePolicy(ModulePolicy):  # acts, and scores what was done
         record = {"state": observations[self.sensor], "chunk": chunk_BCA.numpy()}
         return Decisions(chunk_BCA.clamp(-1.0, 1.0).numpy(), record, log_probs_BC, np.ones_like(log_probs_BC, bool))
 
+    def act_deterministically(self, observations: Arrays, instructions: Sequence[str]) -> NDArray[np.float32]:
+        return self.heads(torch.from_numpy(observations[self.sensor])).mean.detach().clamp(-1.0, 1.0).numpy()
+
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return self.heads(record["state"]).log_prob(record["chunk"]).sum(-1)
 
@@ -119,17 +122,14 @@ class Regression(SupervisedTask):  # mean absolute error: the Laplace likelihood
     settings: SupervisedStage
     name, title, unit, purpose, reads_images = "regression", "regression of chunks", "mean action error", 100, False
 
-    def parameters(self, policy: LaplacePolicy) -> Mapping[str, nn.Parameter]:
+    def parameters(self, policy: LaplacePolicy) -> Mapping[str, torch.nn.Parameter]:
         return dict(policy.mean.named_parameters())
 
     def loss_fn(self, policy: LaplacePolicy, windows: Windows) -> LossFn:
         chunks_WCA = torch.from_numpy(windows.chunks_WCA)
-
-        def loss(rows: torch.Tensor, _: np.random.Generator) -> torch.Tensor:
-            state = windows.observations_at(rows)[policy.sensor]
-            return (policy.heads(state).mean - chunks_WCA[rows]).abs().mean()
-
-        return loss
+        return lambda rows, _: (
+            (policy.heads(windows.observations_at(rows)[policy.sensor]).mean - chunks_WCA[rows]).abs().mean()
+        )
 
 
 EXPERIMENT = Experiment(

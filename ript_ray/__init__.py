@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ript_ray.api import EvaluationOverrides, compare, evaluate, load_policy, resume, roll_out, run
+    from ript_ray.api import EvaluationOverrides, compare, evaluate, load_policy, resume, roll_out, run, summarize
     from ript_ray.config.data import Demonstrations
     from ript_ray.config.experiment import Experiment, register
     from ript_ray.config.rl import PPO, Evaluation, Sampling
@@ -30,10 +30,20 @@ __all__ = [
     "resume",
     "roll_out",
     "run",
+    "summarize",
 ]
 
 _MODULES = {
-    "ript_ray.api": ("EvaluationOverrides", "compare", "evaluate", "load_policy", "resume", "roll_out", "run"),
+    "ript_ray.api": (
+        "EvaluationOverrides",
+        "compare",
+        "evaluate",
+        "load_policy",
+        "resume",
+        "roll_out",
+        "run",
+        "summarize",
+    ),
     "ript_ray.config.data": ("Demonstrations",),
     "ript_ray.config.experiment": ("Experiment", "register"),
     "ript_ray.config.rl": ("PPO", "Evaluation", "Sampling"),

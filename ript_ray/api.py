@@ -12,11 +12,12 @@ from typing import Any, cast
 
 from ript_ray.checks import require
 from ript_ray.config.experiment import Experiment
-from ript_ray.data.contexts import held_out_contexts
+from ript_ray.data.contexts import held_out_contexts, held_out_requests, require_untrained
 from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluation_requests
 from ript_ray.evaluation.evaluate import evaluate as evaluate_on
+from ript_ray.evaluation.summary import Summary
 from ript_ray.pipeline import Results, resume_experiment, run_experiment
 from ript_ray.policies.base import Policy
 from ript_ray.rl.protocols import Components
@@ -24,11 +25,13 @@ from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import Model, from_pretrained, is_model, load_model
 from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runs.summary import summarize_runs
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime, session
+from ript_ray.seeding import Split
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode, console_logging
-from ript_ray.types import Context, Rollout
+from ript_ray.types import Context, Rollout, RolloutRequest
 
 
 @dataclass(frozen=True)
@@ -38,23 +41,28 @@ class EvaluationOverrides:
     Attributes:
         contexts_per_task: Held-out contexts per task, or none for the experiment's own number.
         tasks: Tasks, or none for the experiment's own.
+        split: Which held-out contexts: those to report (test), or those to tune and choose by (validation).
+        deterministic: Whether the policies act without chance, or none for the experiment's own setting.
     """
 
     contexts_per_task: int | None = None
     tasks: tuple[str, ...] | None = None
+    split: Split = Split.TEST
+    deterministic: bool | None = None
 
     def apply_to(self, experiment: Experiment) -> Experiment:
         """Return the experiment with these.
 
         Raises:
-            ConfigError: There is no such task, or the number is out of range.
+            ConfigError: There is no such task, the number is out of range, or the policy has no deterministic mode.
         """
-        if self.tasks is not None:
-            experiment = replace(experiment, tasks=self.tasks)
+        changes: dict[str, Any] = {}
         if self.contexts_per_task is not None:
-            evaluation = replace(experiment.evaluation, contexts_per_task=self.contexts_per_task)
-            experiment = replace(experiment, evaluation=evaluation)
-        return experiment
+            changes |= dict.fromkeys(("contexts_per_task", "validation_contexts_per_task"), self.contexts_per_task)
+        if self.deterministic is not None:
+            changes["deterministic"] = self.deterministic
+        evaluation = replace(experiment.evaluation, **changes)
+        return replace(experiment, tasks=self.tasks or experiment.tasks, evaluation=evaluation)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,12 @@ class PolicyComparison:
 
 
 def run(
-    experiment: Experiment, cluster: Cluster | None = None, *, runs: str | Path = "runs", view: str = "auto"
+    experiment: Experiment,
+    cluster: Cluster | None = None,
+    *,
+    runs: str | Path = "runs",
+    view: str = "auto",
+    label: str = "",
 ) -> Results:
     """Run an experiment to its end.
 
@@ -84,13 +97,14 @@ def run(
         cluster: Where; unless given, Ray on this machine with one rollout actor per core.
         runs: Folder of the runs of all experiments.
         view: auto (live in a terminal, a line per update elsewhere), lines, or quiet.
+        label: A word at the end of the run's name, in its folder and in MLflow.
 
     Raises:
         RiptError: A setting is impossible, something it needs is missing, or it fails; the message says what to do.
     """
     mode = ViewMode(view)
     with console_logging(mode.log_level), View(mode, experiment.num_updates) as shown:
-        return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown)
+        return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown, label=label)
 
 
 def resume(
@@ -150,7 +164,12 @@ def roll_out(path: str | Path, contexts: Sequence[Context] | None = None) -> tup
     if contexts is None:
         contexts = held_out_contexts(EvaluationOverrides(contexts_per_task=1).apply_to(saved.experiment))
     parts = saved.components()
-    (request,) = evaluation_requests(contexts, batch_size=len(contexts), seed=saved.experiment.seed)
+    (request,) = evaluation_requests(
+        contexts,
+        batch_size=len(contexts),
+        seed=saved.experiment.evaluation_seed,
+        deterministic=saved.experiment.evaluation.deterministic,
+    )
     with contextlib.closing(RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps)) as worker:
         return worker.roll(request)[1].rollouts
 
@@ -162,17 +181,18 @@ def evaluate(
 
     Args:
         path: A run (its newest checkpoint) or a checkpoint.
-        overrides: Other tasks or another number of contexts.
+        overrides: Other tasks, another number of contexts, another split.
         cluster: Where; unless given, Ray on this machine with one rollout actor per core.
 
     Raises:
         CheckpointError: There is no valid checkpoint.
-        ConfigError: There is no such task, or a number is out of range.
+        ConfigError: There is no such task, a number is out of range, the policy has no deterministic mode, or it was
+            trained on some of the contexts.
     """
-    saved = _load(Path(path))
-    experiment = (overrides or EvaluationOverrides()).apply_to(saved.experiment)
+    saved, overrides = _load(Path(path)), overrides or EvaluationOverrides()
+    requests = _requests(overrides, saved.experiment)
     with _session(cluster) as where:
-        return _evaluate(saved.components(), experiment, where)
+        return _evaluate(saved.components(), requests, where)
 
 
 def compare(
@@ -189,22 +209,35 @@ def compare(
     Args:
         first: A run (its newest checkpoint) or a checkpoint.
         second: A run, a checkpoint or a model folder.
-        overrides: Other tasks or another number of contexts.
+        overrides: Other tasks, another number of contexts, another split.
         cluster: Where; unless given, Ray on this machine with one rollout actor per core.
 
     Raises:
         CheckpointError: There is no valid policy, or `first` is a model folder, which has no experiment.
         ConfigError: The second policy reads or does something else than the first one's benchmark offers, there is
-            no such task, or a number is out of range.
+            no such task, a number is out of range, a policy has no deterministic mode, or was trained on some of the
+            contexts.
     """
     if is_model(Path(first)):
         raise CheckpointError(f"{first} holds a policy without experiment: name a run or checkpoint first")
     saved = _load(Path(first))
-    experiment = (overrides or EvaluationOverrides()).apply_to(saved.experiment)
-    contender = _contender(Path(second), saved)
+    overrides = overrides or EvaluationOverrides()
+    experiment = overrides.apply_to(saved.experiment)
+    contender, trained = _contender(Path(second), experiment)
+    requests = _requests(overrides, saved.experiment, *trained)
     with _session(cluster) as where:
-        results = [_evaluate(parts, experiment, where) for parts in (saved.components(), contender)]
+        results = [_evaluate(parts, requests, where) for parts in (saved.components(), contender)]
     return PolicyComparison(experiment, results[0], results[1], Comparison.of(*results))
+
+
+def summarize(*runs: str | Path) -> Summary:
+    """Summarize finished runs that differ in their seeds alone: means, the worst seed, intervals over seeds.
+
+    Raises:
+        CheckpointError: A folder is not that of a run, or the run has not finished or did not post-train.
+        ConfigError: There are fewer than two, two have the same seed, or they differ in anything else.
+    """
+    return summarize_runs([Path(run) for run in runs])
 
 
 @contextlib.contextmanager
@@ -220,28 +253,33 @@ def _load(path: Path) -> SavedPolicy:
     return saved
 
 
-def _evaluate(parts: Components, experiment: Experiment, cluster: Cluster) -> EvaluationResult:
+def _requests(overrides: EvaluationOverrides, experiment: Experiment, *others: Experiment) -> list[RolloutRequest]:
+    """Return the requests of an evaluation whose contexts neither this nor another experiment trains on."""
+    requests = held_out_requests(overrides.apply_to(experiment), overrides.split)
+    for trained in (experiment, *others):
+        require_untrained([context for request in requests for context in request.contexts], trained)
+    return requests
+
+
+def _evaluate(parts: Components, requests: Sequence[RolloutRequest], cluster: Cluster) -> EvaluationResult:
     with open_runtime(parts, cluster, with_learner=False) as runtime:
-        return evaluate_on(
-            runtime,
-            held_out_contexts(experiment),
-            batch_size=experiment.evaluation.batch_size,
-            seed=experiment.seed,
-        )
+        return evaluate_on(runtime, requests)
 
 
-def _contender(path: Path, first: SavedPolicy) -> Components:
-    """Bring another policy into the first one's experiment."""
+def _contender(path: Path, first: Experiment) -> tuple[Components, tuple[Experiment, ...]]:
+    """Bring another policy into the experiment of the first one; return it with the experiment it is from, if any."""
     second: SavedPolicy | Model
+    trained: tuple[Experiment, ...] = ()
     if is_model(path):
         second = load_model(path)
         config, spec = second.card.policy, second.card.environment
     else:
         second = _load(path)
-        _require_same_benchmark(path, second.experiment, first.experiment)
-        config, spec = second.experiment.policy, second.experiment.benchmark.spec
-    benchmark = first.experiment.benchmark
-    offered = benchmark.spec
+        _require_same_benchmark(path, second.experiment, first)
+        config, spec, trained = second.experiment.policy, second.experiment.benchmark.spec, (second.experiment,)
+    if first.evaluation.deterministic:
+        config.require_deterministic()
+    offered = first.benchmark.spec
     mismatches = [f"camera {name}" for name in config.cameras if name not in offered.image_shapes]
     mismatches += [
         f"sensor {name} of length {spec.state_dims[name]}"
@@ -253,11 +291,9 @@ def _contender(path: Path, first: SavedPolicy) -> Components:
     there = f"{offered.state_dims}, {', '.join(offered.image_shapes)}, actions of {offered.action_dim}"
     require(not mismatches, f"{path} cannot be compared: it has {', '.join(mismatches)}, where there is {there}")
     second.build()  # weights that do not fit are refused here, not in an actor
-    return replace(
-        first.components(),
-        build_policy=second.build,
-        make_environment=benchmark.with_cameras(config.cameras).make,
-    )
+    parts = SavedPolicy(first, {}).components()
+    make = first.benchmark.with_cameras(config.cameras).make
+    return replace(parts, build_policy=second.build, make_environment=make), trained
 
 
 def _require_same_benchmark(path: Path, theirs: Experiment, ours: Experiment) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 from ript_ray.checks import require
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
-from ript_ray.data.contexts import held_out_contexts, require_rollout_noise, training_contexts, training_stream
+from ript_ray.data.contexts import (
+    held_out_contexts,
+    held_out_requests,
+    require_rollout_noise,
+    require_untrained,
+    training_contexts,
+    training_stream,
+)
 from ript_ray.errors import CheckpointError, ConfigError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
 from ript_ray.rl.callbacks import TrainResult
@@ -27,12 +34,14 @@ from ript_ray.runs.rollout_log import RolloutLog
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runs.validation import Validation
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.factory import open_runtime, session
+from ript_ray.runtime.factory import describe, open_runtime, session
+from ript_ray.seeding import Split
 from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
-from ript_ray.types import RIPT, Context, Progress, Version
+from ript_ray.types import RIPT, Progress, Version
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +67,7 @@ class Results:
     tracking_error: str | None
 
 
-def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view: View) -> Results:
+def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view: View, label: str = "") -> Results:
     """Run an experiment from nothing to its results.
 
     Args:
@@ -66,6 +75,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         cluster: Where.
         runs: Folder of the runs of all experiments.
         view: Shows the progress.
+        label: A word at the end of the run's name, if any.
     """
     register(type(experiment.policy), type(experiment.benchmark))
     experiment = _with_absolute_paths(experiment)
@@ -74,7 +84,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     if RIPT in experiment.stages:
         require_rollout_noise(experiment)
     with session(cluster):
-        folder = RunDir.create(runs, experiment)  # nothing is written before all that can be checked has been
+        folder = RunDir.create(runs, experiment, label)  # nothing is written before all that can be checked has been
         with folder.lock():
             logger.info("run folder %s", folder.path)
             return _run_stages(folder, start, None, cluster, view)
@@ -167,11 +177,14 @@ def _run_stages(
     experiment = policy.experiment
     before = after = train_result = None
     clock = CheckpointClock(cluster.checkpoint_minutes)
+    atomic_write(folder.machine, json.dumps(describe(cluster), indent=2) + "\n")
     with RunLogger(folder, experiment, state) as run_logger:
         if state is None or state.stage != RIPT:
             policy, state = train_supervised(run_logger, policy, state, view=view, clock=clock), None
         if RIPT in experiment.stages:
             before, after, train_result = _PostTraining(run_logger, policy, state, view).run(cluster, clock)
+            if train_result.exhausted is not None and not train_result.exhausted.is_success:
+                run_logger.fail()
         else:
             after = _evaluate_supervised(run_logger, policy, cluster)
     return Results(folder.path, experiment, before, after, train_result, run_logger.tracking_error)
@@ -185,18 +198,13 @@ def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cl
     if last == experiment.sft.stages[-1]:
         logger.info("evaluating on held-out contexts")
         with open_runtime(policy.components(), cluster, with_learner=False) as runtime:
-            result = _evaluate(runtime, held_out_contexts(experiment), experiment)
+            result = evaluate(runtime, held_out_requests(experiment))
         number = checkpoint.number_of(checkpoint.find(folder.path))
         run_logger.log(last, number, success_metrics(result), kind="evaluation")
     run_logger.flush()
     content = {"schema": SCHEMA, "success": result.to_json() if result else None}
     atomic_write(folder.results, json.dumps(content, indent=2) + "\n")
-    run_logger.log_artifacts([folder.results])
     return result
-
-
-def _evaluate(runtime: Runtime, contexts: tuple[Context, ...], experiment: Experiment) -> EvaluationResult:
-    return evaluate(runtime, contexts, batch_size=experiment.evaluation.batch_size, seed=experiment.seed)
 
 
 class _PostTraining:
@@ -209,7 +217,6 @@ class _PostTraining:
         self._state = state
         self._view = view
         self._experiment = policy.experiment
-        self._held_out = held_out_contexts(self._experiment)
 
     def run(self, cluster: Cluster, clock: CheckpointClock) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
         """Return success before and after, and how training ended."""
@@ -218,7 +225,9 @@ class _PostTraining:
         start = state.progress if state else Progress()
         weights = folder.weights if experiment.keep_weights else None
         with (
-            Recorder(self._run_logger, self._policy, state, clock=clock) as recorder,
+            Recorder(
+                self._run_logger, self._policy, state, task_of=lambda index: stream.at(index).task, clock=clock
+            ) as recorder,
             RolloutLog(folder.groups, weights, stream, start=start) as rollouts,
         ):
             logger.info("starting actors")
@@ -231,6 +240,8 @@ class _PostTraining:
                 if state is not None:
                     runtime.restore(Version(start.update), state.learner)
                 before = self._read_before() or self._evaluate(runtime, recorder, "before RIPT")
+                validation = Validation(runtime, recorder, experiment)
+                validation.run()
                 position = len(experiment.all_stages)
                 size = f"{experiment.num_updates} updates on {runtime.num_actors} rollout actors"
                 logger.info("stage %d: RIPT, %s", position, size)
@@ -243,21 +254,24 @@ class _PostTraining:
                     num_updates=experiment.num_updates,
                     seed=experiment.seed,
                     # Log lines first: checkpoints follow from them. Kept groups last: checkpoints replace them.
-                    callbacks=(rollouts, recorder, KeptGroupsCleaner(kept, folder.checkpoint), self._view),
+                    callbacks=(rollouts, recorder, self._view, validation, KeptGroupsCleaner(kept, folder.checkpoint)),
                     start=start,
                 )
                 if recalling.num_recalled:
                     logger.info("groups that were not rolled out again: %d", recalling.num_recalled)
                 recorder.on_end(result)
-                after = self._evaluate(runtime, recorder, "after RIPT") if recorder.num_updates else before
+                validation.run(at_end=True)
+                after = self._evaluate(runtime, recorder, "after RIPT", before) if recorder.num_updates else before
                 recorder.write_results(before, after, result)
         shutil.rmtree(kept.folder, ignore_errors=True)
         return before, after, result
 
-    def _evaluate(self, runtime: Runtime, recorder: Recorder, when: str) -> EvaluationResult:
+    def _evaluate(
+        self, runtime: Runtime, recorder: Recorder, when: str, before: EvaluationResult | None = None
+    ) -> EvaluationResult:
         logger.info("evaluating on held-out contexts, %s", when)
-        result = _evaluate(runtime, self._held_out, self._experiment)
-        recorder.on_evaluation(result)
+        result = evaluate(runtime, held_out_requests(self._experiment))
+        recorder.on_evaluation(result, before)
         logger.info("success %.1f%% %s", 100 * result.overall.success_rate, when)
         return result
 
@@ -284,16 +298,13 @@ def _require_fresh_contexts(experiment: Experiment) -> None:
     Raises:
         RiptError: They are missing, damaged, too few, or among those that the policy will be evaluated on.
     """
-    source, demos = experiment.sampling.context_source, experiment.demos
-    if source is None or (source == "demos" and demos.folder is None) or RIPT not in experiment.stages:
-        return
-    if source != "demos" and source.is_dir():
+    source = experiment.sampling.context_source
+    if RIPT in experiment.stages and isinstance(source, Path) and source.is_dir():
         raise ConfigError(
             f"sampling.context-source must be demos or a JSON file, not the folder {source}: for the initial states of "
             f"the demonstrations in it, use --demos.folder {source} --sampling.context-source demos"
         )
-    if shared := set(training_contexts(experiment)) & set(held_out_contexts(experiment)):
-        raise ConfigError(
-            f"sampling.context-source: {len(shared)} of its contexts are among the held-out ones of seed "
-            f"{experiment.seed}: a policy must not be evaluated on contexts that it was trained on"
-        )
+    if RIPT in experiment.stages and (isinstance(source, Path) or (source and experiment.demos.folder)):
+        training_contexts(experiment)
+    for split in Split:
+        require_untrained(held_out_contexts(experiment, split), experiment)

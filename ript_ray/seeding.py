@@ -5,11 +5,12 @@ nor a resume can change a result.
 """
 
 import zlib
-from enum import IntEnum
+from enum import IntEnum, StrEnum, unique
 
 from ript_ray.types import Seed
 
 
+@unique
 class Purpose(IntEnum):
     """Purpose of a random stream, part of its seed. Runs depend on these values: add new ones, never renumber."""
 
@@ -26,6 +27,25 @@ class Purpose(IntEnum):
     PRIOR_STAGE = 11
     CONTEXT_NOISE = 12
     ROLLOUT_NOISE = 13
+    VALIDATION_CONTEXTS = 14
+    VALIDATION_ROLLOUTS = 15
+
+
+class Split(StrEnum):
+    """Held-out contexts, which training never draws: `validation` to tune and to choose by, `test` to report."""
+
+    VALIDATION = "validation"
+    TEST = "test"
+
+    @property
+    def contexts(self) -> Purpose:
+        """Purpose of the seeds of its contexts."""
+        return Purpose.HELD_OUT_CONTEXTS if self is Split.TEST else Purpose.VALIDATION_CONTEXTS
+
+    @property
+    def rollouts(self) -> Purpose:
+        """Purpose of the seeds of the rollouts from them."""
+        return Purpose.EVALUATION_ROLLOUTS if self is Split.TEST else Purpose.VALIDATION_ROLLOUTS
 
 
 def seed_of(seed: int, purpose: Purpose, *position: int) -> Seed:

@@ -74,6 +74,7 @@ class RolloutRequest:
         keep_record: Whether to record what the learner needs.
         num_parts: Parts of equal size that the group is rolled out in, each as one batch.
         part: Number of this part, from 0.
+        deterministic: Whether the policy acts without chance; then nothing can be recorded.
     """
 
     index: int
@@ -82,6 +83,7 @@ class RolloutRequest:
     keep_record: bool = True
     num_parts: int = 1
     part: int = 0
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,21 @@ class GroupSummary:
     error: str | None = None
     num_parts: int = 1
     part: int = 0
+
+
+@dataclass(frozen=True)
+class ProcessUsage:
+    """What a process uses.
+
+    Attributes:
+        pid: Its number on its machine.
+        rss_bytes: Resident memory, shared pages included.
+        cpu_s: Processor time since it began, in seconds.
+    """
+
+    pid: int
+    rss_bytes: int
+    cpu_s: float
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,9 @@ class TinyChunkPolicy(ModulePolicy):
             valid_BU=np.ones(chunk_BC.shape, dtype=np.bool_),
         )
 
+    def act_deterministically(self, observations: Arrays, instructions: Sequence[str]) -> NDArray[np.float32]:
+        return self.mean(torch.from_numpy(observations["state"])).detach().clamp(-1, 1).unsqueeze(-1).numpy()
+
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return self._at(record["state"]).log_prob(record["chunk"])
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,6 +12,18 @@ from rich.console import Console
 
 from ript_ray.errors import RiptError
 from ript_ray.runtime.host import let_threads_sleep
+
+
+@dataclass(frozen=True)
+class WithPlugins:
+    """Base of the commands that read configurations of policies and benchmarks.
+
+    Attributes:
+        plugin: Policies and benchmarks of your own, as MODULE:NAME: configuration files may then name their kinds. The
+            module is looked for in the current directory, too.
+    """
+
+    plugin: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def run_command(command: Callable[[], int]) -> None:

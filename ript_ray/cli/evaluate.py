@@ -9,7 +9,7 @@ from ript_ray import api
 from ript_ray.api import EvaluationOverrides
 from ript_ray.cli.entrypoint import print_line
 from ript_ray.config.serialization import SCHEMA
-from ript_ray.data.contexts import held_out_contexts
+from ript_ray.data.contexts import held_out_requests
 from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.tables import difference_table, results_table
 from ript_ray.evaluation.video import VideoSettings
@@ -33,7 +33,7 @@ def evaluate_checkpoint(
 
     Args:
         path: A checkpoint or a run.
-        overrides: Other tasks or another number of contexts.
+        overrides: Other tasks, another number of contexts, another split.
         out: Where the figures go as JSON, if anywhere.
         videos: Folder for a video of a success and a failure of each task, if wanted.
         video_settings: Size and quality of the videos.
@@ -48,14 +48,14 @@ def evaluate_checkpoint(
     _require_writable(out, videos)
     result = api.evaluate(path, overrides, cluster=cluster)
     console = Console()
-    console.print(results_table({"success": result}, f"{path}: held-out contexts"))
+    console.print(results_table({"success": result}, f"{path}: {overrides.split} contexts"))
     if out is not None:
         atomic_write(out, json.dumps({"schema": SCHEMA, **result.to_json()}, indent=2) + "\n")
     if videos is not None:
         saved = checkpoint.load(checkpoint.find(path))
         policy = SavedPolicy(overrides.apply_to(saved.experiment), saved.arrays)
-        contexts = held_out_contexts(policy.experiment)
-        written = write_evaluation_videos(policy, contexts, result, folder=videos, video_settings=video_settings)
+        requests = held_out_requests(policy.experiment, overrides.split)
+        written = write_evaluation_videos(policy, requests, result, folder=videos, video_settings=video_settings)
         for video in written:
             print_line(console, f"video: {video}")
     return 0
@@ -69,7 +69,7 @@ def compare_checkpoints(
     Args:
         first: A checkpoint or a run.
         second: A checkpoint, a run or a model folder.
-        overrides: Other tasks or another number of contexts.
+        overrides: Other tasks, another number of contexts, another split.
         out: Where the figures go as JSON, if anywhere.
         cluster: Where it runs.
 
@@ -81,9 +81,9 @@ def compare_checkpoints(
     found = api.compare(first, second, overrides, cluster=cluster)
     results, console = {"A": found.first, "B": found.second}, Console()
     print_line(console, f"A: {first}\nB: {second}")
-    title = f"held-out contexts of {found.experiment.name}, seed {found.experiment.seed}"
+    title = f"{overrides.split} contexts of {found.experiment.name}, seed {found.experiment.evaluation_seed}"
     console.print(results_table(results, title))
-    console.print(difference_table(found.difference, "the same contexts and seeds, in pairs"))
+    console.print(difference_table(found.difference, "the same contexts and seeds, in pairs; p of a task: after Holm"))
     if out is not None:
         figures = {
             "schema": SCHEMA,

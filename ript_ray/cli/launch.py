@@ -31,6 +31,7 @@ class Launch:
         experiment: What is learned.
         cluster: Where it runs.
         runs: Folder of the runs of all experiments.
+        label: A word at the end of the run's name, in its folder and in MLflow.
         view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
             every 10 s in supervised stages), quiet (only warnings, errors and the results).
         plugin: Policies and benchmarks of your own, as MODULE:NAME; `--policy.kind` and `--benchmark.kind` may then
@@ -40,6 +41,7 @@ class Launch:
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     cluster: Cluster = field(default_factory=Cluster)
     runs: Path = Path("runs")
+    label: str = ""
     view: ViewMode = ViewMode.AUTO
     plugin: tuple[str, ...] = ()
 
@@ -128,7 +130,7 @@ def _run(launch: Launch) -> int:
         console_logging(launch.view.log_level, console),
         View(launch.view, launch.experiment.num_updates, console) as view,
     ):
-        results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view)
+        results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label)
     return report(results, console)
 
 

@@ -9,8 +9,10 @@ import tyro
 from rich.console import Console
 
 from ript_ray.cli.doctor import diagnose
-from ript_ray.cli.entrypoint import register_plugins, run_command
+from ript_ray.cli.entrypoint import WithPlugins, register_plugins, run_command
+from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
+from ript_ray.seeding import Split
 from ript_ray.tracking.logs import console_logging
 
 VideoRendering = Annotated[
@@ -22,16 +24,7 @@ VideoRendering = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class WithPlugins:
-    """Base of the commands that read configurations of policies and benchmarks.
-
-    Attributes:
-        plugin: Policies and benchmarks of your own, as MODULE:NAME: configuration files may then name their kinds. The
-            module is looked for in the current directory, too.
-    """
-
-    plugin: tuple[str, ...] = field(default=(), kw_only=True)
+SplitName = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +38,8 @@ class Evaluate(WithPlugins):
         checkpoint: A checkpoint, or a run's folder (its newest checkpoint).
         contexts_per_task: Held-out contexts per task, at least 1; as in the experiment unless given.
         tasks: Tasks to evaluate on; those of the experiment unless given.
+        split: Which held-out contexts: test (those that runs report) or validation (to tune and to choose by).
+        deterministic: Act without chance where the policy offers it; as in the experiment unless given.
         out: Write the figures to this JSON file, which must not exist.
         videos: Write a GIF of the first success and of the first failure of each task to this folder, which must not
             exist. They are replayed from their seeds, exactly.
@@ -55,6 +50,8 @@ class Evaluate(WithPlugins):
     checkpoint: Annotated[Path, tyro.conf.Positional]
     contexts_per_task: int | None = None
     tasks: tuple[str, ...] | None = None
+    split: SplitName = "test"
+    deterministic: bool | None = None
     out: Path | None = None
     videos: Path | None = None
     video_size: int = 256
@@ -70,7 +67,7 @@ class Evaluate(WithPlugins):
 
         return evaluate_checkpoint(
             self.checkpoint,
-            EvaluationOverrides(self.contexts_per_task, self.tasks),
+            EvaluationOverrides(self.contexts_per_task, self.tasks, Split(self.split), self.deterministic),
             out=self.out,
             videos=self.videos,
             video_settings=VideoSettings(self.video_size, self.video_rendering),
@@ -90,6 +87,8 @@ class Compare(WithPlugins):
         second: A checkpoint, a run's folder, or a model folder.
         contexts_per_task: Held-out contexts per task, at least 1; as in the first one's experiment unless given.
         tasks: Tasks to evaluate on; those of the first one's experiment unless given.
+        split: Which held-out contexts: test (those that runs report) or validation (to tune and to choose by).
+        deterministic: Act without chance where both policies offer it; as in the first one's experiment unless given.
         out: Write the figures to this JSON file, which must not exist.
         cluster: Where it runs.
     """
@@ -98,6 +97,8 @@ class Compare(WithPlugins):
     second: Annotated[Path, tyro.conf.Positional]
     contexts_per_task: int | None = None
     tasks: tuple[str, ...] | None = None
+    split: SplitName = "test"
+    deterministic: bool | None = None
     out: Path | None = None
     cluster: Cluster = field(default_factory=Cluster)
 
@@ -106,8 +107,8 @@ class Compare(WithPlugins):
         from ript_ray.api import EvaluationOverrides
         from ript_ray.cli.evaluate import compare_checkpoints
 
-        contexts = EvaluationOverrides(self.contexts_per_task, self.tasks)
-        return compare_checkpoints(self.first, self.second, contexts, out=self.out, cluster=self.cluster)
+        overrides = EvaluationOverrides(self.contexts_per_task, self.tasks, Split(self.split), self.deterministic)
+        return compare_checkpoints(self.first, self.second, overrides, out=self.out, cluster=self.cluster)
 
 
 @dataclass(frozen=True)
@@ -373,6 +374,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "evaluate": Evaluate,
         "compare": Compare,
+        "summarize": Summarize,
         "replay": Replay,
         "resume": Resume,
         "sync-tracking": SyncTracking,

@@ -5,7 +5,7 @@ import json
 from ript_ray.config.serialization import read_experiment
 from ript_ray.errors import TrackingError
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.run_logger import tracking_identity
+from ript_ray.runs.run_logger import artifacts, tracking_identity
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.tracking.mlflow_run import MlflowRun
 from ript_ray.tracking.tracker import RunStatus
@@ -31,19 +31,18 @@ def sync_tracking(folder: RunDir) -> int:
             status = _status_of(folder, run.status)
             if status != run.status:
                 run.end(status)
-            run.log_files([path for path in (folder.results, folder.curve) if path.exists()])
+            run.log_files(artifacts(folder))
         except Exception as error:  # boundary: the client library may raise anything
             raise TrackingError(f"uploading to the tracking store failed: {type(error).__name__}: {error}") from error
     return len(points)
 
 
 def _status_of(folder: RunDir, stored: str) -> str:
-    """Final status: finished if there are results, else the status in the store, else the one in the run directory."""
-    if folder.results.exists():
-        return RunStatus.FINISHED
-    if stored in set(RunStatus):
+    """Final status: with results the one in the run directory, else the one in the store if there is one."""
+    has_results = folder.results.exists()
+    if stored in set(RunStatus) and not has_results:
         return stored
     try:
         return RunStatus(json.loads(folder.status.read_text())["status"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return RunStatus.KILLED  # it could not write its status
+    except (OSError, ValueError, KeyError, TypeError):  # it could not write its status
+        return RunStatus.FINISHED if has_results else RunStatus.KILLED

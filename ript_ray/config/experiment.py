@@ -116,10 +116,17 @@ class Experiment:
             except ValueError as error:
                 raise ConfigError(f"tasks: {error}") from None
         self.policy.require_fit(self.benchmark.spec)
+        if self.evaluation.deterministic:
+            self.policy.require_deterministic()
         require_between("max-steps", self.max_steps, 1, self.benchmark.spec.max_steps)
         for field_name in ("num_updates", "checkpoint_every", "learner_threads", "num_learners"):
             require_at_least(field_name.replace("_", "-"), getattr(self, field_name), 1)
         require_between("seed", self.seed, 0, 2**31 - 1)
+
+    @property
+    def evaluation_seed(self) -> int:
+        """Seed of the held-out contexts and of the rollouts from them."""
+        return self.seed if self.evaluation.seed is None else self.evaluation.seed
 
     @property
     def all_stages(self) -> tuple[str, ...]:

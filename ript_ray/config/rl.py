@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ript_ray.checks import require, require_at_least, require_positive
+from ript_ray.checks import require, require_at_least, require_between, require_positive
+from ript_ray.seeding import Split
 
 ContextSource = Literal["demos"] | Path | None
 
@@ -173,13 +174,35 @@ class Evaluation:
     """Evaluation of success rates.
 
     Attributes:
-        contexts_per_task: Held-out contexts per task, one rollout each, at least 1. Source: paper, 50.
+        contexts_per_task: Test contexts per task, one rollout each, at least 1: held out for what is reported. Source:
+            paper, 50.
+        validation_contexts_per_task: Validation contexts per task, at least 1: held out for the curve of `every`, the
+            choice of the best checkpoint, and tuning. Source: ours.
+        every: Updates between two evaluations on the validation contexts during post-training, at least 1; none
+            unless given. The checkpoint of the best one is kept as checkpoints/best. Source: authors' code, 1 to 3.
+        deterministic: Act without chance where the policy offers it, such as on the mean of its distribution;
+            otherwise actions are sampled, as in training. Source: authors' code, on for OpenVLA-OFT, off for QueST.
+        seed: Seed of the held-out contexts and of their rollouts, from 0 to 2147483647; that of the experiment unless
+            given. Runs with different seeds are evaluated on the same contexts if they share it. Source: ours.
         batch_size: Episodes per actor that run as one batch, at least 1. Source: ours.
     """
 
     contexts_per_task: int = 50
+    validation_contexts_per_task: int = field(default=20, metadata={"before": 20})
+    every: int | None = field(default=None, metadata={"before": None})
+    deterministic: bool = field(default=False, metadata={"before": False})
+    seed: int | None = field(default=None, metadata={"before": None})
     batch_size: int = 10
 
     def __post_init__(self) -> None:
         require_at_least("evaluation.contexts-per-task", self.contexts_per_task, 1)
+        require_at_least("evaluation.validation-contexts-per-task", self.validation_contexts_per_task, 1)
+        if self.every is not None:
+            require_at_least("evaluation.every", self.every, 1)
+        if self.seed is not None:
+            require_between("evaluation.seed", self.seed, 0, 2**31 - 1)
         require_at_least("evaluation.batch-size", self.batch_size, 1)
+
+    def num_contexts(self, split: Split) -> int:
+        """Return the number of contexts per task of a split."""
+        return self.contexts_per_task if split is Split.TEST else self.validation_contexts_per_task

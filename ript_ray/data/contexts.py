@@ -4,19 +4,24 @@ Source: RIPT-VLA Algorithm 1, lines 1 and 6.
 """
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ript_envs.contract import Benchmark
+from ript_ray.checks import require
 from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.dataset import open_source
 from ript_ray.errors import ConfigError, RiptError
+from ript_ray.evaluation.evaluate import evaluation_requests
 from ript_ray.rl.context_stream import ContextStream, Perturb
-from ript_ray.seeding import Purpose, seed_of, text_code
-from ript_ray.types import Context, Seed
+from ript_ray.seeding import Purpose, Split, seed_of, text_code
+from ript_ray.types import RIPT, Context, RolloutRequest, Seed
+
+logger = logging.getLogger(__name__)
 
 
 def draw_contexts(
@@ -107,14 +112,26 @@ def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num
     return tuple(context for contexts in by_task.values() for context in contexts[:num_per_task])
 
 
-def held_out_contexts(experiment: Experiment) -> tuple[Context, ...]:
+def held_out_contexts(experiment: Experiment, split: Split = Split.TEST) -> tuple[Context, ...]:
     """Return the contexts that an experiment is evaluated on; training never draws them."""
     return draw_contexts(
         experiment.benchmark,
         experiment.tasks,
-        num_per_task=experiment.evaluation.contexts_per_task,
-        seed=experiment.seed,
-        purpose=Purpose.HELD_OUT_CONTEXTS,
+        num_per_task=experiment.evaluation.num_contexts(split),
+        seed=experiment.evaluation_seed,
+        purpose=split.contexts,
+    )
+
+
+def held_out_requests(experiment: Experiment, split: Split = Split.TEST) -> list[RolloutRequest]:
+    """Return the requests that evaluate a policy of an experiment on its held-out contexts."""
+    settings = experiment.evaluation
+    return evaluation_requests(
+        held_out_contexts(experiment, split),
+        batch_size=settings.batch_size,
+        seed=experiment.evaluation_seed,
+        split=split,
+        deterministic=settings.deterministic,
     )
 
 
@@ -124,23 +141,31 @@ def training_contexts(experiment: Experiment) -> tuple[Context, ...]:
     Raises:
         RiptError: The source of contexts is missing, corrupt, or has too few, or no valid perturbation was found.
     """
+    sampling = experiment.sampling
+    return with_noise(
+        experiment.benchmark, _without_noise(experiment), std_m=sampling.context_noise_m, seed=experiment.seed
+    )
+
+
+def _without_noise(experiment: Experiment) -> tuple[Context, ...]:
     sampling, benchmark, tasks = experiment.sampling, experiment.benchmark, experiment.tasks
     source, num_per_task = sampling.context_source, sampling.contexts_per_task
     if source is None:
-        contexts = draw_contexts(
+        return draw_contexts(
             benchmark, tasks, num_per_task=num_per_task, seed=experiment.seed, purpose=Purpose.TRAINING_CONTEXTS
         )
-    elif source == "demos":
-        contexts = _demonstrated_contexts(experiment, experiment.demos)
-    elif source.is_dir():  # older runs only: the first demonstrations of each file, whatever `demos` selects
-        contexts = _demonstrated_contexts(experiment, Demonstrations(folder=source, num_per_task=num_per_task))
-    else:
-        contexts = read_contexts(source, benchmark, tasks, num_per_task=num_per_task)
-    return with_noise(benchmark, contexts, std_m=sampling.context_noise_m, seed=experiment.seed)
+    if source == "demos":
+        return _demonstrated_contexts(experiment, experiment.demos, num_per_task)
+    if source.is_dir():  # older runs only: the first demonstrations of each file, whatever `demos` selects
+        demos = Demonstrations(folder=source, num_per_task=num_per_task)
+        return _demonstrated_contexts(experiment, demos, num_per_task)
+    return read_contexts(source, benchmark, tasks, num_per_task=num_per_task)
 
 
-def _demonstrated_contexts(experiment: Experiment, settings: Demonstrations) -> tuple[Context, ...]:
-    """Return the initial states of the first demonstrations that are trained on, read from files or recorded."""
+def _demonstrated_contexts(
+    experiment: Experiment, settings: Demonstrations, num_per_task: int | None
+) -> tuple[Context, ...]:
+    """Return the initial states of the demonstrations that are trained on, from files or recorded; None for all."""
     benchmark = experiment.benchmark
     source = open_source(
         benchmark,
@@ -154,12 +179,45 @@ def _demonstrated_contexts(experiment: Experiment, settings: Demonstrations) -> 
     contexts = []
     for task in experiment.tasks:
         trained, _ = source.read(task)
-        for demonstration in trained[: experiment.sampling.contexts_per_task]:
+        for demonstration in trained[:num_per_task]:
             if demonstration.initial_state is None:
                 raise RiptError(f"the demonstrations of {task} have no initial states to draw contexts from")
             state = tuple(demonstration.initial_state.tolist())
             contexts.append(Context(task, demonstration.instruction, state))
     return tuple(contexts)
+
+
+def require_untrained(contexts: Sequence[Context], experiment: Experiment) -> None:
+    """Check that an experiment trains on none of these held-out contexts.
+
+    Contexts drawn from seeds are others by construction. Those of files are compared as the files have them, before any
+    noise, and in single precision, which a file may have stored.
+
+    Raises:
+        ConfigError: It trains on some.
+    """
+    source, demos = experiment.sampling.context_source, experiment.demos
+    trained: dict[str, Callable[[], tuple[Context, ...]]] = {}
+    if RIPT in experiment.stages and isinstance(source, Path):
+        trained["sampling.context-source"] = lambda: _without_noise(experiment)
+    if demos.folder is not None and (experiment.supervised_tasks or source == "demos"):
+        trained["demos.folder"] = lambda: _demonstrated_contexts(experiment, demos, None)
+    held_out = {_rounded(context) for context in contexts}
+    for option, read in trained.items():
+        try:
+            shared = len(held_out & {_rounded(context) for context in read()})
+        except (RiptError, OSError) as error:
+            logger.warning("whether %s holds contexts of the evaluation is not known: %s", option, error)
+            continue
+        require(
+            not shared,
+            f"{option}: {shared} of its contexts are among the held-out ones of the evaluation: a policy must not be "
+            "evaluated on contexts that it was trained on",
+        )
+
+
+def _rounded(context: Context) -> tuple[str, bytes]:
+    return context.task, np.array(context.initial_state, np.float32).tobytes()
 
 
 def training_stream(experiment: Experiment) -> ContextStream:

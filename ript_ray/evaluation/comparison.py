@@ -4,6 +4,7 @@ Pairs in which both succeed or both fail cancel out, so the paired interval is n
 suggest.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -84,9 +85,22 @@ class Comparison:
         per_task = {task: PairedDifference.of(*pair) for task, pair in pairs.items()}
         return cls(PairedDifference.of(*overall), per_task)
 
+    @functools.cached_property
+    def holm_p_values(self) -> dict[str, float]:
+        """p-values of the tasks, corrected for their number.
+
+        The chance that any of them is below 0.05 where no task differs is at most 0.05. Source: Holm 1979.
+        """
+        corrected, highest = {}, 0.0
+        for rank, task in enumerate(sorted(self.per_task, key=lambda task: self.per_task[task].p_value)):
+            highest = max(highest, (len(self.per_task) - rank) * self.per_task[task].p_value)
+            corrected[task] = min(1.0, highest)
+        return corrected
+
     def to_json(self) -> dict[str, Any]:
-        """Return the overall difference, and the differences `per_task`."""
-        return {**asdict(self.overall), "per_task": {task: asdict(each) for task, each in self.per_task.items()}}
+        """Return the overall difference, and the differences `per_task`; `p_holm` are corrected p-values."""
+        per_task = {task: {**asdict(each), "p_holm": self.holm_p_values[task]} for task, each in self.per_task.items()}
+        return {**asdict(self.overall), "per_task": per_task}
 
 
 def _correlation(num_both: int, num_gained: int, num_lost: int, num_pairs: int) -> float:

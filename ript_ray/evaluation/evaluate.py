@@ -16,8 +16,8 @@ from scipy.stats import binomtest
 
 from ript_ray.errors import WorkerError
 from ript_ray.rl.protocols import Runtime
-from ript_ray.seeding import Purpose, seed_of, text_code
-from ript_ray.types import Context, GroupSummary, RolloutRequest, Seed
+from ript_ray.seeding import Split, seed_of, text_code
+from ript_ray.types import Context, RolloutRequest, Seed
 
 
 @dataclass(frozen=True)
@@ -108,58 +108,50 @@ def _is_close(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def evaluate(runtime: Runtime, contexts: Sequence[Context], *, batch_size: int, seed: int) -> EvaluationResult:
-    """Run one rollout from each context.
-
-    Args:
-        runtime: Must have no other requests in flight.
-        contexts: Initial states.
-        batch_size: Episodes per request; one actor runs them as a batch.
-        seed: The experiment's seed.
+def evaluate(runtime: Runtime, requests: Sequence[RolloutRequest]) -> EvaluationResult:
+    """Run the requests of an evaluation on a runtime, beside those of training if there are any.
 
     Raises:
         WorkerError: A rollout failed, e.g. an environment returned neither success nor failure.
     """
-    requests = evaluation_requests(contexts, batch_size=batch_size, seed=seed)
-    for request in requests:
-        runtime.launch(request)
-    successes: dict[int, float] = {}
-    num_env_steps = 0
-    for _ in requests:
-        summary = runtime.next_event()
-        assert isinstance(summary, GroupSummary), "no update runs during an evaluation"
-        runtime.discard(summary.index)
-        if summary.error:
-            raise WorkerError(f"evaluation of {contexts[summary.index].task}: {summary.error}")
-        num_env_steps += sum(summary.num_steps)
-        for row, success in enumerate(summary.successes):
-            successes[summary.index + row] = success
     outcomes: dict[str, list[bool]] = {}
-    for index, context in enumerate(contexts):
-        outcomes.setdefault(context.task, []).append(successes[index] == 1.0)
+    num_env_steps = 0
+    for request, summary in zip(requests, runtime.roll_out(requests), strict=True):
+        if summary.error:
+            raise WorkerError(f"evaluation of {request.contexts[0].task}: {summary.error}")
+        num_env_steps += sum(summary.num_steps)
+        for context, success in zip(request.contexts, summary.successes, strict=True):
+            outcomes.setdefault(context.task, []).append(success == 1.0)
     return EvaluationResult({task: tuple(each) for task, each in outcomes.items()}, num_env_steps)
 
 
-def evaluation_requests(contexts: Sequence[Context], *, batch_size: int, seed: int) -> list[RolloutRequest]:
-    """Return the requests of an evaluation; the index of a request is that of its first context.
+def evaluation_requests(
+    contexts: Sequence[Context], *, batch_size: int, seed: int, split: Split = Split.TEST, deterministic: bool = False
+) -> list[RolloutRequest]:
+    """Return the requests of an evaluation, one rollout from each context; their indices are negative.
 
-    See `evaluate` for the arguments. Outcomes depend on `batch_size`: floating-point sums over a batch differ in the
-    last bits with its size.
+    Outcomes depend on `batch_size`: floating-point sums over a batch differ in the last bits with its size.
+
+    Args:
+        contexts: Initial states.
+        batch_size: Episodes per request; one actor runs them as a batch.
+        seed: The seed of the evaluation.
+        split: What the contexts are for; part of the seed of each rollout.
+        deterministic: Whether the policy acts without chance.
     """
-    seeds = _rollout_seeds(contexts, seed)
-    starts = range(0, len(contexts), batch_size)
-    rows = [slice(start, start + batch_size) for start in starts]
+    seeds = _rollout_seeds(contexts, seed, split)
+    rows = [slice(start, start + batch_size) for start in range(0, len(contexts), batch_size)]
     return [
-        RolloutRequest(start, tuple(contexts[part]), seeds[part], keep_record=False)
-        for start, part in zip(starts, rows, strict=True)
+        RolloutRequest(-number, tuple(contexts[part]), seeds[part], keep_record=False, deterministic=deterministic)
+        for number, part in enumerate(rows, start=1)
     ]
 
 
-def _rollout_seeds(contexts: Sequence[Context], seed: int) -> tuple[Seed, ...]:
+def _rollout_seeds(contexts: Sequence[Context], seed: int, split: Split) -> tuple[Seed, ...]:
     """One seed per context, from its task and its index within the task, so other tasks do not change it."""
     counts: Counter[str] = Counter()
     seeds = []
     for context in contexts:
-        seeds.append(seed_of(seed, Purpose.EVALUATION_ROLLOUTS, text_code(context.task), counts[context.task]))
+        seeds.append(seed_of(seed, split.rollouts, text_code(context.task), counts[context.task]))
         counts[context.task] += 1
     return tuple(seeds)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ript_ray.evaluation.comparison import Comparison, PairedDifference
 from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate
+from ript_ray.evaluation.summary import Summary, TaskSummary
 
 
 def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
@@ -27,7 +28,8 @@ def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
 def difference_table(comparison: Comparison, title: str) -> Table:
     """Paired differences B - A with 95 % intervals, per task and overall.
 
-    won:lost counts the pairs in which only B and only A succeeded; p is of McNemar's exact test.
+    won:lost counts the pairs in which only B and only A succeeded; p is of McNemar's exact test, that of a task after
+    Holm's correction for the number of tasks.
     """
     # Fits 80 columns, even with the longest task name.
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
@@ -35,10 +37,38 @@ def difference_table(comparison: Comparison, title: str) -> Table:
     for name in ("B - A, points", "won:lost", "p", "of"):
         table.add_column(name, justify="right", no_wrap=True)
     for task, difference in comparison.per_task.items():
-        table.add_row(task, *_difference_cells(difference))
+        table.add_row(task, *_difference_cells(difference, comparison.holm_p_values[task]))
     table.add_section()
     table.add_row("all tasks", *_difference_cells(comparison.overall), style="bold")
     return table
+
+
+def summary_table(summary: Summary) -> Table:
+    """Success before and after, the worst seed and the gain, per task and overall, over several seeds."""
+    which = "the same" if summary.shares_contexts else "other"
+    title = (
+        f"seeds {', '.join(map(str, summary.seeds))}; {summary.num_contexts} contexts per task, {which} for each seed; "
+        f"worst: seed {summary.worst_seed}"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("task", no_wrap=True)
+    for name in ("before, %", "after, %", "worst", "gain, points"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for task, each in summary.per_task.items():
+        table.add_row(task, *_summary_cells(each))
+    table.add_section()
+    table.add_row("all tasks", *_summary_cells(summary.overall), style="bold")
+    return table
+
+
+def _summary_cells(summary: TaskSummary) -> list[str]:
+    after, gain = summary.after, summary.gain
+    return [
+        f"{100 * summary.before.mean:.1f}",
+        f"{100 * after.mean:.1f} [{100 * after.low:.1f}, {100 * after.high:.1f}]",
+        f"{100 * after.worst:.1f}",
+        f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
+    ]
 
 
 def difference_line(difference: PairedDifference) -> str:
@@ -47,10 +77,10 @@ def difference_line(difference: PairedDifference) -> str:
     return f"paired difference {points} points, {num_pairs} rollouts each, McNemar p {p_value}"
 
 
-def _difference_cells(difference: PairedDifference) -> tuple[str, ...]:
+def _difference_cells(difference: PairedDifference, p_value: float | None = None) -> tuple[str, ...]:
     points = f"{100 * difference.difference:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     won_lost = f"{difference.num_gained}:{difference.num_lost}"
-    return points, won_lost, f"{difference.p_value:.1g}", str(difference.num_pairs)
+    return points, won_lost, f"{difference.p_value if p_value is None else p_value:.1g}", str(difference.num_pairs)
 
 
 def _cells(rates: Sequence[SuccessRate]) -> list[str]:

@@ -7,7 +7,7 @@ scored per chunk step), and are independent of losses and of Ray.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class DeterministicPolicy(Policy, Protocol):
+    """A policy that can act without chance as well, e.g. on the mean of its distribution."""
+
+    def act_deterministically(self, observations: Arrays, instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Return the actions of B rollouts, float32 (B, C, A) in [-1, 1]; see `act` for the arguments."""
+        ...
+
+
 class PolicyConfig(ABC):
     """Base class of policy configurations: frozen dataclasses with a field `kind` that build what they describe.
 
@@ -100,6 +109,7 @@ class PolicyConfig(ABC):
             (`ppo.learning-rates`, `ppo.max-grad-norms`): by name, the prefix of their parameters' names.
         semantic_fields: Fields that change the meaning of weights, though not always their shapes: an experiment
             starts only from weights whose configuration agrees in them.
+        is_deterministic: Whether `build` returns a `DeterministicPolicy`: `evaluation.deterministic` is then allowed.
     """
 
     kind: str
@@ -109,6 +119,7 @@ class PolicyConfig(ABC):
     sft_type: ClassVar[type[SFTConfig]] = NoSFT
     parameter_groups: ClassVar[Mapping[str, str]] = {}
     semantic_fields: ClassVar[tuple[str, ...]] = ()
+    is_deterministic: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, spec: EnvironmentSpec) -> Policy:
@@ -140,6 +151,18 @@ class PolicyConfig(ABC):
             CheckpointError: They do not; all differences are listed.
         """
         self.build(spec).load_state_arrays(arrays)
+
+    def require_deterministic(self) -> None:
+        """Check that the policy can act without chance.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+        require(
+            self.is_deterministic,
+            f"evaluation.deterministic: policy {self.kind} has no deterministic mode, it only samples; leave it off, "
+            "or give the policy `act_deterministically` and its configuration `is_deterministic`",
+        )
 
     def require_fit(self, spec: EnvironmentSpec) -> None:
         """Check that a benchmark has the cameras and sensors that the policy reads.

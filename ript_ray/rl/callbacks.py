@@ -10,6 +10,7 @@ from ript_ray.errors import SearchExhaustedError
 from ript_ray.rl.dynamic_sampling import Verdict, trained_verdicts
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
+from ript_ray.rl.protocols import RuntimeUsage
 from ript_ray.types import Arrays, GroupSummary, Progress, Weights
 
 
@@ -92,6 +93,7 @@ class UpdateRecord:
         num_replaced: Rollout actors replaced so far.
         learner_state: Fetches the learner's state; valid until the next update starts.
         broadcast_s: Seconds spent sending weights.
+        usage: Memory and processor time of all processes.
     """
 
     stats: RolloutStats
@@ -102,6 +104,7 @@ class UpdateRecord:
     num_replaced: int
     learner_state: Callable[[], Arrays]
     broadcast_s: float
+    usage: RuntimeUsage = RuntimeUsage()  # noqa: RUF009 (frozen)
 
 
 class Callback(Protocol):

@@ -8,7 +8,7 @@ from ript_envs.contract import Environment
 from ript_ray.config.rl import PPO
 from ript_ray.policies.base import Policy
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
+from ript_ray.types import Arrays, Group, GroupSummary, ProcessUsage, RolloutRequest, Version, Weights
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,19 @@ class Rerun:
     trained: GroupSummary
 
 
+@dataclass(frozen=True)
+class RuntimeUsage:
+    """What the processes of a runtime use, as they last reported it.
+
+    Attributes:
+        processes: By kind (driver, learner, actor) and number.
+        cpu_s: Processor time of all of them since they began, those that were replaced included, in seconds.
+    """
+
+    processes: Mapping[str, Mapping[int, ProcessUsage]] = field(default_factory=dict)
+    cpu_s: float = 0.0
+
+
 class Runtime(Protocol):
     """Executes rollout requests on actors and updates on the learner."""
 
@@ -83,6 +96,11 @@ class Runtime(Protocol):
     @property
     def dispatch_counts(self) -> DispatchCounts:
         """Counts of dispatched, lost and running requests, and of replaced actors."""
+        ...
+
+    @property
+    def usage(self) -> RuntimeUsage:
+        """Memory and processor time of all processes."""
         ...
 
     def launch(self, request: RolloutRequest) -> None:
@@ -101,6 +119,20 @@ class Runtime(Protocol):
 
         Raises:
             WorkerError: The learner failed, or actors failed beyond the retry limits; the message gives the cause.
+        """
+        ...
+
+    def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
+        """Run requests that are not for training, such as an evaluation, to their end; drop their groups.
+
+        Their indices must differ from those of training. Groups of training that finish meanwhile are later events.
+        `dispatch_counts` leave these requests out, but their lost copies count as lost.
+
+        Returns:
+            The summaries, in the order of the requests.
+
+        Raises:
+            WorkerError: See `next_event`.
         """
         ...
 

@@ -122,6 +122,7 @@ def _broadcast(
         num_replaced=runtime.dispatch_counts.num_replaced,
         learner_state=runtime.learner_state,
         broadcast_s=time.perf_counter() - started,
+        usage=runtime.usage,
     )
 
 

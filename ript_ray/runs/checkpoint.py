@@ -55,6 +55,7 @@ class RunTotals:
         failed_saves: Saves that failed because a file could not be written.
         groups: Groups by verdict.
         ledger: Where every dispatched group has gone.
+        core_s: Processor time of all processes of post-training, evaluations included, in seconds.
         dataset: What tells the demonstrations of a supervised stage from others, by name.
     """
 
@@ -65,6 +66,7 @@ class RunTotals:
     failed_saves: int = 0
     groups: dict[str, int] = field(default_factory=dict)
     ledger: Ledger = Ledger()  # noqa: RUF009 (frozen)
+    core_s: float = field(default=0.0, metadata={"before": 0.0})
     dataset: dict[str, int] = field(default_factory=dict)
 
 

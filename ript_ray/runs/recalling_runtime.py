@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ript_ray.rl.dynamic_sampling import UNIFORM, judge
 from ript_ray.rl.learner import UpdateReport
-from ript_ray.rl.protocols import DispatchCounts, Rerun, Runtime
+from ript_ray.rl.protocols import DispatchCounts, Rerun, Runtime, RuntimeUsage
 from ript_ray.runs.kept_groups import KeptGroups, Note
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
@@ -63,6 +63,15 @@ class RecallingRuntime:
             self._queue.append((request, note))
         else:
             self._inner.launch(request)
+
+    @property
+    def usage(self) -> RuntimeUsage:
+        """See `Runtime`."""
+        return self._inner.usage
+
+    def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
+        """See `Runtime`."""
+        return self._inner.roll_out(requests)
 
     def run_ahead(self, request_of: Callable[[int], RolloutRequest] | None, first_index: int) -> None:
         """See `Runtime`."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,12 +15,15 @@ from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
 from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict, trained_verdicts
+from ript_ray.rl.learner import learning_rate_of
 from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
+from ript_ray.runs.metrics import TaskCounts, difference_metrics, memory_metrics
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
-from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
+from ript_ray.seeding import Split
+from ript_ray.storage.atomic import atomic_symlink, atomic_write, os_errors_as_storage_error
 from ript_ray.tracking.metrics_log import MetricPoint, PointKind
 from ript_ray.tracking.plot import plot_curve
 from ript_ray.types import RIPT, Arrays, GroupSummary, Progress
@@ -51,6 +55,7 @@ class Recorder:
         policy: SavedPolicy,
         state: TrainingState | None = None,
         *,
+        task_of: Callable[[int], str],
         clock: CheckpointClock | None = None,
     ):
         """Save the policy that training starts from.
@@ -59,6 +64,7 @@ class Recorder:
             run_logger: The run.
             policy: The policy that training starts from; saved as the checkpoint of update 0.
             state: Where an earlier process stopped; `policy` is then the policy of that moment.
+            task_of: The task of a group, by its index.
             clock: Tells when a checkpoint is due that `checkpoint_every` does not ask for.
 
         Raises:
@@ -71,18 +77,21 @@ class Recorder:
         self._policy = policy
         self._totals = state.totals if state else RunTotals()
         self._earlier_ledger = self._totals.ledger
+        self._earlier_core_s = self._totals.core_s - time.process_time()  # of this process: what comes from now on
+        self._task_counts = TaskCounts(task_of)
         self._totals = replace(self._totals, ledger=carry_over(self._earlier_ledger, Ledger()))
         self._unsaved: _Unsaved | None = None
         self._save_is_due = False
         self._clock = clock or CheckpointClock()
         self._before: EvaluationResult | None = None
-        self._points = [point for point in run_logger.restored_points if point.kind == "update"]
+        self._points = [point for point in run_logger.restored_points if point.kind in ("update", "validation")]
         if state is None:
             checkpoint.save(
                 self._folder.checkpoint(0),
                 policy,
                 TrainingState(Progress(), replace(self._totals, wall_s=run_logger.wall_s)),
             )
+        self._mark_best()
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +107,8 @@ class Recorder:
             # Otherwise the error that ends the run says more than this one.
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
-        """Do nothing: all is written when the update ends."""
+        """Count the group for its task; all is written when the update ends."""
+        self._task_counts.add(stats.update, summary, is_accepted=verdict is Verdict.ACCEPTED)
 
     def on_update(self, record: UpdateRecord) -> None:
         """Log a finished update, and save a checkpoint if one is due.
@@ -115,11 +125,14 @@ class Recorder:
             totals,
             ledger=carry_over(self._earlier_ledger, record.ledger),
             skipped_updates=totals.skipped_updates + (record.report.error is not None),
+            core_s=self._earlier_core_s + record.usage.cpu_s,
         )
         self._unsaved = _Unsaved(record, learner_state, self._totals)  # at once: an interrupt may come anywhere
         if record.report.error:
             logger.warning("update %d was skipped: %s", self.num_updates, record.report.error)
-        self._points.append(self._log({**metrics_of(record), **self._sums()}, "update"))
+        metrics = metrics_of(record) | memory_metrics(record.usage) | self._task_counts.take(self.num_updates)
+        metrics["ppo/learning_rate"] = learning_rate_of(self._experiment.ppo, self.num_updates)
+        self._points.append(self._log(metrics | self._sums(), "update"))
         self._save_is_due |= self._clock.is_due or self.num_updates % self._experiment.checkpoint_every == 0
         if self._save_is_due:
             self._attempt(self._save)
@@ -135,12 +148,35 @@ class Recorder:
         if result.last is not None:
             self._count(result.last)
 
-    def on_evaluation(self, result: EvaluationResult) -> None:
-        """Log an evaluation of the present weights."""
-        self._log(success_metrics(result), "evaluation")
+    def on_evaluation(self, result: EvaluationResult, before: EvaluationResult | None = None) -> None:
+        """Log an evaluation of the present weights; after training also the difference to the one before it."""
+        metrics = success_metrics(result)
+        if before is not None:
+            metrics |= difference_metrics(Comparison.of(before, result).overall, self._totals)
+        self._log(metrics, "evaluation")
         if self.num_updates == 0:
             self._before = result
             self._attempt(self._save_before)
+
+    @property
+    def validated(self) -> dict[int, float]:
+        """Success on the validation contexts after the updates that were evaluated on them, oldest first."""
+        rate = f"{Split.VALIDATION}/success_rate"
+        return {point.update: point.metrics[rate] for point in self._points if point.kind == "validation"}
+
+    def on_validation(self, metrics: dict[str, float]) -> int:
+        """Log an evaluation of the present weights on the validation contexts; keep them if they are the best.
+
+        Returns:
+            The best update so far, the earliest one of equals.
+        """
+        rates = {**self.validated, self.num_updates: metrics[f"{Split.VALIDATION}/success_rate"]}
+        best = best_of(rates)
+        if best == self.num_updates:
+            self._attempt(self._save)
+        self._points.append(self._log({**metrics, f"{Split.VALIDATION}/best_update": best}, "validation"))
+        self._attempt(self._mark_best)
+        return best
 
     def write_results(self, before: EvaluationResult, after: EvaluationResult, result: TrainResult) -> None:
         """Write the results and draw the curve.
@@ -158,12 +194,14 @@ class Recorder:
             "wall_s": round(self._run_logger.wall_s, 2),
             "env_steps": totals.env_steps,
             "num_rollouts": totals.num_rollouts,
+            "core_s": round(totals.core_s, 2),
             "num_updates": self.num_updates,
             "groups_accepted": sum(totals.groups.get(verdict, 0) for verdict in trained),
             "groups_rejected": {
                 str(verdict): 0 if verdict in trained else totals.groups.get(verdict, 0) for verdict in REJECTIONS
             },
             "ledger": asdict(totals.ledger),
+            "best": self._best(),
             "stopped_early": str(result.exhausted) if result.exhausted else None,
         }
         self._save_before()
@@ -172,13 +210,27 @@ class Recorder:
         with os_errors_as_storage_error(self._folder.curve):
             plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
         atomic_write(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
-        self._run_logger.log_artifacts([self._folder.results, self._folder.curve])
+
+    def _best(self) -> dict[str, float] | None:
+        rates = self.validated
+        return {"update": best_of(rates), "success_rate": max(rates.values())} if rates else None
+
+    def _mark_best(self) -> None:
+        """Have checkpoints/best lead to the best checkpoint, if it could be saved."""
+        link = self._folder.best
+        target = self._folder.checkpoint(best_of(self.validated)) if self.validated else None
+        with os_errors_as_storage_error(link):
+            if target is not None and target.exists():
+                atomic_symlink(link, target.name)
+            elif link.is_symlink():
+                link.unlink()
 
     def _sums(self) -> dict[str, float]:
         """Metrics that accumulate over the whole run, through interruptions."""
         totals = self._totals
         return {
             "train/env_steps": totals.env_steps,
+            "train/core_s": totals.core_s,
             "faults/skipped_updates": totals.skipped_updates,
             "faults/failed_saves": totals.failed_saves,
             **{f"ledger/{name}": count for name, count in asdict(totals.ledger).items()},
@@ -226,10 +278,16 @@ class Recorder:
         self._clock.restart()
 
 
-def success_metrics(result: EvaluationResult) -> dict[str, float]:
+def best_of(rates: dict[int, float]) -> int:
+    """The update with the highest success rate, the earliest one of equals."""
+    return max(sorted(rates), key=rates.__getitem__)
+
+
+def success_metrics(result: EvaluationResult, split: Split = Split.TEST) -> dict[str, float]:
     """The success rates of a measurement by the names they are compared under."""
-    rates = {f"eval/success_rate/{task}": rate.success_rate for task, rate in result.per_task.items()}
-    return {"eval/success_rate": result.overall.success_rate, **rates}
+    name = "eval/success_rate" if split is Split.TEST else f"{split}/success_rate"
+    rates = {f"{name}/{task}": rate.success_rate for task, rate in result.per_task.items()}
+    return {name: result.overall.success_rate, **rates}
 
 
 def metrics_of(record: UpdateRecord) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ript_ray.data.contexts import training_stream
 from ript_ray.errors import CheckpointError, ReplayError
-from ript_ray.evaluation.evaluate import EvaluationResult, evaluation_requests
+from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.evaluation.video import ReplayedRollout, VideoSettings, render_video, rerun_request, write_gif
 from ript_ray.policies.base import Policy
 from ript_ray.rl.context_stream import ContextStream
@@ -115,7 +115,7 @@ class RecordedRun:
 
 def write_evaluation_videos(
     policy: SavedPolicy,
-    contexts: Sequence[Context],
+    requests: Sequence[RolloutRequest],
     result: EvaluationResult,
     *,
     folder: Path,
@@ -125,7 +125,7 @@ def write_evaluation_videos(
 
     Args:
         policy: What was evaluated.
-        contexts: On what.
+        requests: On what.
         result: What came of it.
         folder: Where the videos go.
         video_settings: Their size and quality.
@@ -134,18 +134,17 @@ def write_evaluation_videos(
         ReplayError: A rollout does not come out as it did.
         StorageError: A video cannot be written.
     """
-    experiment = policy.experiment
-    batch_size = experiment.evaluation.batch_size
     outcomes = [success for found in result.outcomes.values() for success in found]
-    chosen = _first_of_each(contexts, outcomes)
-    paths = []
-    for request in evaluation_requests(contexts, batch_size=batch_size, seed=experiment.seed):
-        rows = [row for row in range(len(request.contexts)) if request.index + row in chosen]
-        if rows:
-            rollouts = _repeat_evaluation(policy, request, outcomes)
+    chosen = _first_of_each([context for request in requests for context in request.contexts], outcomes)
+    paths, start = [], 0
+    for request in requests:
+        end = start + len(request.contexts)
+        if rows := [row for row in range(start, end) if row in chosen]:
+            rollouts = _repeat_evaluation(policy, request, outcomes[start:end])
             for row in rows:
-                paths.append(folder / f"{chosen[request.index + row]}.gif")
-                write_gif(paths[-1], render_video(rollouts[row], experiment.benchmark, video_settings))
+                paths.append(folder / f"{chosen[row]}.gif")
+                write_gif(paths[-1], render_video(rollouts[row - start], policy.experiment.benchmark, video_settings))
+        start = end
     return paths
 
 
@@ -164,11 +163,10 @@ def _first_of_each(contexts: Sequence[Context], outcomes: Sequence[bool]) -> dic
 def _repeat_evaluation(policy: SavedPolicy, request: RolloutRequest, outcomes: Sequence[bool]) -> list[ReplayedRollout]:
     _, rollouts = rerun_request(policy.components(), request)
     repeated = [rollout.success for rollout in rollouts]
-    evaluated = list(outcomes[request.index : request.index + len(repeated)])
-    if repeated != evaluated:
+    if repeated != list(outcomes):
         raise ReplayError(
-            f"the rollouts from context {request.index} on do not come out as in the evaluation: {repeated}, not "
-            f"{evaluated}; the machines that evaluated them differ from this one"
+            f"the rollouts of {request.contexts[0].task} do not come out as in the evaluation: {repeated}, not "
+            f"{list(outcomes)}; the machines that evaluated them differ from this one"
         )
     return rollouts
 

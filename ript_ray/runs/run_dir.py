@@ -5,12 +5,14 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from ript_ray.checks import require
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import read_experiment, to_json
 from ript_ray.errors import CheckpointError, RunInUseError, StorageError
@@ -34,11 +36,13 @@ class RunDir:
         before: Success before post-training, kept for a run that is resumed.
         results: What the run found; its presence says that the run has finished.
         resumptions: One JSON object per time that the run was resumed: from where, and with which versions.
+        machine: Where its last process ran: the cluster's settings, cores, processor.
         status: How the run ended; missing while it runs and where it was killed.
         curve: The training curve as an image.
         weights: Folder of the trainable weights of each update.
         kept_groups: Folder of groups that no checkpoint has made superfluous yet; missing once the run has ended.
         videos: Folder of videos of its rollouts.
+        best: A link to the checkpoint that is best on the validation contexts, if they are evaluated during training.
     """
 
     def __init__(self, path: Path):
@@ -50,23 +54,34 @@ class RunDir:
         self.before = path / "before.json"
         self.results = path / "results.json"
         self.resumptions = path / "resumed.jsonl"
+        self.machine = path / "machine.json"
         self.status = path / "status.json"
         self.curve = path / "curve.png"
         self.weights = path / "weights"
         self.kept_groups = path / "kept-groups"
         self.videos = path / "videos"
+        self.best = path / "checkpoints" / "best"
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment) -> Self:
+    def create(cls, root: Path, experiment: Experiment, label: str = "") -> Self:
         """Create the directory with the run's id, the resolved experiment and the versions of all software.
 
+        Args:
+            root: Folder of the runs of all experiments.
+            experiment: What is learned.
+            label: A word at the end of the run's name, if any.
+
         Raises:
+            ConfigError: The label is not a word.
             StorageError: Something cannot be written.
         """
+        is_word = re.fullmatch(r"[\w.+-]*", label) is not None
+        require(is_word, f"label must be one word of letters, digits and . _ + -, not {label!r}")
         parent = root / experiment.name
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"
         with os_errors_as_storage_error(parent):
             make_directory(parent)
-            run = cls(_create_unique(parent, f"{time.strftime('%Y%m%d-%H%M%S')}-seed{experiment.seed}"))
+            run = cls(_create_unique(parent, f"{stem}-{label}" if label else stem))
             fsync_path(parent)
         atomic_write(run.path / "run-id", uuid.uuid4().hex)
         atomic_write(run.path / "versions.json", json.dumps(versions(experiment.benchmark.packages), indent=2) + "\n")
@@ -107,16 +122,29 @@ class RunDir:
 
     @property
     def name(self) -> str:
-        """Name of the run: time and seed."""
+        """Name of the run: time, seed and, if any, a word of the user's."""
         return self.path.resolve().name
 
     @property
     def run_id(self) -> str:
         """The run's id in every tracking store: 32 hexadecimal digits."""
+        return self._run_ids[-1]
+
+    @property
+    def replaced_run_ids(self) -> tuple[str, ...]:
+        """Ids that the run had before; see `renew_run_id`."""
+        return self._run_ids[:-1]
+
+    def renew_run_id(self) -> None:
+        """Give the run another id: what was tracked under the present one is no longer true."""
+        atomic_write(self.path / "run-id", "\n".join([*self._run_ids, uuid.uuid4().hex]))
+
+    @property
+    def _run_ids(self) -> tuple[str, ...]:
         path = self.path / "run-id"
         if not path.exists():  # the directory is older than such ids
             atomic_write(path, uuid.uuid4().hex)
-        return path.read_text().strip()
+        return tuple(path.read_text().split())
 
     @property
     def versions(self) -> dict[str, str]:

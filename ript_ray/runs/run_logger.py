@@ -1,22 +1,22 @@
 """What a run logs, whatever stage it is in: its clock, its metrics, its MLflow run, and how it ended."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.config.serialization import flatten
+from ript_ray.config.serialization import flatten, to_json
 from ript_ray.errors import StorageError
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.storage.atomic import atomic_write
-from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind
+from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind, read_metrics
 from ript_ray.tracking.mlflow_run import Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
 from ript_ray.types import RIPT
@@ -46,15 +46,19 @@ class RunLogger:
         """
         self.tracking_error: str | None = None
         self.folder = folder
+        self._has_failed = False
         self._opened = time.perf_counter()
         folder.status.unlink(missing_ok=True)  # it is the earlier process's
         self._metrics_log = MetricsLog(folder.metrics_log)
         stage, number = (state.stage, state.number) if state else (experiment.stages[0], 0)
         evaluation = folder.before if number == 0 else folder.earlier_results(number)  # neither is made again
         is_evaluated = stage == RIPT and evaluation.exists()
+        earlier = read_metrics(folder.metrics_log)
         self.restored_points = self._metrics_log.truncate_after(
             stage, number, stages=experiment.all_stages, keep_evaluation=is_evaluated
         )
+        if len(self.restored_points) < len(earlier):
+            folder.renew_run_id()
         totals = state.totals if state else RunTotals()
         self._earlier_s = max([totals.wall_s, *(point.wall_s for point in self.restored_points)])
         self._tracker = Tracker(self._metrics_log, tracking_identity(folder, experiment), self.restored_points)
@@ -65,11 +69,14 @@ class RunLogger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failed = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
-        status = RunStatus.FINISHED if kind is None else failed
+        if kind is None and not self._has_failed:
+            status = RunStatus.FINISHED
+        else:
+            status = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
         with contextlib.suppress(StorageError):  # a disk that is full now has ended the run with its own error
             atomic_write(self.folder.status, json.dumps({"status": status}) + "\n")
         self._metrics_log.flush()
+        self._tracker.log_files(artifacts(self.folder))
         self.tracking_error = self._tracker.close(status)
 
     @property
@@ -105,22 +112,47 @@ class RunLogger:
         if self._metrics_log.error:
             raise StorageError(self._metrics_log.error)
 
-    def log_artifacts(self, files: Sequence[Path]) -> None:
-        """Upload files to the tracking store."""
-        self._tracker.log_files(files)
+    def fail(self) -> None:
+        """Mark the run as failed, though no error ends it: it found nothing to learn from."""
+        self._has_failed = True
+
+
+def artifacts(folder: RunDir) -> list[Path]:
+    """Return the files of a run that go to the tracking store."""
+    files = (folder.config, folder.path / "versions.json", folder.machine, folder.groups, folder.results, folder.curve)
+    return [path for path in files if path.exists()]
 
 
 def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
     """Return how a run is known in the tracking store."""
+    where: dict[str, Any] = json.loads(folder.machine.read_text()) if folder.machine.exists() else {}
+    tasks = experiment.tasks[0] if len(experiment.tasks) == 1 else f"{len(experiment.tasks)}-tasks"
+    settings = {**asdict(experiment), "cluster": where.get("cluster", {})}
+    same_but_seed = to_json(replace(experiment, seed=0, start_from=None))
+    tags = {
+        "folder": str(folder.path),
+        "num_updates": experiment.num_updates,  # a parameter cannot change if the run is extended
+        "experiment_sha256": hashlib.sha256(same_but_seed.encode()).hexdigest(),  # of runs that differ in their seeds
+        **folder.versions,
+        **{f"resumed.{name}": version for name, version in folder.resumed_versions.items()},
+        **flatten({"machine": where.get("machine", {})}),
+    }
+    parent = _parent_of(experiment)
+    if parent is not None:
+        tags["started_from"] = str(parent.path)
     return Identity(
         run_id=folder.run_id,
         experiment=experiment.name,
-        run=folder.name,
-        params={name: str(value) for name, value in flatten(asdict(experiment)).items()},
-        tags={
-            "folder": str(folder.path),
-            "num_updates": str(experiment.num_updates),  # a parameter cannot change if the run is extended
-            **folder.versions,
-            **{f"resumed.{name}": version for name, version in folder.resumed_versions.items()},
-        },
+        run=f"{tasks}-{experiment.policy.kind}-{folder.name}",
+        params={name: str(value) for name, value in flatten(settings).items()},
+        tags={name: str(value) for name, value in tags.items()},
+        parent=(parent.experiment.name, parent.run_id) if parent else None,
+        replaced=folder.replaced_run_ids,
     )
+
+
+def _parent_of(experiment: Experiment) -> RunDir | None:
+    """Return the run that an experiment starts from, if it is one or a checkpoint of one and is still there."""
+    start = experiment.start_from
+    candidates = [start, start.parent.parent] if start is not None else []
+    return next((RunDir(path) for path in candidates if (path / "run-id").exists()), None)

@@ -23,6 +23,7 @@ from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_
 from ript_ray.runtime.remote_logs import Logged, LogRelay
 from ript_ray.runtime.run_ahead import RunAhead
 from ript_ray.runtime.schedule import IdleActors, RequestKey, RunningRequests, key_of
+from ript_ray.runtime.usage import UsageLog
 from ript_ray.types import GroupSummary, RolloutRequest, Version, Weights
 
 Finished = tuple[GroupSummary, ray.ObjectRef]
@@ -58,7 +59,12 @@ class _Counts:
 
 
 class ActorPool:
-    """Keeps every actor busy while there are requests; replaces actors that die, hang or keep failing."""
+    """Keeps every actor busy while there are requests; replaces actors that die, hang or keep failing.
+
+    Attributes:
+        num_actors: Number of slots.
+        usage: Memory and processor time of the actors.
+    """
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class ActorPool:
         self._counts = _Counts()
         self._faults = RecentFaults(limits.replacement_period_s)
         self._logs = LogRelay("actor")
+        self.usage = UsageLog()
         self._start_due_actors()
 
     @property
@@ -268,6 +275,7 @@ class ActorPool:
             actor.node = answer
         if isinstance(answer, Logged):
             self._logs.relay(actor.slot, answer.entries)
+            self.usage.note(actor.slot, answer.usage)
         if isinstance(call, LoadingWeights):
             self._on_loaded(actor, call, answer.value)
         elif isinstance(call, RollingOut) and call.request is not None:

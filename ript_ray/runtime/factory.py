@@ -1,17 +1,34 @@
 """Open the runtime that a cluster configuration selects."""
 
 import contextlib
+import platform
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.ray_runtime import RayRuntime, ray_session
+from ript_ray.runtime.host import memory_bytes, num_cpus, processor
+from ript_ray.runtime.ray_runtime import RayRuntime, node_cpus, ray_session
 from ript_ray.runtime.serial import SerialRuntime
 
 
 def session(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
     """Return a context manager that connects to Ray and checks the capacity, before any work is done."""
     return contextlib.nullcontext() if cluster.in_process else ray_session(cluster)
+
+
+def describe(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Return the cluster's settings and, inside a `session`, the machines that it has now."""
+    cores = [float(num_cpus())] if cluster.in_process else node_cpus()
+    machine = {
+        "host": platform.node(),
+        "processor": processor(),
+        "nodes": len(cores),
+        "cores": sum(cores),
+        "driver_memory_bytes": memory_bytes(),
+    }
+    return {"cluster": asdict(cluster), "machine": machine}
 
 
 @contextlib.contextmanager

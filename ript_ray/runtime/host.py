@@ -1,8 +1,12 @@
-"""Cores, memory and processor of this machine that the process may use, container limits included."""
+"""Cores, memory and processor that this process may use, container limits included, and what it does use."""
 
 import os
 import platform
+import resource
+import time
 from pathlib import Path
+
+from ript_ray.types import ProcessUsage
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -26,6 +30,16 @@ def memory_bytes() -> int:
         return total
 
 
+def processor() -> str:
+    """Return the name of the processor's model, or of its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def processor_kind() -> str:
     """Return the model of the processor and the vector instructions that torch uses.
 
@@ -33,12 +47,16 @@ def processor_kind() -> str:
     """
     import torch  # not before `let_threads_sleep`
 
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def process_usage() -> ProcessUsage:
+    """Return the memory and the processor time of this process; takes microseconds."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        rss_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+        rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # the highest so far
+    return ProcessUsage(os.getpid(), rss_bytes, time.process_time())
 
 
 def let_threads_sleep() -> None:

@@ -16,6 +16,7 @@ from ript_ray.runtime.learner_watch import PROGRESS, LearnerWatch
 from ript_ray.runtime.limits import MAX_UPDATE_ATTEMPTS
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result, is_ready
 from ript_ray.runtime.remote_logs import Logged, LoggedLearner, LogRelay, package_level
+from ript_ray.runtime.usage import UsageLog
 from ript_ray.types import Arrays, Version
 
 LOOPBACK = "127.0.0.1"
@@ -66,6 +67,7 @@ class LearnerGroup:
         self._weights: ray.ObjectRef | None = None
         self._state: ray.ObjectRef | None = None
         self._groups: dict[int, tuple[ray.ObjectRef, ...]] = {}
+        self.usage = UsageLog()
         self._receipts: dict[int, list[ray.ObjectRef]] = {}
         self._batch: Sequence[int] = ()
         self._update: list[ray.ObjectRef] = []
@@ -141,6 +143,7 @@ class LearnerGroup:
         self._batch, self._update, self._num_attempts = (), [], 0
         for rank, answer in enumerate(answers):
             self._logs.relay(rank, answer.entries)
+            self.usage.note(rank, answer.usage)
         return answers[0].value
 
     def weights(self) -> ray.ObjectRef:

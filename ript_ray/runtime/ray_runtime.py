@@ -17,7 +17,7 @@ import ray
 from ript_ray.errors import WorkerError
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.parts import PartialGroups, split
-from ript_ray.rl.protocols import Components, DispatchCounts, Rerun
+from ript_ray.rl.protocols import Components, DispatchCounts, Rerun, RuntimeUsage
 from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
@@ -27,6 +27,7 @@ from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.runtime.run_ahead import Finished, RunAhead
+from ript_ray.runtime.usage import total
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
@@ -88,6 +89,7 @@ class RayRuntime:
         self._num_dropped_parts = 0
         self._partial: PartialGroups[ray.ObjectRef] = PartialGroups()
         self._summaries: dict[int, GroupSummary] = {}
+        self._num_rolled_out = 0
         build_policy = ray.put(parts.build_policy)  # stored once per node, shared by its actors
         self._learners: LearnerGroup | None = None
         if with_learner:
@@ -133,9 +135,15 @@ class RayRuntime:
         counts, ahead = self._pool.dispatch_counts, self._ahead
         return replace(
             counts,
+            num_dispatched=counts.num_dispatched - self._num_rolled_out,
             num_speculated=counts.num_speculated + ahead.num_dropped + self._num_dropped_parts,
             num_running=counts.num_running + ahead.num_held + len(self._partial),
         )
+
+    @property
+    def usage(self) -> RuntimeUsage:
+        logs = {"actor": self._pool.usage}
+        return total(logs | {"learner": self._learners.usage} if self._learners else logs)
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests[request.index] = request
@@ -161,6 +169,19 @@ class RayRuntime:
             updating = self._learners is not None and self._learners.is_updating
             assert updating or self._pool.has_work, "no request or update is running: this wait would never end"
             self._pool.poll(self._learners.awaited if self._learners else [])
+
+    def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
+        for request in requests:
+            self._pool.submit(request)
+        summaries: dict[int, GroupSummary] = {}
+        while len(summaries) < len(requests):
+            self._pool.poll()
+            self._collect_finished()
+            for request in requests:
+                if finished := self._ahead.take_launched(request.index):
+                    summaries[request.index] = finished[0]
+        self._num_rolled_out += len(requests)
+        return [summaries[request.index] for request in requests]
 
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(index, self._groups.pop(index))

@@ -14,7 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeVar
 
 import ray
@@ -22,7 +22,8 @@ import ray
 from ript_ray.rl.learner import Learner, UpdateReport
 from ript_ray.rl.rollout import RolloutCancelledError
 from ript_ray.rl.rollout_worker import RolloutWorker
-from ript_ray.types import Group, GroupSummary, RolloutRequest, Weights
+from ript_ray.runtime.host import process_usage
+from ript_ray.types import Group, GroupSummary, ProcessUsage, RolloutRequest, Weights
 
 MAX_RECORDS = 100
 """Different records kept per call; the number of those dropped is logged."""
@@ -67,10 +68,11 @@ class LogEntry:
 
 @dataclass(frozen=True)
 class Logged(Generic[Value]):
-    """The answer of a call, and the log records made since the previous answer."""
+    """The answer of a call, the log records made since the previous answer, and what the process uses by now."""
 
     value: Value
     entries: tuple[LogEntry, ...]
+    usage: ProcessUsage = field(default_factory=process_usage)
 
 
 class LogBuffer(logging.Handler):

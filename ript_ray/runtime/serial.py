@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from ript_ray.checks import require
 from ript_ray.rl.learner import Learner, UpdateReport
 from ript_ray.rl.parts import join_summaries, split
-from ript_ray.rl.protocols import Components, DispatchCounts, Rerun
+from ript_ray.rl.protocols import Components, DispatchCounts, Rerun, RuntimeUsage
 from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.runtime.usage import total
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 
@@ -45,6 +46,10 @@ class SerialRuntime:
     def dispatch_counts(self) -> DispatchCounts:
         return DispatchCounts(self._num_dispatched)
 
+    @property
+    def usage(self) -> RuntimeUsage:
+        return total({})
+
     def launch(self, request: RolloutRequest) -> None:
         self._requests.append(request)
 
@@ -60,6 +65,9 @@ class SerialRuntime:
         summary = join_summaries([summary for summary, _ in parts])
         self._finished[summary.index] = [group for _, group in parts]
         return summary
+
+    def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
+        return [self._worker.roll(request)[0] for request in requests]
 
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(*self._finished.pop(index))

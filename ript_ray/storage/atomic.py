@@ -64,6 +64,15 @@ def make_directory(path: Path) -> None:
         fsync_path(folder.parent)
 
 
+def atomic_symlink(link: Path, target: str) -> None:
+    """Have a link lead to `target`, in place of where it leads now; raises OSError where it cannot be written."""
+    unfinished = link.with_name(f".{link.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    unfinished.symlink_to(target)
+    unfinished.replace(link)
+    fsync_path(link.parent)
+
+
 def fsync_path(path: Path) -> None:
     """Call fsync on a file or a directory."""
     descriptor = os.open(path, os.O_RDONLY)

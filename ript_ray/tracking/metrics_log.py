@@ -10,10 +10,10 @@ from typing import Literal, get_args
 from ript_ray.errors import CheckpointError
 from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
 
-METRICS_SCHEMA = 2
-"""Version of the line format, written to every line; lines of version 1 have neither a schema nor a kind."""
+METRICS_SCHEMA = 3
+"""Version of the line format, written to every line; version 1 has neither a schema nor a kind, 2 no validation."""
 
-PointKind = Literal["update", "evaluation", "stage"]
+PointKind = Literal["update", "evaluation", "validation", "stage"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class MetricPoint:
         wall_s: Seconds since the run began.
         timestamp_ms: Unix time.
         metrics: Name and value.
-        kind: "update": one RIPT update and its rollouts. "evaluation": success on held-out contexts. "stage": optimizer
-            steps of a supervised stage.
+        kind: "update": one RIPT update and its rollouts. "evaluation": success on test contexts. "validation": success
+            on validation contexts. "stage": optimizer steps of a supervised stage.
         stage: Name of the training stage.
     """
 

@@ -1,7 +1,8 @@
 """One MLflow run in the tracking store of MLFLOW_TRACKING_URI (by default a local sqlite file)."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 RUN_ID_TAG = "ript_ray.run_id"
+PARENT_TAG = "mlflow.parentRunId"
+
+MAX_CHARS = 6000
+"""Longest value of a parameter in MLflow."""
 
 _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its log output would corrupt the live view; errors are raised anyway
@@ -32,8 +37,10 @@ class Identity:
         run_id: The run's own id, the same in every store.
         experiment: Name of the MLflow experiment.
         run: Name of the MLflow run.
-        params: The resolved configuration, flattened.
-        tags: Versions, commit, directory; those of a run that is continued are updated.
+        params: The resolved configuration and the cluster, flattened.
+        tags: Versions, commit, machine, directory; those of a run that is continued are updated.
+        parent: MLflow experiment and id of the run that this one started from, if any.
+        replaced: Ids that the run had before updates of it were dropped, to be made again.
     """
 
     run_id: str
@@ -41,6 +48,8 @@ class Identity:
     run: str
     params: dict[str, str]
     tags: dict[str, str]
+    parent: tuple[str, str] | None = None
+    replaced: tuple[str, ...] = ()
 
 
 class MlflowRun:
@@ -51,7 +60,11 @@ class MlflowRun:
     """
 
     def __init__(self, identity: Identity):
-        """Open the run tagged with the identity's id, or create it."""
+        """Open the run tagged with the identity's id, or create it in place of those that it replaces.
+
+        MLflow cannot take a metric back: of a run that was interrupted, updates that are made again would stand there
+        twice. So their run goes to MLflow's trash, and all points are logged to a new one.
+        """
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
@@ -60,11 +73,7 @@ class MlflowRun:
         run = self._find_or_create(identity)
         self._id: str = run.info.run_id
         self.status: str = run.info.status
-        known = run.data.params
-        self._describe(
-            {name: value for name, value in identity.params.items() if name not in known},
-            {name: value for name, value in identity.tags.items() if run.data.tags.get(name) != value},
-        )
+        self._describe(identity, known_params=run.data.params, known_tags=run.data.tags)
 
     def mark_running(self) -> None:
         """Set the status to running."""
@@ -86,16 +95,31 @@ class MlflowRun:
         self._client.set_terminated(self._id, status)
 
     def _find_or_create(self, identity: Identity) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        for replaced in identity.replaced:
+            if run := self._find(identity.experiment, replaced):
+                with contextlib.suppress(MlflowException):  # a store may not allow it: the run stays beside the new one
+                    self._client.delete_run(run.info.run_id)
+        if run := self._find(identity.experiment, identity.run_id):
+            return run
+        tags = {**identity.tags, RUN_ID_TAG: identity.run_id}
+        if identity.parent is not None and (parent := self._find(*identity.parent)):
+            tags[PARENT_TAG] = parent.info.run_id
         found = self._client.get_experiment_by_name(identity.experiment)
         experiment = found.experiment_id if found else self._create_experiment(identity.experiment)
-        mine = f"tags.`{RUN_ID_TAG}` = '{identity.run_id}'"
-        runs = self._client.search_runs(
-            [experiment], filter_string=mine, max_results=1, order_by=["attributes.start_time ASC"]
-        )
-        if runs:
-            return runs[0]
-        tags = {**identity.tags, RUN_ID_TAG: identity.run_id}
         return self._client.create_run(experiment, run_name=identity.run, tags=tags)
+
+    def _find(self, experiment: str, run_id: str) -> Any:
+        """Find the run with an id of ours; None if there is none."""
+        found = self._client.get_experiment_by_name(experiment)
+        runs = found and self._client.search_runs(
+            [found.experiment_id],
+            filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+        return runs[0] if runs else None
 
     def _create_experiment(self, name: str) -> Any:
         """Create an experiment; for sqlite, artifacts go beside the database, not into the working directory."""
@@ -105,16 +129,22 @@ class MlflowRun:
         files = Path(database).absolute().with_name("mlruns")
         return self._client.create_experiment(name, artifact_location=files.as_uri())
 
-    def _describe(self, params: dict[str, str], tags: dict[str, str]) -> None:
+    def _describe(self, identity: Identity, *, known_params: Mapping[str, str], known_tags: Mapping[str, str]) -> None:
+        """Log the parameters that are not there yet, those too long for MLflow in parts, and the tags that changed."""
         from mlflow.entities import Param, RunTag
 
-        missing = [Param(name, value[:6000]) for name, value in params.items()]
-        changed = [RunTag(name, value) for name, value in tags.items()]
-        self._client.log_batch(self._id, params=missing, tags=changed, synchronous=True)
+        parts = {
+            f"{name}.part{start // MAX_CHARS + 1}" if start else name: value[start : start + MAX_CHARS]
+            for name, value in identity.params.items()
+            for start in range(0, max(1, len(value)), MAX_CHARS)
+        }
+        params = [Param(name, value) for name, value in parts.items() if name not in known_params]
+        tags = [RunTag(name, value) for name, value in identity.tags.items() if known_tags.get(name) != value]
+        self._client.log_batch(self._id, params=params, tags=tags, synchronous=True)
 
 
 def _metrics(point: MetricPoint) -> "list[Metric]":
-    """Every metric over updates; after supervised stages, success rates also over environment steps and seconds."""
+    """Every metric over updates; after supervised stages, overall success also over environment steps and seconds."""
     from mlflow.entities import Metric
 
     axes = {"": point.update}
@@ -124,5 +154,5 @@ def _metrics(point: MetricPoint) -> "list[Metric]":
         Metric(axis + name, value, point.timestamp_ms, step)
         for axis, step in axes.items()
         for name, value in point.metrics.items()
-        if not axis or "success_rate" in name
+        if not axis or name.endswith("/success_rate")
     ]

@@ -196,7 +196,7 @@ def test_a_job_runs_an_experiment_and_its_results_outlive_it(head: Head) -> None
     (folder,) = (head.folder / "runs" / "whole").iterdir()
     assert (folder / "results.json").exists()
     info = run_info_of("whole", head)
-    assert (info.run_name, info.status) == (folder.name, "FINISHED")
+    assert (info.run_name, info.status) == (f"faucet-open-v3-quest-{folder.name}", "FINISHED")
 
 
 def test_a_job_with_a_bad_option_fails_and_says_why(head: Head) -> None:

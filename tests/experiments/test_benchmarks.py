@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 import ray
 
-from experiments.benchmarks import broadcast, lag, reliability, run_ahead, sampling
+from experiments.benchmarks import broadcast, lag, memory, reliability, run_ahead, sampling
 from tests.commands import ROOT, environment, run
 
 SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "broadcast": (
         lambda: broadcast.main(broadcast.Options(megabytes=(1,), actors=(2,), num_broadcasts=2)),
         "MB/s per actor",
+    ),
+    "memory": (
+        lambda: memory.main(memory.Options(tasks=("reach-v3",), group_size=1, num_steps=1)),
+        "of what it was then",
     ),
     "reliability": (
         lambda: reliability.main(reliability.Options(group_s=0.01, batch_groups=4, num_batches=2)),

@@ -9,7 +9,7 @@ from ript_envs.contract import ScriptedExpert
 from ript_envs.metaworld.benchmark import STATE_DIMS, MetaWorld
 from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
 from ript_ray.data.contexts import draw_contexts
-from ript_ray.seeding import Purpose
+from ript_ray.seeding import Purpose, Split
 
 pytestmark = pytest.mark.sim
 
@@ -64,12 +64,12 @@ def test_a_reused_environment_equals_a_fresh_one_to_the_last_bit_and_pixel(task:
 
 
 @pytest.mark.parametrize("task", EACH_TASK)
-def test_50_training_and_50_held_out_contexts_of_a_task_never_overlap(task: str) -> None:
+def test_50_training_50_validation_and_50_test_contexts_of_a_task_never_overlap(task: str) -> None:
     sampled = [
         draw_contexts(MetaWorld(), [task], num_per_task=50, seed=0, purpose=purpose)
-        for purpose in (Purpose.TRAINING_CONTEXTS, Purpose.HELD_OUT_CONTEXTS)
+        for purpose in (Purpose.TRAINING_CONTEXTS, Split.VALIDATION.contexts, Split.TEST.contexts)
     ]
-    assert len({context.initial_state for contexts in sampled for context in contexts}) == 100
+    assert len({context.initial_state for contexts in sampled for context in contexts}) == 150
 
 
 def test_initial_states_are_the_same_in_every_process() -> None:

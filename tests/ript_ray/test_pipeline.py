@@ -123,7 +123,7 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
     store = f"sqlite:///{home}/mlflow.db"
     client = MlflowClient(store)
     run_info = only_run(store, "small")
-    assert run_info.info.run_name == folder.name
+    assert run_info.info.run_name == f"2-tasks-quest-{folder.name}"
     assert run_info.data.params["ppo.num_iterations"]
     for name in ("train/success_rate", "by_env_steps/train/success_rate", "by_wall_s/train/success_rate"):
         assert len(client.get_metric_history(run_info.info.run_id, name)) == 3

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ript_envs.conformance.checklist import (
     Checklist,
@@ -30,7 +31,7 @@ from ript_envs.conformance.checklist import (
 )
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.base import Decisions, PolicyConfig
+from ript_ray.policies.base import Decisions, DeterministicPolicy, PolicyConfig
 from ript_ray.policies.conformance.probe import (
     ATOL,
     NUM_ROWS,
@@ -116,6 +117,8 @@ def _run(probe: Probe) -> list[CheckResult]:
     for method in ("initial_arrays", "check_arrays"):
         if getattr(type(config), method) is not getattr(PolicyConfig, method):
             check(f"{method} agrees with the built policy", getattr(checks, f"{method}_agrees"), loads)
+    if config.is_deterministic:
+        check("act_deterministically returns valid actions without chance", checks.acts_deterministically, acts)
     check_stages(checklist, probe, built)
     return checklist.results
 
@@ -180,7 +183,25 @@ class _PolicyChecks:
         self._decisions = decisions
 
     def actions_are_valid(self) -> None:
-        actions_BCA = self._decisions.actions_BCA
+        self._expect_actions(self._decisions.actions_BCA)
+
+    def acts_deterministically(self) -> None:
+        policy, observations = self._policy, self._probe.observations()
+        expect(isinstance(policy, DeterministicPolicy), f"{type(policy).__name__} has no act_deterministically")
+        assert isinstance(policy, DeterministicPolicy)
+        actions_BCA = policy.act_deterministically(observations, self._probe.instructions)
+        self._expect_actions(actions_BCA)
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            with global_seed(seed):
+                again = policy.act_deterministically(observations, self._probe.instructions)
+            expect_same({"actions": actions_BCA}, {"actions": again}, "with other global seeds")
+        for row in range(NUM_ROWS):
+            inputs = {name: array[row : row + 1] for name, array in observations.items()}
+            alone = policy.act_deterministically(inputs, [self._probe.instructions[row]])
+            expect_same({"actions": actions_BCA[row : row + 1]}, {"actions": alone}, f"row {row} decided alone", ATOL)
+
+    def _expect_actions(self, actions_BCA: NDArray[np.float32]) -> None:
         expect_array(actions_BCA, np.float32, (NUM_ROWS, None, self._spec.action_dim), "actions_BCA")
         num_actions, chunk_length = actions_BCA.shape[1], self._config.chunk_length
         expect(1 <= num_actions <= chunk_length, f"it gave {num_actions} actions; chunk_length is {chunk_length}")

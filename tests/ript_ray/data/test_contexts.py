@@ -8,7 +8,7 @@ from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.data.contexts import draw_contexts, read_contexts, rollout_noise, with_noise
 from ript_ray.errors import ConfigError
 from ript_ray.rl.context_stream import ContextStream
-from ript_ray.seeding import Purpose
+from ript_ray.seeding import Purpose, Split
 from ript_ray.types import Context
 from tests.fakes import LineBenchmark
 
@@ -35,13 +35,13 @@ def test_another_seed_gives_another_order() -> None:
     assert len(orders) > 1
 
 
-def test_training_and_held_out_contexts_never_overlap() -> None:
+def test_training_demonstration_validation_and_test_contexts_never_overlap() -> None:
     benchmark = LineBenchmark()
     sampled = [
         draw_contexts(benchmark, benchmark.tasks, num_per_task=200, seed=0, purpose=purpose)
-        for purpose in (Purpose.TRAINING_CONTEXTS, Purpose.HELD_OUT_CONTEXTS, Purpose.DEMONSTRATION_CONTEXTS)
+        for purpose in (Purpose.TRAINING_CONTEXTS, Purpose.DEMONSTRATION_CONTEXTS, *(split.contexts for split in Split))
     ]
-    assert len(set().union(*sampled)) == sum(map(len, sampled)) == 1200
+    assert len(set().union(*sampled)) == sum(map(len, sampled)) == 1600
 
 
 def test_a_larger_set_of_contexts_begins_with_the_smaller_one() -> None:

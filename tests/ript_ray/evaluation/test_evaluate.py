@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate, evaluate
+from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate, evaluate, evaluation_requests
 from ript_ray.runtime.serial import SerialRuntime
 from tests.conftest import line_parts, line_stream
 from tests.fakes import TinyChunkPolicy
@@ -28,7 +28,7 @@ def test_intervals_are_wilson_intervals(solved: int, total: int) -> None:
 def test_each_context_is_rolled_out_once_and_counted_for_its_task() -> None:
     contexts = [line_stream().at(index) for index in range(11)]
     runtime = SerialRuntime(line_parts(lambda: TinyChunkPolicy("laplace")))
-    result = evaluate(runtime, contexts, batch_size=4, seed=0)
+    result = evaluate(runtime, evaluation_requests(contexts, batch_size=4, seed=0))
     assert result.overall.num_rollouts == 11
     for task, rate in result.per_task.items():
         assert rate.num_rollouts == sum(context.task == task for context in contexts)
@@ -40,7 +40,9 @@ def test_each_context_is_rolled_out_once_and_counted_for_its_task() -> None:
 def test_evaluating_the_same_policy_twice_gives_the_same_result() -> None:
     contexts = [line_stream().at(index) for index in range(10)]
     parts = line_parts(lambda: TinyChunkPolicy("gaussian"))
-    first, second = (evaluate(SerialRuntime(parts), contexts, batch_size=3, seed=1) for _ in range(2))
+    first, second = (
+        evaluate(SerialRuntime(parts), evaluation_requests(contexts, batch_size=3, seed=1)) for _ in range(2)
+    )
     assert first == second
 
 

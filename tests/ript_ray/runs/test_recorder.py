@@ -91,7 +91,9 @@ def recording(
     """Open logger and recorder as a run does."""
     with (
         RunLogger(folder, source.experiment, training) as run_logger,
-        Recorder(run_logger, source, training, clock=CheckpointClock(minutes)) as recorder,
+        Recorder(
+            run_logger, source, training, task_of=lambda index: "reach-v3", clock=CheckpointClock(minutes)
+        ) as recorder,
     ):
         yield recorder
 

@@ -10,7 +10,7 @@ import ray
 
 from ript_ray.config.rl import Sampling
 from ript_ray.errors import ConfigError, DivergenceError, WorkerError
-from ript_ray.evaluation.evaluate import evaluate
+from ript_ray.evaluation.evaluate import evaluate, evaluation_requests
 from ript_ray.policies.base import Policy
 from ript_ray.rl.callbacks import Callback, RolloutStats, UpdateRecord
 from ript_ray.rl.context_stream import Perturb
@@ -165,10 +165,10 @@ def test_serial_one_actor_and_four_actors_give_bitwise_the_same_weights(kind: st
 def test_evaluation_is_the_same_on_every_runtime() -> None:
     contexts = [line_stream().at(index) for index in range(12)]
     parts = line_parts(POLICIES["laplace"])
-    expected = evaluate(SerialRuntime(parts), contexts, batch_size=5, seed=5)
+    expected = evaluate(SerialRuntime(parts), evaluation_requests(contexts, batch_size=5, seed=5))
     runtime = on_ray(parts, 3)
     try:
-        assert evaluate(runtime, contexts, batch_size=5, seed=5) == expected
+        assert evaluate(runtime, evaluation_requests(contexts, batch_size=5, seed=5)) == expected
     finally:
         runtime.close()
 
@@ -254,7 +254,7 @@ def test_a_serial_runtime_without_learner_builds_one_policy_and_several_learners
 
     contexts = [line_stream().at(index) for index in range(3)]
     with open_runtime(line_parts(build), Cluster(in_process=True), with_learner=False) as runtime:
-        evaluate(runtime, contexts, batch_size=3, seed=5)
+        evaluate(runtime, evaluation_requests(contexts, batch_size=3, seed=5))
     assert len(built) == 1
     with pytest.raises(ConfigError, match="num-learners is 2; in one process it must be 1"):
         SerialRuntime(replace(line_parts(build), num_learners=2))
@@ -331,7 +331,9 @@ def exhaust(runtime: Runtime) -> None:
     assert log.num_groups == sum(totals) + outcome.last.verdicts.total(), "a finished group was not counted"
     assert outcome.last.num_rollouts == 4 * outcome.last.verdicts.total()
     contexts = [line_stream().at(index) for index in range(8)]
-    result = evaluate(runtime, contexts, batch_size=3, seed=5)  # no request of the search may still be in flight
+    result = evaluate(
+        runtime, evaluation_requests(contexts, batch_size=3, seed=5)
+    )  # no request of the search may still be in flight
     assert result.overall.num_rollouts == 8
 
 

@@ -158,7 +158,7 @@ def test_a_truncation_that_fails_keeps_the_log(path: Path) -> None:
 def test_every_line_carries_its_schema_and_kind(path: Path) -> None:
     log_points(path, step(10), evaluation(0), update(1))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["schema"], line["kind"]) for line in lines] == [(2, "stage"), (2, "evaluation"), (2, "update")]
+    assert [(line["schema"], line["kind"]) for line in lines] == [(3, "stage"), (3, "evaluation"), (3, "update")]
 
 
 def test_lines_without_a_schema_get_their_kind_from_the_names_of_their_metrics(tmp_path: Path) -> None:
@@ -181,15 +181,15 @@ def test_a_log_without_schema_is_rewritten_with_the_current_one_when_its_run_is_
     kept = MetricsLog(path).truncate_after("ript", 2, stages=stages, keep_evaluation=False)
     assert kept == read_metrics(SCHEMA_1)[:-1]
     assert read_metrics(path) == kept
-    assert {json.loads(line)["schema"] for line in path.read_text().splitlines()} == {2}
+    assert {json.loads(line)["schema"] for line in path.read_text().splitlines()} == {3}
 
 
 def test_a_log_of_a_newer_schema_is_refused_and_not_truncated(path: Path) -> None:
     metrics_log = log_points(path, update(1))
     with path.open("a") as file:
-        file.write('{"schema": 3, "at": 7}\n')
+        file.write('{"schema": 4, "at": 7}\n')
     content = path.read_bytes()
-    message = rf"{path} was written by a newer version of ript-ray \(schema 3\); this one reads up to 2"
+    message = rf"{path} was written by a newer version of ript-ray \(schema 4\); this one reads up to 3"
     with pytest.raises(CheckpointError, match=message):
         read_metrics(path)
     with pytest.raises(CheckpointError, match=message):

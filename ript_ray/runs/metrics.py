@@ -1,0 +1,66 @@
+"""Metrics of a run beside those of an update itself: success per task, memory, cost, the difference it made."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from ript_ray.evaluation.comparison import PairedDifference
+from ript_ray.rl.protocols import RuntimeUsage
+from ript_ray.runs.checkpoint import RunTotals
+from ript_ray.types import GroupSummary
+
+MAX_LISTED = 16
+"""Actors whose memory is listed one by one; of more, only the highest and the mean."""
+
+
+class TaskCounts:
+    """Rollouts and groups of each task, by the update that they were collected for."""
+
+    def __init__(self, task_of: Callable[[int], str]):
+        """Count by the task of a group's index."""
+        self._task_of = task_of
+        self._counts: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
+
+    def add(self, update: int, summary: GroupSummary, *, is_accepted: bool) -> None:
+        """Add a finished group."""
+        task, counts = self._task_of(summary.index), self._counts[update]
+        counts["rollouts", task] += len(summary.successes)
+        counts["solved", task] += sum(success == 1.0 for success in summary.successes)
+        counts["accepted", task] += is_accepted
+
+    def take(self, update: int) -> dict[str, float]:
+        """Return the metrics of an update, of the tasks that were drawn, and forget its counts."""
+        counts = self._counts.pop(update, Counter())
+        metrics: dict[str, float] = {}
+        for task in sorted(task for what, task in counts if what == "rollouts"):
+            metrics[f"train/success_rate/{task}"] = counts["solved", task] / counts["rollouts", task]
+            metrics[f"groups/accepted/{task}"] = counts["accepted", task]
+        return metrics
+
+
+def memory_metrics(usage: RuntimeUsage) -> dict[str, float]:
+    """Resident memory in bytes: the highest and the mean of each kind of process, and each one if they are few."""
+    metrics: dict[str, float] = {}
+    for kind, processes in usage.processes.items():
+        sizes = {number: process.rss_bytes for number, process in sorted(processes.items())}
+        if sizes:
+            metrics[f"memory/{kind}_bytes"] = max(sizes.values())
+        if len(sizes) > 1:
+            metrics[f"memory/{kind}_mean_bytes"] = sum(sizes.values()) / len(sizes)
+        if 1 < len(sizes) <= MAX_LISTED:
+            metrics |= {f"memory/{kind}_{number}_bytes": size for number, size in sizes.items()}
+    return metrics
+
+
+def difference_metrics(difference: PairedDifference, totals: RunTotals) -> dict[str, float]:
+    """The paired difference that post-training made, and what a percentage point of it cost if it is a gain."""
+    metrics: dict[str, float] = {
+        "eval/difference": difference.difference,
+        "eval/difference_low": difference.low,
+        "eval/difference_high": difference.high,
+        "eval/difference_p_value": difference.p_value,
+    }
+    points = 100 * difference.difference
+    if points > 0:
+        costs = {"env_steps": totals.env_steps, "rollouts": totals.num_rollouts, "core_s": totals.core_s}
+        metrics |= {f"cost/{name}_per_point": cost / points for name, cost in costs.items()}
+    return metrics

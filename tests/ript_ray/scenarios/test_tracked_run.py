@@ -1,0 +1,140 @@
+"""What MLflow has of a run: enough to compare runs, each update once, and how it ended."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from experiments.extending import EXPERIMENT as EXAMPLE
+from ript_ray.config.experiment import Experiment
+from ript_ray.config.rl import Evaluation
+from ript_ray.errors import ConfigError
+from ript_ray.pipeline import resume_experiment, run_experiment
+from ript_ray.rl.callbacks import RolloutStats
+from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.learner import learning_rate_of
+from ript_ray.runs import checkpoint
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_logger import tracking_identity
+from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runtime.cluster import Cluster
+from ript_ray.tracking.console import View
+from ript_ray.tracking.logs import ViewMode
+from ript_ray.tracking.mlflow_run import Identity, MlflowRun
+from ript_ray.types import GroupSummary
+from tests.tracked import only_run
+
+EXPERIMENT = replace(
+    EXAMPLE,
+    num_updates=4,
+    checkpoint_every=1,
+    sampling=replace(EXAMPLE.sampling, batch_rollouts=16),
+    evaluation=Evaluation(contexts_per_task=4),
+)
+HERE = Cluster(in_process=True)
+
+
+class Quiet(View):
+    """Interrupts the run in the middle of an update, if one is given."""
+
+    def __init__(self, stop_in: int | None = None):
+        super().__init__(ViewMode.QUIET, 4)
+        self._stop_in = stop_in
+
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
+        if stats.update == self._stop_in:
+            raise KeyboardInterrupt
+
+
+def steps(store: str, run: Any, name: str) -> list[int]:
+    return [metric.step for metric in MlflowClient(store).get_metric_history(run.info.run_id, name)]
+
+
+def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(store: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(EXPERIMENT, HERE, runs=tmp_path / "runs", view=Quiet(4), label="lost-power")
+    (path,) = (tmp_path / "runs" / "extending").iterdir()
+    interrupted = only_run(store, "extending")
+    assert interrupted.info.status == "KILLED"
+    for lost in ("update-00002", "update-00003"):
+        shutil.rmtree(path / "checkpoints" / lost)
+    results = resume_experiment(path, Cluster(in_process=True, group_timeout_s=99), view_of=lambda _: Quiet())
+
+    run = only_run(store, "extending")  # the interrupted one is in the trash
+    assert run.info.run_id != interrupted.info.run_id
+    assert steps(store, run, "train/success_rate") == [1, 2, 3, 4]
+    assert steps(store, run, "eval/success_rate") == [0, 4]
+    assert (run.info.status, path.name[-11:]) == ("FINISHED", "-lost-power")
+    assert run.info.run_name == f"2-tasks-laplace-{path.name}"
+
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    assert (params["cluster.in_process"], params["cluster.group_timeout_s"]) == ("True", "99")
+    assert {"machine.host", "machine.processor", "machine.cores", "machine.nodes", "commit", "torch"} <= tags.keys()
+    assert metrics["ppo/learning_rate"] == learning_rate_of(EXPERIMENT.ppo, 4)
+    assert metrics["memory/driver_bytes"] > 1e7
+    assert metrics["train/core_s"] > 0
+    figures = json.loads((path / "results.json").read_text())
+    difference = figures["difference"]
+    assert metrics["eval/difference"] == difference["difference"]
+    assert (metrics["eval/difference_low"], metrics["eval/difference_high"]) == (difference["low"], difference["high"])
+    if difference["difference"] > 0:
+        points = 100 * difference["difference"]
+        assert metrics["cost/env_steps_per_point"] == pytest.approx(figures["env_steps"] / points)
+    accepted = sum(
+        metric.value
+        for task in EXPERIMENT.tasks
+        for metric in MlflowClient(store).get_metric_history(run.info.run_id, f"groups/accepted/{task}")
+    )
+    assert accepted == figures["groups_accepted"] == 8
+    assert f"train/success_rate/{EXPERIMENT.tasks[0]}" in metrics
+    files = {file.path for file in MlflowClient(store).list_artifacts(run.info.run_id)}
+    assert files == {"config.json", "versions.json", "machine.json", "groups.jsonl", "results.json", "curve.png"}
+    assert results.tracking_error is None
+
+
+def test_a_run_that_never_succeeds_has_failed(store: str, tmp_path: Path) -> None:
+    sampling = replace(EXPERIMENT.sampling, max_uniform_groups=3)
+    checkpoint.save(tmp_path / "start", SavedPolicy.initial(EXPERIMENT))
+    hopeless = replace(
+        EXPERIMENT, name="hopeless", stages=("ript",), start_from=tmp_path / "start", max_steps=1, sampling=sampling
+    )
+    results = run_experiment(hopeless, HERE, runs=tmp_path / "runs", view=Quiet())
+    assert results.train_result is not None
+    assert "the policy never succeeds" in str(results.train_result.exhausted)
+    assert only_run(store, "hopeless").info.status == "FAILED"
+    assert json.loads((results.folder / "status.json").read_text()) == {"status": "FAILED"}
+
+
+def test_a_stage_is_nested_below_the_run_that_it_starts_from_and_long_parameters_are_whole(store: str) -> None:
+    first = Identity("a" * 32, "prior", "first", {"tasks": "t" * 13_000, "seed": "0"}, {})
+    MlflowRun(first)
+    MlflowRun(replace(first, run_id="b" * 32, experiment="ript", run="second", parent=("prior", first.run_id)))
+    parent, child = only_run(store, "prior"), only_run(store, "ript")
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    values = [parent.data.params[name] for name in ("tasks", "tasks.part2", "tasks.part3")]
+    assert "".join(values) == "t" * 13_000
+
+
+def test_a_run_names_its_parent_where_it_starts_from_a_run_or_one_of_its_checkpoints(tmp_path: Path) -> None:
+    experiment = Experiment("small", ("reach-v3",))
+    folder = RunDir.create(tmp_path, experiment)
+    for start in (folder.path, folder.checkpoint(3)):
+        started = replace(experiment, stages=("ript",), start_from=start, seed=1)
+        child = tracking_identity(RunDir.create(tmp_path, started), started)
+        assert child.parent == ("small", folder.run_id)
+        assert child.tags["started_from"] == str(folder.path)
+    own = tracking_identity(folder, experiment)
+    assert own.parent is None
+    twin = tracking_identity(folder, replace(experiment, seed=2))
+    assert twin.tags["experiment_sha256"] == own.tags["experiment_sha256"] != child.tags["experiment_sha256"]
+
+
+def test_a_label_is_one_word(tmp_path: Path) -> None:
+    experiment = Experiment("small", ("reach-v3",))
+    assert RunDir.create(tmp_path, experiment, "lr-3e-5").name.endswith("-seed0-lr-3e-5")
+    with pytest.raises(ConfigError, match="label must be one word of letters"):
+        RunDir.create(tmp_path, experiment, "two words")
