@@ -1,10 +1,12 @@
 """Cores, memory and processor of this machine that the process may use, container limits included."""
 
+import functools
 import os
 import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def num_cpus() -> int:
@@ -26,19 +28,20 @@ def memory_bytes() -> int:
         return total
 
 
+@functools.cache
 def processor_kind() -> str:
-    """Return the model of the processor and the vector instructions that torch uses.
+    """Return the model of the processor and the vector instructions that torch uses of it.
 
     Arithmetic gives the same bits on processors of one kind; others may round differently.
     """
-    import torch  # not before `let_threads_sleep`
-
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first, _, _ = CPUINFO.read_text().partition("\n\n")
     except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+        first = ""
+    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    flags = about.get("flags", "").split()
+    vectors = next((name for name in ("avx512f", "avx2") if name in flags), "no avx2")
+    return f"{about.get('model name', platform.machine())}, {os.environ.get('ATEN_CPU_CAPABILITY', vectors)}"
 
 
 def let_threads_sleep() -> None:
