@@ -57,11 +57,16 @@ def cosine(initial: float, final: float, done: float) -> float:
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Arrays:
-    """Return copies of the moments as `part/parameter` arrays; empty before the first step."""
+    """Return copies of the moments as `part/parameter` arrays; empty before the first step.
+
+    A parameter that never had a gradient has none: its moments are those before its first step.
+    """
+    if not any(optimizer.state.get(parameter) for parameter in parameters.values()):
+        return {}
     return {
         f"{part}/{name}": value.detach().cpu().numpy().copy()
         for name, parameter in parameters.items()
-        for part, value in optimizer.state.get(parameter, {}).items()
+        for part, value in (optimizer.state.get(parameter) or _new_moments(parameter)).items()
     }
 
 

@@ -19,7 +19,7 @@ from ript_ray.rl.protocols import DispatchCounts
 from ript_ray.runtime.actor_slot import ActorSlot, LoadingWeights, RollingOut, Starting
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.limits import MAX_FAILURES, MAX_INVALID, Limits, RecentFaults
-from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, node_of
+from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, place_of
 from ript_ray.runtime.remote_logs import Logged, LogRelay
 from ript_ray.runtime.run_ahead import RunAhead
 from ript_ray.runtime.schedule import IdleActors, RequestKey, RunningRequests, key_of
@@ -200,7 +200,7 @@ class ActorPool:
         for slot in due_slots[: max(0, free)]:
             del self._restart_at[slot]
             handle = self._start_actor()
-            start = Starting(node_of(handle))
+            start = Starting(place_of(handle))
             actor = ActorSlot(slot, self._counts.started, handle, start, now + self._limits.start_timeout_s)
             self._actors[slot] = self._starting[slot] = actor
             self._counts.started += 1
@@ -272,7 +272,7 @@ class ActorPool:
             return
         actor.call = None
         if self._starting.pop(actor.slot, None):
-            actor.node = answer
+            actor.node, actor.processor = answer
         if isinstance(answer, Logged):
             self._logs.relay(actor.slot, answer.entries)
             self.usage.note(actor.slot, answer.usage)

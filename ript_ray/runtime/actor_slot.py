@@ -46,6 +46,7 @@ class ActorSlot:
         deadline: When the pending call times out, by `time.monotonic`.
         version: Version of the weights it holds, none before the first load.
         node: Id of its node, none before it has started.
+        processor: Kind of its processor; see `processor_kind`.
         num_failures: Consecutive requests in which its code raised.
         num_invalid: Consecutive malformed groups it returned.
     """
@@ -57,6 +58,7 @@ class ActorSlot:
     deadline: float
     version: Version | None = None
     node: str | None = None
+    processor: str = ""
     num_failures: int = 0
     num_invalid: int = 0
 

@@ -1,5 +1,6 @@
 """Cores, memory and processor that this process may use, container limits included, and what it does use."""
 
+import functools
 import os
 import platform
 import resource
@@ -9,6 +10,7 @@ from pathlib import Path
 from ript_ray.types import ProcessUsage
 
 CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def num_cpus() -> int:
@@ -32,22 +34,18 @@ def memory_bytes() -> int:
 
 def processor() -> str:
     """Return the name of the processor's model, or of its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return _cpuinfo().get("model name", platform.machine())
 
 
+@functools.cache
 def processor_kind() -> str:
-    """Return the model of the processor and the vector instructions that torch uses.
+    """Return the model of the processor and the vector instructions that torch uses of it.
 
     Arithmetic gives the same bits on processors of one kind; others may round differently.
     """
-    import torch  # not before `let_threads_sleep`
-
-    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    flags = _cpuinfo().get("flags", "").split()
+    vectors = next((name for name in ("avx512f", "avx2") if name in flags), "no avx2")
+    return f"{processor()}, {os.environ.get('ATEN_CPU_CAPABILITY', vectors)}"
 
 
 def process_usage() -> ProcessUsage:
@@ -57,6 +55,15 @@ def process_usage() -> ProcessUsage:
     except OSError:
         rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # the highest so far
     return ProcessUsage(os.getpid(), rss_bytes, time.process_time())
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What the system tells of its first core."""
+    try:
+        first, _, _ = CPUINFO.read_text().partition("\n\n")
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def let_threads_sleep() -> None:

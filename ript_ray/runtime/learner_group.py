@@ -219,10 +219,13 @@ class LearnerGroup:
             LearnerLostError: A learner died or hangs.
         """
         ready = {rank: answer for rank, answer in enumerate(self._update) if is_ready(answer)}
+        answers, lost = [], None
         try:
             answers = [self._result(rank, answer) for rank, answer in ready.items()]
         except LearnerLostError as error:
-            raise self._first_cause(error) from error
+            lost = error
+        if lost is not None:
+            raise self._first_cause(lost)
         if len(answers) == self._size:
             return answers
         if reason := self._watch.find_hung([rank for rank in range(self._size) if rank not in ready]):
@@ -310,7 +313,7 @@ class LearnerGroup:
             self._logs.relay_from(rank, cause)
             if isinstance(cause, ray.exceptions.RayTaskError) and not isinstance(cause.cause, PeerError):
                 raise
-            raise LearnerLostError(str(error)) from cause
+            raise LearnerLostError(str(error).removesuffix(".")) from cause
 
 
 def _place_of(learner: object) -> tuple[str, str, str]:

@@ -1,13 +1,17 @@
 """Results and failures of calls to Ray actors."""
 
+import logging
 from typing import Any
 
 import ray
 
 from ript_ray.errors import WorkerError
+from ript_ray.runtime.host import processor_kind
 
 NO_TASK_EVENTS = {"enable_task_events": False}
 """Actor option: do not store the actor's calls for Ray's dashboard, where a week of them would fill memory."""
+
+logger = logging.getLogger(__name__)
 
 
 def is_ready(reference: ray.ObjectRef) -> bool:
@@ -15,10 +19,21 @@ def is_ready(reference: ray.ObjectRef) -> bool:
     return bool(ray.wait([reference], timeout=0)[0])
 
 
-def node_of(handle: Any) -> ray.ObjectRef:
-    """Ask an actor for the id of its node; the answer comes once it has started."""
-    reference: ray.ObjectRef = handle.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+def place_of(handle: Any) -> ray.ObjectRef:
+    """Ask an actor for the id of its node and the kind of its processor; the answer comes once it has started.
+
+    The actor logs it if its processor is of another kind than the driver's.
+    """
+    reference: ray.ObjectRef = handle.__ray_call__.remote(_place, processor_kind())
     return reference
+
+
+def _place(actor: object, processor_of_driver: str) -> tuple[str, str]:
+    processor = processor_kind()
+    if processor != processor_of_driver:
+        text = "its processor (%s) is of another kind than the driver's (%s): rollouts may differ in their last bits"
+        logger.warning(text, processor, processor_of_driver)
+    return ray.get_runtime_context().get_node_id(), processor
 
 
 def live_nodes() -> set[str]:

@@ -127,6 +127,27 @@ def test_restored_moments_continue_to_the_same_bits_and_are_not_aliased() -> Non
     assert all((array == moments[name]).all() for name, array in kept.items())
 
 
+def test_moments_of_a_parameter_without_a_gradient_so_far_are_restored_too() -> None:
+    module, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    other.load_state_dict(module.state_dict())
+    optimizer, resumed = (torch.optim.AdamW(each.parameters(), lr=0.1) for each in (module, other))
+    assert moments_of(optimizer, dict(module.named_parameters())) == {}
+
+    def step(each: nn.Linear, its_optimizer: torch.optim.AdamW, names: tuple[str, ...]) -> None:
+        its_optimizer.zero_grad()
+        for name in names:
+            parameter = each.get_parameter(name)
+            parameter.grad = torch.full_like(parameter, 0.5)
+        its_optimizer.step()
+
+    step(module, optimizer, ("weight",))
+    step(other, torch.optim.AdamW(other.parameters(), lr=0.1), ("weight",))
+    put_moments(resumed, dict(other.named_parameters()), moments_of(optimizer, dict(module.named_parameters())))
+    for each, its_optimizer in ((module, optimizer), (other, resumed)):
+        step(each, its_optimizer, ("weight", "bias"))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in module.state_dict().items())
+
+
 def test_moments_that_do_not_fit_are_all_listed_and_none_is_restored() -> None:
     module, optimizer = stepped()
     parameters = dict(module.named_parameters())

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -73,10 +74,12 @@ def run_learner(kind: str, rank: int, size: int, meeting: Rendezvous | None, ans
         return reduce(*arguments)
 
     ProcessGroupGloo.allreduce = counting  # type: ignore[attr-defined]
-    answers.put((rank, *learn(parts, learner), num_reductions))
+    connections = psutil.Process().net_connections("tcp")
+    hosts = {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+    answers.put((rank, *learn(parts, learner), num_reductions, hosts))
 
 
-def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, UpdateReport, int]]:
+def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, UpdateReport, int, set[str]]]:
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     meeting, processes = None, []
@@ -98,7 +101,8 @@ def test_several_learners_match_one_to_1e_6_with_one_all_reduce_per_step(kind: s
     alone = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=1)
     weights, report = learn(parts, alone)
     found = learn_together(kind, size)
-    for _, their_weights, their_report, num_reductions in found:
+    for _, their_weights, their_report, num_reductions, hosts in found:
+        assert hosts == {"127.0.0.1"}, "learners listen where they are told to, and nowhere else"
         np.testing.assert_allclose(their_weights, weights, atol=1e-6)
         np.testing.assert_array_equal(their_weights, found[0][1], err_msg="learners must stay bit-identical")
         assert their_report.loss == pytest.approx(report.loss, abs=1e-6)

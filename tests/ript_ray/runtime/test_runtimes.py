@@ -19,6 +19,7 @@ from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime
+from ript_ray.runtime.host import processor_kind
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary, RolloutRequest
@@ -193,6 +194,25 @@ def test_a_run_with_too_few_nodes_warns_of_the_shortage_and_continues_with_the_a
             Cluster(num_actors=1, cpus_per_actor=5, start_timeout_s=1),
             with_learner=False,
         )
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_actor_on_another_kind_of_processor_than_the_drivers_is_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actual = processor_kind()
+    processor_kind.cache_clear()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "other")  # not in the processes that Ray starts
+    runtime = on_ray(line_parts(POLICIES["laplace"]), 1)
+    try:
+        runtime.broadcast()
+        assert runtime._pool._actors[0].processor == actual != processor_kind()
+        text = f"its processor ({actual}) is of another kind than the driver's ({processor_kind()})"
+        assert [f"[actor 0] {text}" in message for message in caplog.messages] == [True]
+    finally:
+        runtime.close()
+        processor_kind.cache_clear()
 
 
 @pytest.mark.ray
