@@ -7,9 +7,9 @@ same group, bit for bit. Why not RLlib's actor manager: docs/decisions/0003-acto
 import logging
 import statistics
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ from ript_ray.rl.protocols import DispatchCounts
 from ript_ray.runtime.actor_slot import ActorSlot, LoadingWeights, RollingOut, Starting
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.limits import MAX_FAILURES, MAX_INVALID, Limits, RecentFaults
+from ript_ray.runtime.pool_counts import PoolCounts
 from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, place_of
 from ript_ray.runtime.remote_logs import Logged, LogRelay
 from ript_ray.runtime.run_ahead import RunAhead
@@ -42,20 +43,6 @@ class _Weights:
     reference: ray.ObjectRef | None = None
     checksum: str = ""
     version: Version | None = None
-
-
-@dataclass
-class _Counts:
-    started: int = 0
-    dispatched: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    speculated: int = 0
-    replaced: int = 0
-    failed_starts: int = 0
-    deaths: Counter[int] = field(default_factory=Counter)
-    attempts: Counter[RequestKey] = field(default_factory=Counter)
-    durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
 
 class ActorPool:
@@ -97,7 +84,7 @@ class ActorPool:
         self._restart_at = dict.fromkeys(range(num_actors), 0.0)
         self._queue: deque[RolloutRequest] = deque()
         self._finished: deque[Finished] = deque()
-        self._counts = _Counts()
+        self._counts = PoolCounts()
         self._faults = RecentFaults(limits.replacement_period_s)
         self._logs = LogRelay("actor")
         self.usage = UsageLog()
@@ -121,15 +108,7 @@ class ActorPool:
     @property
     def dispatch_counts(self) -> DispatchCounts:
         """Counts of dispatched, lost and running requests."""
-        counts, num_running = self._counts, len(self._running) + len(self._finished)
-        return DispatchCounts(
-            num_dispatched=counts.dispatched,
-            num_lost=counts.lost,
-            num_duplicated=counts.duplicated,
-            num_speculated=counts.speculated,
-            num_running=num_running,
-            num_replaced=counts.replaced,
-        )
+        return self._counts.dispatch_counts(num_running=len(self._running) + len(self._finished))
 
     def submit(self, request: RolloutRequest) -> None:
         """Dispatch a request to an idle actor, or queue it."""
@@ -225,9 +204,7 @@ class ActorPool:
 
         A retry prefers healthy actors.
         """
-        while self._idle and (
-            request := self._queue.popleft() if self._queue else self._straggler() or self._ahead.next_request()
-        ):
+        while self._idle and (request := self._next_request(self._idle.first)):
             actor = self._idle.take()
             self._counts.dispatched += 1
             # Lines 7-8: K rollouts of one context. Two results, so that the driver fetches the summary alone.
@@ -239,17 +216,22 @@ class ActorPool:
             actor.deadline = actor.call.started + timeout_s
             self._running.add(actor, key)
 
-    def _straggler(self) -> RolloutRequest | None:
+    def _next_request(self, actor: ActorSlot) -> RolloutRequest | None:
+        if self._queue:
+            return self._queue.popleft()
+        return self._straggler(actor.processor) or self._ahead.next_request()
+
+    def _straggler(self, processor: str) -> RolloutRequest | None:
         """Return the longest-running request if it is a straggler and no other actor runs it too, else none.
 
-        Only if its actor holds the current weights: then both copies give the same group, bit for bit, and taking the
-        faster one cannot bias the batch towards short episodes.
+        Only if its actor holds the current weights and has a processor of the same kind: then both copies give the same
+        group, bit for bit, and taking the faster one cannot bias the batch towards short episodes.
         """
         if not self._counts.durations_s:
             return None
         median_s = statistics.median(self._counts.durations_s)
         latest_start = time.monotonic() - max(self._limits.min_straggler_s, self._limits.straggler_factor * median_s)
-        return self._running.oldest_single(self._weights.version, latest_start)
+        return self._running.oldest_single(self._weights.version, processor, latest_start)
 
     def _on_answer(self, actor: ActorSlot) -> None:
         self._handle_answer(actor)

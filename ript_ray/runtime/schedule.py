@@ -27,6 +27,11 @@ class IdleActors:
         """Add an actor that has become idle."""
         heapq.heappush(self._heap, (actor.num_failures, actor.order, actor))
 
+    @property
+    def first(self) -> ActorSlot:
+        """The actor that `take` returns."""
+        return self._heap[0][2]
+
     def take(self) -> ActorSlot:
         """Remove and return the first actor."""
         return heapq.heappop(self._heap)[2]
@@ -66,8 +71,8 @@ class RunningRequests:
             del self._key_of[actor.slot]
         return actors
 
-    def oldest_single(self, version: Version | None, started_before: float) -> RolloutRequest | None:
-        """Return the longest-running request that one actor alone runs, with weights `version`, or none."""
+    def oldest_single(self, version: Version | None, processor: str, started_before: float) -> RolloutRequest | None:
+        """Return the longest-running request that one actor alone runs, of that weights and processor, or none."""
         for key in self._key_of.values():
             if len(self._actors_of[key]) > 1:
                 continue
@@ -75,6 +80,6 @@ class RunningRequests:
             assert isinstance(actor.call, RollingOut)
             if actor.call.started >= started_before:
                 return None  # all later ones were started later
-            if actor.version == version:
+            if actor.version == version and actor.processor == processor:
                 return actor.call.request
         return None

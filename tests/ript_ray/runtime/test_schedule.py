@@ -11,7 +11,8 @@ CONTEXT = Context("left", "go left", (0.0, -0.9))
 
 
 def slot(number: int, num_failures: int = 0) -> ActorSlot:
-    return ActorSlot(number, number, None, None, 0.0, num_failures=num_failures)
+    processor = ("new", "old")[number % 2]
+    return ActorSlot(number, number, None, None, 0.0, num_failures=num_failures, processor=processor)
 
 
 def test_idle_actors_are_taken_by_failures_and_then_by_age() -> None:
@@ -24,13 +25,14 @@ def test_idle_actors_are_taken_by_failures_and_then_by_age() -> None:
     assert [idle.take() for _ in range(len(idle))] == sorted(by_age, key=lambda actor: actor.num_failures)
 
 
-def scan(actors: list[ActorSlot], version: Version, started_before: float) -> RolloutRequest | None:
+def scan(actors: list[ActorSlot], version: Version, processor: str, started_before: float) -> RolloutRequest | None:
     """Return the straggler as a scan over all actors finds it."""
     copies = Counter(actor.request.index for actor in actors if actor.request)
     late = [
         (actor.call.started, actor.request)
         for actor in actors
-        if isinstance(actor.call, RollingOut) and actor.request and actor.version == version
+        if isinstance(actor.call, RollingOut) and actor.request
+        if (actor.version, actor.processor) == (version, processor)
         if actor.call.started < started_before and copies[actor.request.index] == 1
     ]
     return min(late, key=lambda entry: entry[0])[1] if late else None
@@ -60,8 +62,8 @@ def test_the_straggler_is_the_one_that_a_scan_over_all_actors_finds() -> None:
         indices = [other.request.index for other in actors if other.request]
         assert len(running) == len(indices)
         assert all(((index, 0) in running) == (index in indices) for index in range(8))
-        for version, age in ((Version(0), 2), (Version(1), 9)):
-            expected = scan(actors, version, now - age)
-            assert running.oldest_single(version, now - age) is expected
+        for version, processor, age in ((Version(0), "new", 2), (Version(1), "old", 9)):
+            expected = scan(actors, version, processor, now - age)
+            assert running.oldest_single(version, processor, now - age) is expected
             found += expected is not None
     assert found > 500, "the example must hold stragglers"
