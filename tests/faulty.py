@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
 from ript_ray.runtime.ray_runtime import RayRuntime
@@ -34,3 +36,12 @@ def is_first(mark: Path) -> bool:
     with contextlib.suppress(FileExistsError), mark.open("x") as file:
         file.write(str(os.getpid()))
     return mark.read_text() == str(os.getpid())
+
+
+class HeavyPolicy(TinyChunkPolicy):
+    """Its groups are large enough to stay on the node that produced them."""
+
+    def act(self, *arguments):
+        decisions = super().act(*arguments)
+        ballast = np.zeros((len(decisions.log_probs_BU), 20_000), np.float32)
+        return replace(decisions, record={**decisions.record, "ballast": ballast})

@@ -1,6 +1,6 @@
 """Settings of expert demonstrations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,8 @@ class Demonstrations:
             action range. Source: QueST's MetaWorld data has 0.2.
         max_attempts: Consecutive failed attempts after which recording a task is given up, at least 1; failed
             attempts are dropped. Source: ours.
+        max_memory_bytes: If the demonstrations of a folder exceed this size, their images are read from the files when
+            they are needed, at least 0. Changes no result. Source: ours.
     """
 
     folder: Path | None = None
@@ -33,9 +35,11 @@ class Demonstrations:
     num_held_out: int = 0
     action_noise: float = 0.2
     max_attempts: int = 20
+    max_memory_bytes: int = field(default=4 * 2**30, metadata={"before": 4 * 2**30})
 
     def __post_init__(self) -> None:
         require_at_least("demos.num-per-task", self.num_per_task, 1)
         require_at_least("demos.num-held-out", self.num_held_out, 0)
         require_between("demos.action-noise", self.action_noise, 0.0, 1.0)
         require_at_least("demos.max-attempts", self.max_attempts, 1)
+        require_at_least("demos.max-memory-bytes", self.max_memory_bytes, 0)

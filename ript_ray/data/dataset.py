@@ -18,9 +18,6 @@ from ript_ray.errors import ConfigError
 from ript_ray.policies.base import PolicyConfig
 from ript_ray.policies.supervised import Windows
 
-MAX_BYTES_IN_MEMORY = 4 * 2**30
-"""If the images of all demonstrations exceed this size, they are read from their files on demand."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -142,7 +139,7 @@ class _Files:
             for path in self._paths.values():
                 _require_same_rendering(benchmark, path)
         self._counts = {task: count_demonstrations(path) for task, path in self._paths.items()}
-        self._on_demand = sum(num_bytes for _, num_bytes in self._counts.values()) > MAX_BYTES_IN_MEMORY
+        self._on_demand = sum(num_bytes for _, num_bytes in self._counts.values()) > settings.max_memory_bytes
 
     def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
         """Read the task's file; see `DemonstrationSource`."""

@@ -32,6 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]
     result = run(*QUICKSTART, *SMALL, "--view", "lines", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (home / "runs" / "small").iterdir()
+    assert "Traceback" not in result.stdout + result.stderr
     return home, folder, result.stdout
 
 
@@ -51,7 +52,6 @@ def test_the_results_are_complete_and_consistent(finished: tuple[Path, Path, str
     assert results["env_steps"] > 0
     assert results["wall_s"] > 0
     assert "update 2, success" in printed
-    assert "Traceback" not in printed
 
 
 def test_the_folder_holds_configuration_versions_metrics_curve_and_checkpoints(

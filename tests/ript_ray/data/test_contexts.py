@@ -44,6 +44,22 @@ def test_training_demonstration_validation_and_test_contexts_never_overlap() -> 
     assert len(set().union(*sampled)) == sum(map(len, sampled)) == 1600
 
 
+@pytest.mark.sim
+def test_the_contexts_of_metaworld_never_overlap_even_where_they_vary_in_one_dimension() -> None:
+    tasks = ("drawer-open-v3", "reach-v3")
+    for task in tasks:
+        states = [
+            context.initial_state
+            for purpose in (
+                Purpose.TRAINING_CONTEXTS,
+                Purpose.DEMONSTRATION_CONTEXTS,
+                *(split.contexts for split in Split),
+            )
+            for context in draw_contexts(MetaWorld(), (task,), num_per_task=100, seed=0, purpose=purpose)
+        ]
+        assert len(set(states)) == len(states) == 400
+
+
 def test_a_larger_set_of_contexts_begins_with_the_smaller_one() -> None:
     benchmark = LineBenchmark()
     few, many = (

@@ -13,7 +13,6 @@ from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import Sampling
 from ript_ray.config.serialization import read_experiment, to_json
-from ript_ray.data import dataset as data_module
 from ript_ray.data.contexts import held_out_contexts, training_contexts
 from ript_ray.data.dataset import SupervisedDataset, choose, load_dataset, open_source
 from ript_ray.data.hdf5 import find_file, read_demonstrations
@@ -84,11 +83,10 @@ def test_images_rendered_with_other_settings_than_the_benchmarks_are_refused(fol
 
 
 @pytest.mark.sim
-def test_images_beyond_the_memory_limit_are_read_from_their_files_on_demand(folder: Path, monkeypatch) -> None:
+def test_images_beyond_the_memory_limit_are_read_from_their_files_on_demand(folder: Path) -> None:
     settings = Demonstrations(folder=folder, num_per_task=4)
     whole = collect(settings).training
-    monkeypatch.setattr(data_module, "MAX_BYTES_IN_MEMORY", 1000)
-    stored = collect(settings).training
+    stored = collect(replace(settings, max_memory_bytes=1000)).training
     images = stored.observations["corner_rgb"]
     assert not isinstance(images, np.ndarray)
     assert isinstance(stored.observations["robot_states"], np.ndarray)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import math
 import os
@@ -25,7 +26,7 @@ from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
-from tests.faulty import POLICY, is_first, runtime_with
+from tests.faulty import POLICY, HeavyPolicy, is_first, runtime_with
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, on_ray, train_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
@@ -356,8 +357,9 @@ def alive(pid: int) -> bool:
 
 
 def test_a_closed_runtime_leaves_no_process_and_no_object() -> None:
-    runtime = runtime_with(lambda task: LineEnvironment())
-    train_on(runtime, num_updates=2)
+    runtime = runtime_with(lambda task: LineEnvironment(), build_policy=functools.partial(HeavyPolicy, "laplace"))
+    log = train_on(runtime, num_updates=2)
+    assert log.records[0].stats.record_bytes > 4 * 100_000, "Ray stores groups above 100 kB only"
     pids = worker_pids(runtime)
     runtime.close()
     del runtime

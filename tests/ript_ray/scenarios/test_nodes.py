@@ -24,12 +24,11 @@ from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary, Progress, RolloutRequest
 from tests.conftest import line_parts, line_stream
-from tests.fakes import TinyChunkPolicy
+from tests.faulty import POLICY, HeavyPolicy
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, train_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone]
 
-POLICY = functools.partial(TinyChunkPolicy, "laplace")
 STORE = {"object_store_memory": 100_000_000}
 
 
@@ -133,15 +132,6 @@ def keep_busy_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
             runtime.launch(RolloutRequest(index, (line_stream().at(0),) * 9, tuple((index, k) for k in range(9))))
         for _ in range(4):
             runtime.discard(next_summary(runtime).index)
-
-
-class HeavyPolicy(TinyChunkPolicy):
-    """Its groups are large enough to stay on the node that produced them."""
-
-    def act(self, *arguments):
-        decisions = super().act(*arguments)
-        ballast = np.zeros((len(decisions.log_probs_BU), 20_000), np.float32)
-        return replace(decisions, record={**decisions.record, "ballast": ballast})
 
 
 def test_a_group_lost_before_the_learner_received_it_is_rerun(nodes: Nodes) -> None:
