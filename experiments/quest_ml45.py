@@ -25,7 +25,8 @@ reads none and also starts from an imported checkpoint:
     python -m experiments.quest_ml45 released-code-ript --start-from models/quest-ml45
 
 `few-shot` fine-tunes the prior of the 45 tasks on the five others, with the first five demonstrations of each, and then
-runs RIPT from the initial states of these demonstrations; `few-shot-prior` and `few-shot-ript` are its single stages:
+runs RIPT from the initial states of these demonstrations; `few-shot-prior` and `few-shot-ript` are its single stages,
+which both need the folder of the demonstrations:
 
     ript-ray demos metaworld --task ml45-test --episodes 5 --out data
     python -m experiments.quest_ml45 few-shot --demos.folder data --start-from runs/quest-ml45-prior/<run>
