@@ -79,6 +79,6 @@ def test_it_is_resumed_to_its_end_and_then_has_the_current_schema(run: Path, sto
     results = json.loads((run / "results.json").read_text())
     assert (results["num_updates"], results["schema"]) == (4, 2)
     assert results["before"] == json.loads((run / "before.json").read_text())
-    for name in ("groups.jsonl", "metrics.jsonl"):
-        assert {json.loads(line)["schema"] for line in (run / name).read_text().splitlines()} == {2}
+    for name, schema in {"groups.jsonl": 2, "metrics.jsonl": 3}.items():
+        assert {json.loads(line)["schema"] for line in (run / name).read_text().splitlines()} == {schema}
     assert checkpoint.load(run / "checkpoints" / "update-00004").experiment == RunDir(run).experiment
