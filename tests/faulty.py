@@ -33,8 +33,10 @@ def runtime_with(
 
 def is_first(mark: Path) -> bool:
     """Return whether this process was the first to ask for `mark`: exactly one is, even if several ask at once."""
-    with contextlib.suppress(FileExistsError), mark.open("x") as file:
-        file.write(str(os.getpid()))
+    own = mark.with_name(f"{mark.name} of {os.getpid()}")
+    own.write_text(str(os.getpid()))
+    with contextlib.suppress(FileExistsError):
+        os.link(own, mark)  # never empty, unlike a file that is opened and then written
     return mark.read_text() == str(os.getpid())
 
 

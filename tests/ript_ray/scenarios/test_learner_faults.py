@@ -30,8 +30,8 @@ from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, on_ra
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
 
 NUM_UPDATES = 5
-NO_PROGRESS_S = 8.0
-"""A pass of the policy takes milliseconds."""
+NO_PROGRESS_S = 15.0
+"""A pass of the policy takes milliseconds, unless the machine is busy."""
 
 FAULTS: dict[str, Callable[[], object]] = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
