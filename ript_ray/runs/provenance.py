@@ -1,6 +1,5 @@
 """What a run was made with: versions of packages, the commit, a hash of the sources, the processor."""
 
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -11,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+from ript_ray.runtime.host import processor
 
 PACKAGES = ("ript-ray", "ray", "torch", "numpy", "gymnasium", "mlflow", "safetensors")
 """Recorded in every run, beside those of its benchmark."""
@@ -28,7 +29,7 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
     """
     found = {"python": platform.python_version(), "platform": platform.platform()}
     found |= {"commit": _commit(), "sources_sha256": _sources_sha256()}
-    found |= {"processor": _processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    found |= {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
     for package in (*PACKAGES, *packages):
         try:
             found[package] = importlib.metadata.version(package)
@@ -40,14 +41,6 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
     """Return what differs, by name, as "THEN (now NOW)"; what only one of them knows is left out."""
     return {name: f"{then[name]} (now {now[name]})" for name in sorted(then.keys() & now) if then[name] != now[name]}
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _sources_sha256() -> str:
