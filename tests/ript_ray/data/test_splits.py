@@ -74,7 +74,8 @@ def test_demonstrations_on_held_out_contexts_are_found_and_files_that_are_gone_a
         with h5py.File(tmp_path / f"{task}.hdf5", "w") as file:
             states = [context.initial_state for context in held_out if context.task == task][:1]
             file["data/demo_0/states"] = np.array(states)
-    experiment = replace(FEW, demos=Demonstrations(folder=tmp_path))
+            file["data/demo_0/actions"] = np.zeros((1, 1), np.float32)
+    experiment = replace(FEW, demos=Demonstrations(folder=tmp_path, num_per_task=1))
     with pytest.raises(ConfigError, match=r"demos\.folder: 2 of its contexts are among the held-out ones"):
         require_untrained(held_out, experiment)
     require_untrained(held_out, replace(experiment, stages=("ript",), sampling=Sampling()))
