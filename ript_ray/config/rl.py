@@ -91,7 +91,7 @@ class Sampling:
     @property
     def min_groups_per_update(self) -> int:
         """Groups of the smallest batch that is trained."""
-        return math.ceil(self.min_batch_share * self.groups_per_update)
+        return math.ceil(round(self.min_batch_share * self.groups_per_update, 6))  # 0.7 * 10 is more than 7
 
     @property
     def requests_per_group(self) -> int:

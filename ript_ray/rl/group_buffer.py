@@ -31,13 +31,7 @@ class _Group:
 class GroupBuffer:
     """Batches of the first groups by index that are not rejected, each trained exactly once."""
 
-    def __init__(
-        self,
-        sampling: Sampling,
-        *,
-        num_updates: int,
-        start: Progress | None = None,
-    ):
+    def __init__(self, sampling: Sampling, *, num_updates: int, start: Progress | None = None):
         """Start with an empty batch (Algorithm 1, line 4).
 
         Args:
@@ -80,11 +74,11 @@ class GroupBuffer:
         in_flight = self._next_index - self._first_index - self.num_trained - self.num_rejected.total()
         # Rejected groups free capacity while a straggler pauses the streak: unbounded, the search never ends.
         ahead = self._next_index - self._judged_to
-        return min(
-            capacity - in_flight,
-            capacity + self._sampling.max_uniform_groups - ahead,
-            self._budget_end(num_batches - bool(self._indices(_State.TRAINING))) - self._next_index,
-        )
+        wanted = min(capacity - in_flight, capacity + self._sampling.max_uniform_groups - ahead)
+        if self._sampling.max_groups_per_update is None:
+            return wanted
+        num_collecting = num_batches - bool(self._indices(_State.TRAINING))
+        return min(wanted, self._budget_end(num_collecting) - self._next_index)
 
     @property
     def next_index(self) -> int:
@@ -110,8 +104,9 @@ class GroupBuffer:
     @property
     def exhausted(self) -> bool:
         """Whether rejected groups in a row, by index, have reached the limit, or a batch has too few in its budget."""
-        too_few = len(self._next_batch()) < self._sampling.min_groups_per_update
-        return self._streak_is_too_long or (self._budget_is_used and too_few)
+        if self._budget_is_used and len(self._next_batch()) < self._sampling.min_groups_per_update:
+            return True
+        return self._streak_is_too_long
 
     @property
     def _streak_is_too_long(self) -> bool:
