@@ -39,7 +39,7 @@ class Handle:
     """An actor without a process, for the costs of the driver alone."""
 
     def __init__(self) -> None:
-        self.__ray_call__ = Method(lambda function: ray.put("node"))
+        self.__ray_call__ = Method(lambda function, processor: ray.put(("node", processor)))
         self.load_logged = Method(lambda weights: ray.put(Logged(WEIGHTS.checksum, ())))
         self.roll_logged = Method(self._roll)
 

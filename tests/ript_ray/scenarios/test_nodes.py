@@ -3,26 +3,20 @@
 import functools
 import itertools
 import logging
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import ray
-from numpy.typing import NDArray
 from ray.cluster_utils import Cluster as Nodes
 
-from ript_ray.errors import WorkerError
-from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
+from ript_ray.rl.callbacks import RolloutStats
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
-from ript_ray.types import GroupSummary, Progress, RolloutRequest
+from ript_ray.types import GroupSummary, RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.faulty import POLICY, HeavyPolicy
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, train_on
@@ -155,26 +149,3 @@ def test_a_group_lost_before_the_learner_received_it_is_rerun(nodes: Nodes) -> N
         assert log.records[0].ledger.lost >= 1
     finally:
         runtime.close()
-
-
-def test_two_learners_on_ray_take_the_steps_of_one_and_a_dead_one_ends_the_run(nodes: Nodes) -> None:
-    parts = line_parts(POLICY, learning_rate=1e-4)
-    expected = train_on(SerialRuntime(parts))
-    runtime = RayRuntime(replace(parts, num_learners=2), Cluster(num_actors=2, cpus_per_actor=0.5))
-    try:
-        log = train_on(runtime)
-        for record, other in zip(log.records, expected.records, strict=True):
-            np.testing.assert_allclose(floats(record), floats(other), atol=1e-6)
-        assert runtime._learners is not None
-        second = runtime._learners._learners[1]
-        os.kill(ray.get(second.__ray_call__.remote(lambda learner: os.getpid())), signal.SIGKILL)
-        started = time.monotonic()
-        with pytest.raises(WorkerError, match="learner"):
-            train(runtime, line_stream(), sampling=SAMPLING, num_updates=6, seed=5, start=Progress(3, 100))
-        assert time.monotonic() - started < 300, "an update may take an hour, but a dead learner is noticed"
-    finally:
-        runtime.close()
-
-
-def floats(record: UpdateRecord) -> NDArray[np.float32]:
-    return record.weights.buffer.view(np.float32)
