@@ -36,7 +36,7 @@ from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runs.validation import Validation
 from ript_ray.runtime.cluster import Cluster
-from ript_ray.runtime.factory import describe, open_runtime, session
+from ript_ray.runtime.factory import describe, open_runtime, require_fit, session
 from ript_ray.seeding import Split
 from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
@@ -79,6 +79,7 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     """
     register(type(experiment.policy), type(experiment.benchmark))
     experiment = _with_absolute_paths(experiment)
+    require_fit(cluster, experiment.num_learners)
     start = initial_policy(experiment)
     _require_fresh_contexts(experiment)
     if RIPT in experiment.stages:

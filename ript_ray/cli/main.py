@@ -1,5 +1,6 @@
 """The command `ript-ray`: everything that is done with runs, policies, data and the installation."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from ript_ray import __version__
 from ript_ray.cli.doctor import diagnose
 from ript_ray.cli.entrypoint import WithPlugins, register_plugins, run_command
 from ript_ray.cli.summarize import Summarize
@@ -387,6 +389,9 @@ def main() -> None:
     }
 
     def execute() -> int:
+        if sys.argv[1:] == ["--version"]:
+            print(f"ript-ray {__version__}")
+            return 0
         command = tyro.extras.subcommand_cli_from_dict(commands)
         with console_logging():
             register_plugins(getattr(command, "plugin", ()))

@@ -73,6 +73,9 @@ class RunLogger:
             status = RunStatus.FINISHED
         else:
             status = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
+        if kind is not None:
+            what = "stopped" if kind is KeyboardInterrupt else "failed; once the cause is mended,"
+            logger.warning("the run has %s: it goes on with ript-ray resume %s", what, self.folder.path)
         with contextlib.suppress(StorageError):  # a disk that is full now has ended the run with its own error
             atomic_write(self.folder.status, json.dumps({"status": status}) + "\n")
         self._metrics_log.flush()

@@ -13,6 +13,16 @@ from ript_ray.runtime.ray_runtime import RayRuntime, node_cpus, ray_session
 from ript_ray.runtime.serial import SerialRuntime
 
 
+def require_fit(cluster: Cluster, num_learners: int) -> None:
+    """Check, before anything is started, that a cluster can run that many learners.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if cluster.in_process:
+        SerialRuntime.require_fit(num_learners)
+
+
 def session(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
     """Return a context manager that connects to Ray and checks the capacity, before any work is done."""
     return contextlib.nullcontext() if cluster.in_process else ray_session(cluster)

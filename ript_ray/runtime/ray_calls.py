@@ -1,6 +1,7 @@
 """Results and failures of calls to Ray actors."""
 
 import logging
+import socket
 from typing import Any
 
 import ray
@@ -11,7 +12,27 @@ from ript_ray.runtime.host import processor_kind
 NO_TASK_EVENTS = {"enable_task_events": False}
 """Actor option: do not store the actor's calls for Ray's dashboard, where a week of them would fill memory."""
 
+LISTENER_TIMEOUT_S = 10.0
+
 logger = logging.getLogger(__name__)
+
+
+def require_listener(address: str) -> None:
+    """Check that something listens at the address of a Ray cluster: Ray itself would try for many minutes.
+
+    Raises:
+        WorkerError: Nothing does within `LISTENER_TIMEOUT_S`.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # a word such as auto: Ray finds the cluster, or says why not
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_TIMEOUT_S).close()
+    except OSError as error:
+        raise WorkerError(
+            f"there is no Ray cluster at {address} (cluster.address, or RAY_ADDRESS if that is not given): {error}; "
+            "without an address, Ray is started on this machine"
+        ) from error
 
 
 def is_ready(reference: ray.ObjectRef) -> bool:

@@ -24,7 +24,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
-from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
+from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result, require_listener
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.runtime.run_ahead import Finished, RunAhead
 from ript_ray.runtime.usage import total
@@ -42,13 +42,15 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     let_threads_sleep()
     address = cluster.joined_address
+    if address is not None:
+        require_listener(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # boundary: where Ray times out, it raises the plain class
         raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would exit without saving

@@ -25,7 +25,7 @@ class SerialRuntime:
             ConfigError: The experiment has several learner processes.
         """
         if with_learner:
-            require(parts.num_learners == 1, f"num-learners is {parts.num_learners}; in one process it must be 1")
+            self.require_fit(parts.num_learners)
         self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps, max_environments)
         self._optional_learner: Learner | None = None
         if with_learner:
@@ -41,6 +41,15 @@ class SerialRuntime:
         self._finished: dict[int, list[Group]] = {}
         self._batch: Sequence[int] | None = None
         self._num_dispatched = 0
+
+    @staticmethod
+    def require_fit(num_learners: int) -> None:
+        """Check that learners of that number run in one process.
+
+        Raises:
+            ConfigError: They do not.
+        """
+        require(num_learners == 1, f"num-learners is {num_learners}; in one process it must be 1")
 
     @property
     def dispatch_counts(self) -> DispatchCounts:

@@ -61,8 +61,10 @@ class View:
         if name != self._stage:
             self._stage, self._stage_begun = name, (now, step)
         began, first = self._stage_begun
-        left = (now - began) / max(1, step - first) * (num_steps - step)
-        text = f"{name}: step {step} of {num_steps}, loss {loss:.4f}, {_minutes(left)} left"
+        left = "time left unknown"
+        if step > first:
+            left = f"{_minutes((now - began) / (step - first) * (num_steps - step))} left"
+        text = f"{name}: step {step} of {num_steps}, loss {loss:.4f}, {left}"
         if self._live_mode:
             self._draw(Group(Text(text), _bar(num_steps, step)), force=step == num_steps)
         elif self._lines and (step == num_steps or now - self._last_drawn > LINE_EVERY_S):

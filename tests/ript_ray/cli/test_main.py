@@ -2,10 +2,12 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import ript_ray
 from tests.commands import QUICKSTART, RIPT_RAY, quickstart_here, ript_ray_here, run
 
 pytestmark = pytest.mark.cli
@@ -75,3 +77,9 @@ def test_doctor_lists_what_is_installed_and_how_to_install_what_is_missing(tmp_p
     for part in ("Python", "cores", "memory", "shared memory", "disk", "GPU", "libEGL", "torch", "ray", "metaworld"):
         assert part in text
     assert (result.returncode == 0) == ("everything that the quickstart needs is here" in text)
+
+
+@pytest.mark.cli
+def test_the_module_is_the_command_and_names_its_version(tmp_path: Path) -> None:
+    result = run(sys.executable, "-m", "ript_ray", "--version", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f"ript-ray {ript_ray.__version__}\n")

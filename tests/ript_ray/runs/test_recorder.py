@@ -13,7 +13,7 @@ import pytest
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import Sampling
-from ript_ray.errors import CheckpointError, DivergenceError, StorageError
+from ript_ray.errors import CheckpointError, DivergenceError, StorageError, WorkerError
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
@@ -104,6 +104,17 @@ def end_with(folder: RunDir, work: Callable[[Recorder], None], error: type[BaseE
         work(recorder)
         if error is not None:
             raise error
+
+
+@pytest.mark.parametrize(("error", "word"), [(KeyboardInterrupt, "stopped"), (WorkerError, "failed")])
+def test_a_run_that_ends_early_says_how_it_goes_on(
+    folder: RunDir, error: type[BaseException], word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(error):
+        end_with(folder, lambda recorder: None, error)
+    (message,) = [message for message in own_messages(caplog) if "ript-ray resume" in message]
+    assert message.startswith(f"the run has {word}")
+    assert message.endswith(f"ript-ray resume {folder.path}")
 
 
 def own_messages(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -106,6 +106,13 @@ def test_a_quiet_view_shows_warnings_only() -> None:
         assert line.endswith("warning: rollout actor 2 failed")
 
 
+def test_the_time_left_is_unknown_before_a_step_has_been_timed() -> None:
+    output = io.StringIO()
+    view = View(ViewMode.LINES, num_updates=15, console=Console(file=output, width=140))
+    view.on_step("prior", 100, 1, 0.5)
+    assert output.getvalue() == "prior: step 1 of 100, loss 0.5000, time left unknown\n"
+
+
 def test_a_supervised_stage_has_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     output, now = io.StringIO(), 1000.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
