@@ -18,6 +18,7 @@ from ript_ray.data.dataset import open_source
 from ript_ray.errors import ConfigError, RiptError
 from ript_ray.evaluation.evaluate import evaluation_requests
 from ript_ray.rl.context_stream import ContextStream, Perturb
+from ript_ray.runtime.heartbeat import with_heartbeat
 from ript_ray.seeding import Purpose, Split, seed_of, text_code
 from ript_ray.types import RIPT, Context, RolloutRequest, Seed
 
@@ -40,7 +41,7 @@ def draw_contexts(
             instruction=benchmark.instruction(task),
             initial_state=tuple(benchmark.draw_initial_state(task, seed_of(seed, purpose, index)).tolist()),
         )
-        for task in tasks
+        for task in with_heartbeat(tasks, "drawing contexts, tasks", len(tasks))
         for index in range(num_per_task)
     )
 

@@ -17,6 +17,7 @@ from ript_ray.data.windows import make_windows
 from ript_ray.errors import ConfigError
 from ript_ray.policies.base import PolicyConfig
 from ript_ray.policies.supervised import Windows
+from ript_ray.runtime.heartbeat import with_heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def load_dataset(
     )
     training: list[Demonstration] = []
     held_out: list[Demonstration] = []
-    for task in tasks:
+    for task in with_heartbeat(tasks, f"{source_name}, tasks", len(tasks)):
         chosen, rest = source.read(task)
         training += chosen
         held_out += rest

@@ -21,6 +21,7 @@ from ript_ray.data.demonstrations import Attempt, ExpertEpisode, FailureLimit, r
 from ript_ray.data.hdf5 import DemonstrationWriter, Recipe, read_recipe
 from ript_ray.errors import ConfigError, RiptError
 from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.heartbeat import Heartbeat
 from ript_ray.runtime.task_pool import TaskPool, open_task_pool
 
 logger = logging.getLogger(__name__)
@@ -87,13 +88,16 @@ def record_files(plan: Plan, paths: dict[str, Path], cluster: Cluster) -> None:
         return
     waiting = deque(missing)
     active: dict[str, _TaskFile] = {}
+    heartbeat, num_recorded = Heartbeat("recording, demonstrations", len(missing) * plan.num_episodes), 0
     with open_task_pool(functools.partial(attempt_expert, plan.benchmark), cluster) as workers:
         try:
             while waiting or active:
+                heartbeat.beat(num_recorded)
                 _keep_busy(workers, active, waiting, lambda task: _TaskFile(plan, task, paths[task]))
                 attempt, episode = workers.next_done()
                 file = active[attempt.task]
                 file.add(attempt, episode)
+                num_recorded += file.counts(episode)
                 if file.is_complete:
                     del active[attempt.task]
                     logger.info(file.finish())
@@ -164,11 +168,15 @@ class _TaskFile:
     def add(self, attempt: Attempt, episode: ExpertEpisode) -> None:
         """Add the result of an attempt; results are written in the order of the attempts."""
         self._num_pending -= 1
-        self._num_good += self._is_good(episode)
+        self._num_good += self.counts(episode)
         self._episodes[attempt.index] = episode
         while self._next_index in self._episodes:
             self._write(self._episodes.pop(self._next_index))
             self._next_index += 1
+
+    def counts(self, episode: ExpertEpisode) -> bool:
+        """Return whether an attempt is one of the demonstrations."""
+        return episode.success or self._plan.keep_failures
 
     def finish(self) -> str:
         """Complete the file; returns its summary for the log."""
@@ -178,11 +186,8 @@ class _TaskFile:
     def discard(self) -> None:
         self._writer.discard()
 
-    def _is_good(self, episode: ExpertEpisode) -> bool:
-        return episode.success or self._plan.keep_failures
-
     def _write(self, episode: ExpertEpisode) -> None:
-        is_good = self._is_good(episode)
+        is_good = self.counts(episode)
         self._limit.count(is_good)
         if is_good:
             self._writer.add(episode, attempt=self._next_index, is_truncated=not episode.success)

@@ -6,8 +6,10 @@ broadcast as one object that all actors of a node share.
 """
 
 import contextlib
+import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +23,7 @@ from ript_ray.rl.protocols import Components, DispatchCounts, Rerun, RuntimeUsag
 from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
+from ript_ray.runtime.heartbeat import HEARTBEAT_S, Heartbeat
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
@@ -29,6 +32,8 @@ from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.runtime.run_ahead import Finished, RunAhead
 from ript_ray.runtime.usage import total
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -159,6 +164,7 @@ class RayRuntime:
             self._ahead.start(request_of, first_index)
 
     def next_event(self) -> GroupSummary | UpdateReport:
+        last_sign = time.monotonic()
         while True:
             if self._learners and (report := self._learners.finished_update()):
                 return report
@@ -171,12 +177,18 @@ class RayRuntime:
             updating = self._learners is not None and self._learners.is_updating
             assert updating or self._pool.has_work, "no request or update is running: this wait would never end"
             self._pool.poll(self._learners.awaited if self._learners else [])
+            if time.monotonic() - last_sign > HEARTBEAT_S:
+                last_sign = time.monotonic()
+                learner = ", and the learner is updating" if updating else ""
+                logger.info("rollout requests running: %d%s", self.dispatch_counts.num_running, learner)
 
     def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
         for request in requests:
             self._pool.submit(request)
         summaries: dict[int, GroupSummary] = {}
+        heartbeat = Heartbeat("evaluating, rollouts", sum(len(request.contexts) for request in requests))
         while len(summaries) < len(requests):
+            heartbeat.beat(sum(len(summary.successes) for summary in summaries.values()))
             self._pool.poll()
             self._collect_finished()
             for request in requests:
@@ -276,7 +288,9 @@ class RayRuntime:
 
     def _await_start(self) -> None:
         """Wait for every actor that fits, and for the learners."""
+        heartbeat = Heartbeat("starting rollout actors", self._pool.num_actors)
         while self._pool.num_starting or not self._pool.num_ready:
+            heartbeat.beat(self._pool.num_ready)
             self._pool.poll()
         if self._learners:
             self._learners.await_start(self._cluster.start_timeout_s)

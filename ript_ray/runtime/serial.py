@@ -9,6 +9,7 @@ from ript_ray.rl.parts import join_summaries, split
 from ript_ray.rl.protocols import Components, DispatchCounts, Rerun, RuntimeUsage
 from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
+from ript_ray.runtime.heartbeat import with_heartbeat
 from ript_ray.runtime.usage import total
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
@@ -76,7 +77,8 @@ class SerialRuntime:
         return summary
 
     def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
-        return [self._worker.roll(request)[0] for request in requests]
+        batches = with_heartbeat(requests, "evaluating, batches of rollouts", len(requests))
+        return [self._worker.roll(request)[0] for request in batches]
 
     def send_to_learner(self, index: int) -> None:
         self._learner.receive(*self._finished.pop(index))

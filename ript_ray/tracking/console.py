@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.runtime.heartbeat import HEARTBEAT_S, in_minutes
 from ript_ray.tracking.logs import ConsoleHandler, ViewMode, attached
 from ript_ray.types import GroupSummary
 
@@ -63,13 +64,12 @@ class View:
         began, first = self._stage_begun
         left = "time left unknown"
         if step > first:
-            left = f"{_minutes((now - began) / (step - first) * (num_steps - step))} left"
+            left = f"{in_minutes((now - began) / (step - first) * (num_steps - step))} left"
         text = f"{name}: step {step} of {num_steps}, loss {loss:.4f}, {left}"
         if self._live_mode:
             self._draw(Group(Text(text), _bar(num_steps, step)), force=step == num_steps)
         elif self._lines and (step == num_steps or now - self._last_drawn > LINE_EVERY_S):
-            self._last_drawn = now
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self._print(text)
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         """Show the rollouts of the current update."""
@@ -78,6 +78,8 @@ class View:
             self._done = stats.update - 1  # a resumed run does not start at 0
         if self._live_mode:
             self._draw(self._training(stats))
+        elif self._lines and time.perf_counter() - self._last_drawn > HEARTBEAT_S:
+            self._print(self._status(stats))
 
     def on_update(self, record: UpdateRecord) -> None:
         """Add a finished update."""
@@ -87,8 +89,7 @@ class View:
         self._rows.append(_row(record))
         if self._lines:
             cells = [f"{name} {cell}" for name, cell in zip(COLUMNS, _row(record), strict=True)]
-            line = ", ".join([*cells, self._time_left(time.perf_counter())])
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self._print(", ".join([*cells, self._time_left(time.perf_counter())]))
         if self._live_mode:
             self._draw(self._training(record.stats), force=True)
 
@@ -98,24 +99,30 @@ class View:
             table.add_column(column, justify="right")
         for row in self._rows:
             table.add_row(*row)
+        progress = self._done + stats.num_collected / stats.num_wanted * (stats.update > self._done)
+        return Group(table, _bar(self._num_updates, progress), Text(self._status(stats)))
+
+    def _status(self, stats: RolloutStats) -> str:
         now = time.perf_counter()
         rate = stats.env_steps / max(1e-9, now - stats.started)
         verdicts = stats.verdicts
-        status = Text(
+        return (
             f"update {stats.update} of {self._num_updates}: "
             f"{stats.num_collected} of {stats.num_wanted} groups accepted, "
             f"{verdicts[Verdict.ALL_FAILED]} all failed, {verdicts[Verdict.ALL_SOLVED]} all solved, "
             f"success {stats.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
             + (f", {self._num_replaced} actors replaced" if self._num_replaced else "")
         )
-        progress = self._done + stats.num_collected / stats.num_wanted * (stats.update > self._done)
-        return Group(table, _bar(self._num_updates, progress), status)
+
+    def _print(self, line: str) -> None:
+        self._last_drawn = time.perf_counter()
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def _time_left(self, now: float) -> str:
         if not self._shown or self._training_started is None:
             return "time left unknown"
         left = (now - self._training_started) / self._shown * (self._num_updates - self._done)
-        return f"{_minutes(left)} left"
+        return f"{in_minutes(left)} left"
 
     def _draw(self, body: Group, *, force: bool = False) -> None:
         now = time.perf_counter()
@@ -138,12 +145,6 @@ class View:
             if self._live is not None:
                 self._live.stop()
                 self._live = None
-
-
-def _minutes(seconds: float) -> str:
-    if seconds >= 7200:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
-    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 
 def _bar(total: float, done: float) -> Table:

@@ -113,6 +113,19 @@ def test_the_time_left_is_unknown_before_a_step_has_been_timed() -> None:
     assert output.getvalue() == "prior: step 1 of 100, loss 0.5000, time left unknown\n"
 
 
+def test_where_there_is_no_terminal_a_long_update_has_a_line_every_twenty_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, now = io.StringIO(), 1000.0
+    view = View(ViewMode.LINES, num_updates=15, console=Console(file=output, width=140))
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    for _ in range(50):
+        now += 1.0
+        view.on_group(replace(stats(), started=1000.0), SUMMARY, Verdict.ACCEPTED)
+    first, second, third = output.getvalue().splitlines()
+    assert all(line.startswith("update 2 of 15: 6 of 12 groups accepted") for line in (first, second, third))
+
+
 def test_a_supervised_stage_has_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     output, now = io.StringIO(), 1000.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
