@@ -16,7 +16,7 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
         "MB/s per actor",
     ),
     "memory": (
-        lambda: memory.main(memory.Options(tasks=("reach-v3",), group_size=1, num_steps=1)),
+        lambda: memory.main(memory.Options(tasks=("reach-v3",), group_size=2, num_steps=1)),
         "of what it was then",
     ),
     "reliability": (

@@ -208,6 +208,8 @@ def test_an_actor_on_another_kind_of_processor_than_the_drivers_is_named(
     runtime = on_ray(line_parts(POLICIES["laplace"]), 1)
     try:
         runtime.broadcast()
+        runtime.launch(RolloutRequest(0, (line_stream().at(0),), ((0,),), keep_record=False))
+        next_summary(runtime)
         assert runtime._pool._actors[0].processor == actual != processor_kind()
         text = f"its processor ({actual}) is of another kind than the driver's ({processor_kind()})"
         assert [f"[actor 0] {text}" in message for message in caplog.messages] == [True]

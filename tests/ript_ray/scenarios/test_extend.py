@@ -59,9 +59,8 @@ def end_of(folder: Path) -> list[bytes]:
 
 
 def results_of(folder: Path) -> dict:
-    return {
-        name: value for name, value in json.loads((folder / "results.json").read_text()).items() if name != "wall_s"
-    }
+    results = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in results.items() if name not in ("wall_s", "core_s")}
 
 
 @pytest.mark.parametrize("is_interrupted", [False, True])

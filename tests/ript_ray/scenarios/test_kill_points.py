@@ -83,14 +83,18 @@ def after_one_update(undisturbed: Path, home: Path) -> Path:
 def assert_it_resumes_to_the_same_end(folder: Path, undisturbed: Path, home: Path) -> None:
     with contextlib.chdir(home):  # in this process: starting another one takes longer than the rest of the run
         resume_experiment(folder, Cluster(in_process=True), view_of=lambda _: View(ViewMode.QUIET, 4))
-    for name in ("policy.safetensors", "learner.safetensors"):
-        path = Path("checkpoints") / "update-00004" / name
-        assert (folder / path).read_bytes() == (undisturbed / path).read_bytes(), name
+    assert_same_weights(folder, undisturbed)
     figures, expected = (json.loads((path / "results.json").read_text()) for path in (folder, undisturbed))
-    for name in expected.keys() - {"wall_s"}:
+    for name in expected.keys() - {"wall_s", "core_s"}:
         assert figures[name] == expected[name], name
     updates = [point.update for point in read_metrics(folder / "metrics.jsonl") if point.stage == "ript"]
     assert updates == [0, 1, 2, 3, 4, 4], "each update once, and both evaluations"
+
+
+def assert_same_weights(folder: Path, undisturbed: Path) -> None:
+    for name in ("policy.safetensors", "learner.safetensors"):
+        path = Path("checkpoints") / "update-00004" / name
+        assert (folder / path).read_bytes() == (undisturbed / path).read_bytes(), name
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -106,7 +110,9 @@ def test_a_driver_killed_anywhere_resumes_to_the_same_weights(point: str, undist
 
 
 @pytest.mark.ray
-def test_a_killed_learner_is_named_and_the_run_resumes_to_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_learner_is_named_and_replaced_and_the_run_ends_with_the_same_weights(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     folder = after_one_update(undisturbed, tmp_path)
     command = [*RIPT_RAY, "resume", str(folder), "--view", "lines"]
     with subprocess.Popen(
@@ -122,8 +128,9 @@ def test_a_killed_learner_is_named_and_the_run_resumes_to_the_same_weights(undis
             if "ray::LoggedLearner" in child.name()
         )
         learner.kill()
-        _, errors = process.communicate(timeout=300)  # an update may take an hour
-    assert process.returncode == 1
-    assert "error: the learner" in errors
-    assert "Traceback" not in errors
-    assert_it_resumes_to_the_same_end(folder, undisturbed, tmp_path)
+        printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, printed + errors
+    assert "learner 0" in printed
+    assert "replacing the learners" in printed
+    assert "Traceback" not in printed + errors
+    assert_same_weights(folder, undisturbed)

@@ -96,7 +96,7 @@ class LosesGroupsOnRay(RayRuntime):
     def send_to_learner(self, index: int) -> None:
         self.num_sent += 1
         if self.num_sent > SAMPLING.groups_per_update and self._summaries[index].version == 0:
-            self._groups[index] = lost_object()
+            self._groups[index] = (lost_object(),)
         super().send_to_learner(index)
 
     def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
