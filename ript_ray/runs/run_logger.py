@@ -17,7 +17,7 @@ from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind, read_metrics
-from ript_ray.tracking.mlflow_run import Identity
+from ript_ray.tracking.mlflow_run import SEEDS_TAG, Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
 from ript_ray.types import RIPT
 
@@ -135,7 +135,7 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
     tags = {
         "folder": str(folder.path),
         "num_updates": experiment.num_updates,  # a parameter cannot change if the run is extended
-        "experiment_sha256": hashlib.sha256(same_but_seed.encode()).hexdigest(),  # of runs that differ in their seeds
+        SEEDS_TAG: hashlib.sha256(same_but_seed.encode()).hexdigest(),  # of runs that differ in their seeds
         **folder.versions,
         **{f"resumed.{name}": version for name, version in folder.resumed_versions.items()},
         **flatten({"machine": where.get("machine", {})}),
@@ -143,14 +143,16 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
     parent = _parent_of(experiment)
     if parent is not None:
         tags["started_from"] = str(parent.path)
+    group = f"{tasks}-{experiment.policy.kind}"
     return Identity(
         run_id=folder.run_id,
         experiment=experiment.name,
-        run=f"{tasks}-{experiment.policy.kind}-{folder.name}",
+        run=f"{group}-{folder.name}",
         params={name: str(value) for name, value in flatten(settings).items()},
         tags={name: str(value) for name, value in tags.items()},
         parent=(parent.experiment.name, parent.run_id) if parent else None,
         replaced=folder.replaced_run_ids,
+        group=group,
     )
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 RUN_ID_TAG = "ript_ray.run_id"
 PARENT_TAG = "mlflow.parentRunId"
+SEEDS_TAG = "experiment_sha256"
+"""The same for runs that differ in their seeds alone."""
 
 MAX_CHARS = 6000
 """Longest value of a parameter in MLflow."""
@@ -41,6 +43,7 @@ class Identity:
         tags: Versions, commit, machine, directory; those of a run that is continued are updated.
         parent: MLflow experiment and id of the run that this one started from, if any.
         replaced: Ids that the run had before updates of it were dropped, to be made again.
+        group: What its name shares with those of runs that differ in their seeds alone.
     """
 
     run_id: str
@@ -50,6 +53,7 @@ class Identity:
     tags: dict[str, str]
     parent: tuple[str, str] | None = None
     replaced: tuple[str, ...] = ()
+    group: str = ""
 
 
 class MlflowRun:
@@ -108,7 +112,25 @@ class MlflowRun:
             tags[PARENT_TAG] = parent.info.run_id
         found = self._client.get_experiment_by_name(identity.experiment)
         experiment = found.experiment_id if found else self._create_experiment(identity.experiment)
-        return self._client.create_run(experiment, run_name=identity.run, tags=tags)
+        run = self._client.create_run(experiment, run_name=identity.run, tags=tags)
+        if PARENT_TAG not in tags and SEEDS_TAG in tags:
+            self._nest_seeds(experiment, identity)
+        return run
+
+    def _nest_seeds(self, experiment: str, identity: Identity) -> None:
+        """Nest runs that differ in their seeds alone below a run of their own, once there are two."""
+        own_id = identity.tags[SEEDS_TAG]
+        runs = self._client.search_runs([experiment], filter_string=f"tags.{SEEDS_TAG} = '{own_id}'")
+        alone = [run for run in runs if PARENT_TAG not in run.data.tags]
+        if len(runs) < 2 or not alone:
+            return
+        parent = self._find(identity.experiment, own_id)
+        if parent is None:
+            name, tags = f"{identity.group}-all-seeds", {RUN_ID_TAG: own_id}
+            parent = self._client.create_run(experiment, run_name=name, tags=tags)
+            self._client.set_terminated(parent.info.run_id)
+        for run in alone:
+            self._client.set_tag(run.info.run_id, PARENT_TAG, parent.info.run_id)
 
     def _find(self, experiment: str, run_id: str) -> Any:
         """Find the run with an id of ours; None if there is none."""

@@ -24,7 +24,7 @@ from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
-from ript_ray.tracking.mlflow_run import Identity, MlflowRun
+from ript_ray.tracking.mlflow_run import PARENT_TAG, SEEDS_TAG, Identity, MlflowRun
 from ript_ray.types import GroupSummary
 from tests.tracked import only_run
 
@@ -117,6 +117,27 @@ def test_a_stage_is_nested_below_the_run_that_it_starts_from_and_long_parameters
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     values = [parent.data.params[name] for name in ("tasks", "tasks.part2", "tasks.part3")]
     assert "".join(values) == "t" * 13_000
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_nested_below_one_run(store: str) -> None:
+    tags = {SEEDS_TAG: "5eed"}
+    first = Identity("a" * 32, "line", "line-seed0", {"seed": "0"}, tags, group="line")
+    MlflowRun(first)
+    MlflowRun(replace(first, run_id="f" * 32, run="other", tags={SEEDS_TAG: "07e4"}))
+    client = MlflowClient(store)
+    found = client.get_experiment_by_name("line")
+    assert found is not None
+    experiment = found.experiment_id
+    assert len(client.search_runs([experiment])) == 2, "one seed needs no parent"
+    for letter in "bc":
+        MlflowRun(replace(first, run_id=letter * 32, run=f"line-{letter}"))
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    parent = runs["line-all-seeds"]
+    nested = {name for name, run in runs.items() if run.data.tags.get(PARENT_TAG) == parent.info.run_id}
+    assert nested == {"line-seed0", "line-b", "line-c"}
+    assert parent.info.status == "FINISHED"
+    MlflowRun(replace(first, run_id="b" * 32, run="line-b"))
+    assert len(client.search_runs([experiment])) == 5, "a run that goes on is found again"
 
 
 def test_a_run_names_its_parent_where_it_starts_from_a_run_or_one_of_its_checkpoints(tmp_path: Path) -> None:
