@@ -44,8 +44,6 @@ class GroupBuffer:
         self.num_trained = 0
         self.num_rejected: Counter[Verdict] = Counter()
         self._sampling = sampling
-        self._groups_per_update = sampling.groups_per_update
-        self._max_policy_lag = sampling.max_policy_lag
         self._num_updates = num_updates
         self._trained_verdicts = trained_verdicts(dynamic=sampling.dynamic)
         self._groups: dict[int, _Group] = {}  # in index order, because they are launched in it
@@ -69,8 +67,8 @@ class GroupBuffer:
         """Groups that may be launched now; 0 once the search is exhausted."""
         if self.exhausted:
             return 0
-        num_batches = min(self._max_policy_lag + 1, self._num_updates - self.update)
-        capacity = num_batches * self._groups_per_update
+        num_batches = min(self._sampling.max_policy_lag + 1, self._num_updates - self.update)
+        capacity = num_batches * self._sampling.groups_per_update
         in_flight = self._next_index - self._first_index - self.num_trained - self.num_rejected.total()
         # Rejected groups free capacity while a straggler pauses the streak: unbounded, the search never ends.
         ahead = self._next_index - self._judged_to
@@ -98,7 +96,7 @@ class GroupBuffer:
         """
         has_ended = self._streak_is_too_long and not self._indices(_State.RUNNING)
         size, is_complete = len(self._next_batch()), self._budget_is_used or has_ended
-        is_enough = size >= (self._sampling.min_groups_per_update if is_complete else self._groups_per_update)
+        is_enough = size >= (self._sampling.min_groups_per_update if is_complete else self._sampling.groups_per_update)
         return is_enough and not self._indices(_State.TRAINING)
 
     @property
@@ -146,12 +144,14 @@ class GroupBuffer:
         """Return the indices of the batch, ascending; it is in training until `finish_update`."""
         assert self.ready
         batch = self._next_batch()
-        is_full = len(batch) == self._groups_per_update
+        is_full = len(batch) == self._sampling.groups_per_update
         self._batch_first = batch[-1] + 1 if is_full else min(self._judged_to, self._budget_end(1))
         for index in batch:
             group = self._groups[index]
             group.state, age = _State.TRAINING, self.update - group.version
-            assert age <= self._max_policy_lag, f"group {index} is {age} updates old, limit {self._max_policy_lag}"
+            assert age <= self._sampling.max_policy_lag, (
+                f"group {index} is {age} updates old, limit {self._sampling.max_policy_lag}"
+            )
         return batch
 
     def replace(self, summary: GroupSummary) -> Verdict:
@@ -173,11 +173,12 @@ class GroupBuffer:
 
     def explain_exhaustion(self) -> SearchExhaustedError:
         """Return the error that says why no mixed group was found, with the counts."""
+        sampling = self._sampling
         if not self._streak_is_too_long:
             return SearchExhaustedError(
-                f"{len(self._next_batch())} of the {self._sampling.max_groups_per_update} groups of an update were "
+                f"{len(self._next_batch())} of the {sampling.max_groups_per_update} groups of an update were "
                 f"mixed (sampling.max-groups-per-update), and a batch needs at least "
-                f"{self._sampling.min_groups_per_update} of {self._groups_per_update} (sampling.min-batch-share)",
+                f"{sampling.min_groups_per_update} of {sampling.groups_per_update} (sampling.min-batch-share)",
                 is_success=False,
             )
         failed, solved = (self._streak[verdict] for verdict in UNIFORM)
@@ -197,7 +198,7 @@ class GroupBuffer:
         assert summary.version <= self.update, f"group {summary.index} is from the future: {summary.version}"
         if summary.error:
             return Verdict.INVALID
-        if self.update - summary.version > self._max_policy_lag:
+        if self.update - summary.version > self._sampling.max_policy_lag:
             return Verdict.STALE
         verdict = judge(summary.successes)
         if self.trains(verdict):
@@ -212,7 +213,7 @@ class GroupBuffer:
     def _next_batch(self) -> list[int]:
         """Return the first waiting groups, up to a batch; none past a running one, or short episodes are favored."""
         end = min(self._judged_to, self._budget_end(1))
-        return [index for index in self._indices(_State.WAITING) if index < end][: self._groups_per_update]
+        return [index for index in self._indices(_State.WAITING) if index < end][: self._sampling.groups_per_update]
 
     def _budget_end(self, num_batches: int) -> int:
         """First index that cannot be in the next `num_batches` batches."""

@@ -93,7 +93,6 @@ class RayRuntime:
         self._cluster = cluster
         self._requests: dict[int, RolloutRequest] = {}
         self._groups: dict[int, tuple[ray.ObjectRef, ...]] = {}
-        self._num_dropped_parts = 0
         self._partial: PartialGroups[ray.ObjectRef] = PartialGroups()
         self._summaries: dict[int, GroupSummary] = {}
         self._num_rolled_out = 0
@@ -143,7 +142,7 @@ class RayRuntime:
         return replace(
             counts,
             num_dispatched=counts.num_dispatched - self._num_rolled_out,
-            num_speculated=counts.num_speculated + ahead.num_dropped + self._num_dropped_parts,
+            num_speculated=counts.num_speculated + ahead.num_dropped,
             num_running=counts.num_running + ahead.num_held + len(self._partial),
         )
 
@@ -254,7 +253,7 @@ class RayRuntime:
         self._collect_finished()
         for key in self._ahead.stop():
             self._pool.cancel(key)
-            self._num_dropped_parts += self._partial.drop(key[0])
+            self._ahead.num_dropped += self._partial.drop(key[0])
 
     def _rerun_undelivered(self, lost: Sequence[tuple[int, Exception]]) -> None:
         """Rerun groups whose node was lost before the learner received them; at lag 0 the reruns are bit-identical.

@@ -25,21 +25,19 @@ def buffer_of(groups_per_update: int, *, num_updates: int, **sampling: Any) -> G
 
 
 def collect(
-    outcomes: Sequence[tuple[float, ...]], arrival: np.random.Generator, groups_per_update: int
-) -> list[list[int]]:
-    """Fill three batches from groups that arrive in random order; returns the batches."""
-    buffer = buffer_of(groups_per_update=groups_per_update, max_uniform_groups=1000, num_updates=3)
-    batches: list[list[int]] = []
+    buffer: GroupBuffer, outcomes: Sequence[tuple[float, ...]], arrival: np.random.Generator, num_batches: int
+) -> list[tuple[list[int], int]]:
+    """Fill batches from groups that arrive in random order; returns each, and the first index after it."""
+    batches: list[tuple[list[int], int]] = []
     flying: list[int] = []
-    while len(batches) < 3:
+    while len(batches) < num_batches:
         while buffer.num_wanted > 0:
             flying.append(buffer.launch())
         index = flying.pop(arrival.integers(len(flying)))
         buffer.offer(summary(index, outcomes[index], buffer.update))
         if buffer.ready:
             assert not flying, "a launched group was neither rejected nor trained"
-            batches.append(buffer.take_batch())
-            assert buffer.finish_update() == batches[-1][-1] + 1
+            batches.append((buffer.take_batch(), buffer.finish_update()))
             assert not buffer._groups, "a finished group still takes memory"
     return batches
 
@@ -50,8 +48,9 @@ def test_a_batch_is_the_first_mixed_groups_by_index_for_any_order_of_arrival() -
         outcomes = [(MIXED, FAILED, SOLVED)[choice] for choice in rng.integers(0, 3, 200)]
         mixed = [index for index, outcome in enumerate(outcomes) if outcome is MIXED]
         for arrival in range(5):
-            batches = collect(outcomes, np.random.default_rng(arrival), groups_per_update=4)
-            assert batches == [mixed[0:4], mixed[4:8], mixed[8:12]]
+            buffer = buffer_of(4, max_uniform_groups=1000, num_updates=3)
+            batches = collect(buffer, outcomes, np.random.default_rng(arrival), 3)
+            assert batches == [(mixed[first : first + 4], mixed[first + 3] + 1) for first in (0, 4, 8)]
 
 
 def exhaust(outcomes: Sequence[tuple[float, ...]]) -> SearchExhaustedError:
@@ -169,28 +168,12 @@ def test_with_dynamic_sampling_no_uniform_group_is_in_training() -> None:
     assert buffer.num_uniform_in_training == 0
 
 
-def offer_all(buffer: GroupBuffer, outcomes: dict[int, tuple[float, ...]], arrival: Sequence[int]) -> None:
-    for index in arrival:
-        buffer.offer(summary(index, outcomes[index], buffer.update))
-
-
 def test_an_update_whose_budget_is_used_trains_what_was_collected_in_any_order_of_arrival() -> None:
-    outcomes = dict(enumerate([MIXED, FAILED, FAILED, MIXED, SOLVED, MIXED, MIXED, MIXED, MIXED, MIXED]))
-    for seed in range(20):
-        arrival = np.random.default_rng(seed)
+    outcomes = [MIXED, FAILED, FAILED, MIXED, SOLVED, MIXED, MIXED, MIXED, MIXED, MIXED]
+    for arrival in range(20):
         buffer = buffer_of(4, num_updates=2, max_groups_per_update=5, min_batch_share=0.5)
-        flying: list[int] = []
-        batches: list[list[int]] = []
-        while len(batches) < 2:
-            while buffer.num_wanted > 0:
-                flying.append(buffer.launch())
-            index = flying.pop(arrival.integers(len(flying)))
-            buffer.offer(summary(index, outcomes[index], buffer.update))
-            if buffer.ready:
-                assert not flying, "a group beyond the budget was launched"
-                batches.append(buffer.take_batch())
-                assert buffer.finish_update() == (5, 9)[len(batches) - 1], "where a resumed run goes on"
-        assert batches == [[0, 3], [5, 6, 7, 8]]
+        batches = collect(buffer, outcomes, np.random.default_rng(arrival), 2)
+        assert batches == [([0, 3], 5), ([5, 6, 7, 8], 9)], "with the index where a resumed run goes on"
 
 
 def test_a_search_whose_budget_gave_less_than_the_smallest_batch_ends_and_says_so() -> None:
@@ -210,7 +193,8 @@ def test_a_search_that_ends_after_uniform_groups_in_a_row_trains_what_was_collec
         buffer = buffer_of(4, num_updates=2, max_uniform_groups=2, min_batch_share=0.5)
         for _ in range(4):
             buffer.launch()
-        offer_all(buffer, {0: MIXED, 1: MIXED, 2: FAILED, 3: FAILED}, arrival)
+        for index in arrival:
+            buffer.offer(summary(index, (MIXED, MIXED, FAILED, FAILED)[index]))
         assert buffer.ready
         assert buffer.take_batch() == [0, 1]
         buffer.finish_update()
