@@ -218,6 +218,7 @@ class _PostTraining:
         self._state = state
         self._view = view
         self._experiment = policy.experiment
+        self._held_out = held_out_requests(self._experiment)
 
     def run(self, cluster: Cluster, clock: CheckpointClock) -> tuple[EvaluationResult, EvaluationResult, TrainResult]:
         """Return success before and after, and how training ended."""
@@ -271,7 +272,7 @@ class _PostTraining:
         self, runtime: Runtime, recorder: Recorder, when: str, before: EvaluationResult | None = None
     ) -> EvaluationResult:
         logger.info("evaluating on held-out contexts, %s", when)
-        result = evaluate(runtime, held_out_requests(self._experiment))
+        result = evaluate(runtime, self._held_out)
         recorder.on_evaluation(result, before)
         logger.info("success %.1f%% %s", 100 * result.overall.success_rate, when)
         return result
@@ -300,6 +301,8 @@ def _require_fresh_contexts(experiment: Experiment) -> None:
         RiptError: They are missing, damaged, too few, or among those that the policy will be evaluated on.
     """
     source = experiment.sampling.context_source
+    if source is None and experiment.demos.folder is None:
+        return
     if RIPT in experiment.stages and isinstance(source, Path) and source.is_dir():
         raise ConfigError(
             f"sampling.context-source must be demos or a JSON file, not the folder {source}: for the initial states of "
