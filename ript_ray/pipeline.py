@@ -247,6 +247,7 @@ class _PostTraining:
                 position = len(experiment.all_stages)
                 size = f"{experiment.num_updates} updates on {runtime.num_actors} rollout actors"
                 logger.info("stage %d: RIPT, %s", position, size)
+                self._view.start_training(before, runtime, stream)
                 lag = experiment.sampling.max_policy_lag
                 recalling = RecallingRuntime(runtime, kept, max_policy_lag=lag)
                 result = train(

@@ -94,6 +94,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def num_alive(self) -> int:
+        """Rollout actors that are up now: neither lost nor starting."""
+        ...
+
+    @property
     def dispatch_counts(self) -> DispatchCounts:
         """Counts of dispatched, lost and running requests, and of replaced actors."""
         ...

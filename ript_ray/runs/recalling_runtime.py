@@ -51,6 +51,11 @@ class RecallingRuntime:
         return self._inner.num_actors
 
     @property
+    def num_alive(self) -> int:
+        """See `Runtime`."""
+        return self._inner.num_alive
+
+    @property
     def dispatch_counts(self) -> DispatchCounts:
         """See `Runtime`; a recalled group counts as dispatched again, though to nobody."""
         counts = self._inner.dispatch_counts

@@ -137,6 +137,10 @@ class RayRuntime:
         return self._pool.num_actors
 
     @property
+    def num_alive(self) -> int:
+        return self._pool.num_ready
+
+    @property
     def dispatch_counts(self) -> DispatchCounts:
         counts, ahead = self._pool.dispatch_counts, self._ahead
         return replace(

@@ -18,6 +18,7 @@ class SerialRuntime:
     """See `Runtime`."""
 
     num_actors = 1
+    num_alive = 1
 
     def __init__(self, parts: Components, *, max_environments: int = MAX_ENVIRONMENTS, with_learner: bool = True):
         """Build one worker, and the learner unless only requests are to be run.

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,10 +13,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
+from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.dynamic_sampling import Verdict
+from ript_ray.rl.protocols import Runtime
 from ript_ray.runtime.heartbeat import HEARTBEAT_S, in_minutes
 from ript_ray.tracking.logs import ConsoleHandler, ViewMode, attached
+from ript_ray.tracking.training_status import TrainingStatus
 from ript_ray.types import GroupSummary
 
 SHOWN_UPDATES = 12
@@ -35,15 +40,12 @@ class View:
         self._live_mode = mode is ViewMode.AUTO and self.console.is_terminal
         self._lines = mode is ViewMode.LINES or (mode is ViewMode.AUTO and not self._live_mode)
         self._num_updates = num_updates
+        self._status = TrainingStatus(num_updates)
         self._rows: deque[tuple[str, ...]] = deque(maxlen=SHOWN_UPDATES)
         self._live: Live | None = None
         self._live_lock = threading.RLock()  # records may come from other threads
         self._handler = ConsoleHandler(self.console, self._before_line)
         self._exit = contextlib.ExitStack()
-        self._training_started: float | None = None
-        self._done = 0
-        self._shown = 0
-        self._num_replaced = 0
         self._last_drawn = 0.0
         self._stage = ""
         self._stage_begun = (0.0, 0)
@@ -56,6 +58,10 @@ class View:
         self._exit.close()
         self._stop_live()
 
+    def start_training(self, before: EvaluationResult, runtime: Runtime, stream: ContextStream) -> None:
+        """Say what is trained, from then on; see `TrainingStatus.start`."""
+        self._status.start(before, runtime, stream)
+
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
         """Show progress of a supervised stage."""
         now = time.perf_counter()
@@ -67,31 +73,27 @@ class View:
             left = f"{in_minutes((now - began) / (step - first) * (num_steps - step))} left"
         text = f"{name}: step {step} of {num_steps}, loss {loss:.4f}, {left}"
         if self._live_mode:
-            self._draw(Group(Text(text), _bar(num_steps, step)), force=step == num_steps)
+            self._draw(lambda: Group(Text(text), _bar(num_steps, step)), force=step == num_steps)
         elif self._lines and (step == num_steps or now - self._last_drawn > LINE_EVERY_S):
             self._print(text)
 
     def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
         """Show the rollouts of the current update."""
-        if self._training_started is None:
-            self._training_started = stats.started
-            self._done = stats.update - 1  # a resumed run does not start at 0
+        self._status.add_group(stats, summary)
         if self._live_mode:
-            self._draw(self._training(stats))
+            self._draw(lambda: self._training(stats))
         elif self._lines and time.perf_counter() - self._last_drawn > HEARTBEAT_S:
-            self._print(self._status(stats))
+            self._print(f"{self._status.of_update(stats)}, {self._status.of_time()}")
 
     def on_update(self, record: UpdateRecord) -> None:
         """Add a finished update."""
-        self._done = record.stats.update
-        self._shown += 1
-        self._num_replaced = record.num_replaced
+        self._status.add_update(record)
         self._rows.append(_row(record))
         if self._lines:
             cells = [f"{name} {cell}" for name, cell in zip(COLUMNS, _row(record), strict=True)]
-            self._print(", ".join([*cells, self._time_left(time.perf_counter())]))
+            self._print(", ".join([*cells, self._status.of_time()]))
         if self._live_mode:
-            self._draw(self._training(record.stats), force=True)
+            self._draw(lambda: self._training(record.stats), force=True)
 
     def _training(self, stats: RolloutStats) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -99,32 +101,15 @@ class View:
             table.add_column(column, justify="right")
         for row in self._rows:
             table.add_row(*row)
-        progress = self._done + stats.num_collected / stats.num_wanted * (stats.update > self._done)
-        return Group(table, _bar(self._num_updates, progress), Text(self._status(stats)))
-
-    def _status(self, stats: RolloutStats) -> str:
-        now = time.perf_counter()
-        rate = stats.env_steps / max(1e-9, now - stats.started)
-        verdicts = stats.verdicts
-        return (
-            f"update {stats.update} of {self._num_updates}: "
-            f"{stats.num_collected} of {stats.num_wanted} groups accepted, "
-            f"{verdicts[Verdict.ALL_FAILED]} all failed, {verdicts[Verdict.ALL_SOLVED]} all solved, "
-            f"success {stats.success_rate:.0%}, {rate:,.0f} env steps/s, {self._time_left(now)}"
-            + (f", {self._num_replaced} actors replaced" if self._num_replaced else "")
-        )
+        texts = (self._status.of_update(stats), self._status.of_time(), self._status.of_tasks())
+        lines = [Text(text) for text in texts if text]
+        return Group(table, _bar(self._num_updates, self._status.progress(stats)), *lines)
 
     def _print(self, line: str) -> None:
         self._last_drawn = time.perf_counter()
         self.console.print(line, highlight=False, soft_wrap=True)
 
-    def _time_left(self, now: float) -> str:
-        if not self._shown or self._training_started is None:
-            return "time left unknown"
-        left = (now - self._training_started) / self._shown * (self._num_updates - self._done)
-        return f"{in_minutes(left)} left"
-
-    def _draw(self, body: Group, *, force: bool = False) -> None:
+    def _draw(self, body: Callable[[], Group], *, force: bool = False) -> None:
         now = time.perf_counter()
         if not force and now - self._last_drawn < 0.1:
             return
@@ -133,7 +118,7 @@ class View:
             if self._live is None:
                 self._live = Live(console=self.console, auto_refresh=False)
                 self._live.start()
-            self._live.update(body, refresh=True)
+            self._live.update(body(), refresh=True)
 
     def _before_line(self, record: logging.LogRecord) -> None:
         """End the live table before a message about the next step; warnings are printed above it."""

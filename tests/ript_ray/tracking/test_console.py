@@ -13,14 +13,16 @@ from ript_ray.evaluation.comparison import Comparison
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.evaluation.tables import difference_line, difference_table, results_table
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
+from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
 from ript_ray.rl.weights import snapshot
+from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ConsoleHandler, ViewMode, attached, console_logging
-from ript_ray.types import GroupSummary, Progress, Version
-from tests.conftest import tiny_quest
+from ript_ray.types import Context, GroupSummary, Progress, Version
+from tests.conftest import line_parts, tiny_quest
 
 SUMMARY = GroupSummary(0, Version(1), (1.0,), (9,), 0)
 
@@ -73,6 +75,34 @@ def test_a_terminal_shows_update_success_verdicts_speed_and_time_left() -> None:
     assert "step 100 of 100, loss 0.5000" in text
 
 
+def training_view(num_tasks: int) -> str:
+    """What a terminal shows of two groups of each task, the first of which failed, and of the others one."""
+    tasks = [f"task-{number:02d}" for number in range(num_tasks)]
+    stream = ContextStream([Context(task, "do it", (0.0,)) for task in tasks], seed=0)
+    output = io.StringIO()
+    view = View(ViewMode.AUTO, num_updates=10, console=Console(file=output, force_terminal=True, width=140))
+    runtime = SerialRuntime(line_parts(tiny_quest), with_learner=False)
+    view.start_training(EvaluationResult({"task-00": (True, False)}, 100), runtime, stream)
+    for index in range(2 * num_tasks):
+        reward = 0.0 if index < num_tasks and stream.at(index).task == "task-00" else 1.0
+        view.on_group(stats(), replace(SUMMARY, index=index, successes=(reward, 1.0)), Verdict.ACCEPTED)
+    view.on_update(record())
+    return " ".join(output.getvalue().split())
+
+
+def test_a_terminal_shows_the_time_the_actors_and_each_task_beside_its_success_before() -> None:
+    text = training_view(num_tasks=2)
+    assert re.search(r"\d min \d\d s elapsed, \d min \d\d s left, 1 of 1 actors alive", text)
+    assert "(before RIPT, held out): task-00 75% (50%), task-01 100%; all tasks before RIPT: 50.0%" in text
+
+
+def test_of_many_tasks_a_terminal_shows_the_worst_ones() -> None:
+    text = training_view(num_tasks=9)
+    assert "task-00 75% (50%), task-" in text
+    assert text.split("before RIPT, held")[-1].count("task-0") == 6
+    assert "better: 3 more" in text
+
+
 def test_a_warning_is_printed_above_the_live_table_and_does_not_end_it() -> None:
     text = shown(ViewMode.AUTO, terminal=True)
     assert "warning: rollout actor 2 failed" in text
@@ -89,7 +119,7 @@ def test_elsewhere_there_is_one_line_per_message_update_and_end_of_a_supervised_
         assert second.startswith("prior: step 100 of 100, loss 0.5000")
         assert re.fullmatch(r" +\d+\.\d s  warning: rollout actor 2 failed", third)
         assert fourth.startswith("update 2, success 50%")
-        assert re.search(r", learn s 1\.5, 0 min \d\d s left$", fourth)
+        assert re.search(r", learn s 1\.5, 0 min \d\d s elapsed, 0 min \d\d s left$", fourth)
 
 
 def test_the_time_left_of_a_long_run_is_given_in_hours() -> None:
