@@ -2,11 +2,13 @@
 
 import logging
 import socket
+import time
 from typing import Any
 
 import ray
 
 from ript_ray.errors import WorkerError
+from ript_ray.runtime.heartbeat import HEARTBEAT_S
 from ript_ray.runtime.host import processor_kind
 
 NO_TASK_EVENTS = {"enable_task_events": False}
@@ -86,13 +88,18 @@ def describe(error: Exception) -> str:
 
 
 def get_result(reference: ray.ObjectRef, what: str, timeout_s: float) -> Any:
-    """Return the result of a call to an actor that is not replaced when it fails.
+    """Return the result of a call to an actor that is not replaced when it fails; logs that it waits, if for long.
 
     Raises:
         WorkerError: The actor died, raised, or did not answer in time; the message states `what` and the cause.
     """
+    started = time.monotonic()
+    while (left_s := started + timeout_s - time.monotonic()) > HEARTBEAT_S:
+        if ray.wait([reference], timeout=HEARTBEAT_S)[0]:
+            break
+        logger.info("waiting for %s: for %.0f s so far, at most %g s", what, time.monotonic() - started, timeout_s)
     try:
-        return ray.get(reference, timeout=timeout_s)
+        return ray.get(reference, timeout=max(0.0, left_s))
     except ray.exceptions.GetTimeoutError as error:
         raise WorkerError(f"{what}: no answer within {timeout_s:g} s") from error
     except ray.exceptions.RayError as error:

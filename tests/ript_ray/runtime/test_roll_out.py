@@ -1,15 +1,21 @@
 """Requests that are not for training run beside it: with the newest weights, and outside the ledger."""
 
+import logging
+import re
+import time
 from dataclasses import replace
 
 import pytest
+import ray
 
 from ript_ray.data.contexts import draw_contexts
+from ript_ray.errors import WorkerError
 from ript_ray.evaluation.evaluate import evaluation_requests
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.protocols import Runtime
 from ript_ray.rl.train import train
+from ript_ray.runtime import ray_calls
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.seeding import Split
 from ript_ray.types import GroupSummary
@@ -81,3 +87,17 @@ def test_groups_of_training_that_finish_during_an_evaluation_are_trained_all_the
         assert len(evaluating.steps) == 4
         ledger = log.records[-1].ledger
         assert (ledger.trained, ledger.in_flight, ledger.lost) == (16, 0, 0)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_long_wait_for_an_answer_is_told_and_ends_at_its_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_calls, "HEARTBEAT_S", 0.2)
+    caplog.set_level(logging.INFO)
+    waiting = ray.remote(num_cpus=0)(lambda seconds: time.sleep(seconds))  # noqa: PLW0108 (Ray takes no built-in)
+    assert ray_calls.get_result(waiting.remote(0.5), "the learner's weights", 60) is None
+    assert caplog.messages[0].startswith("waiting for the learner's weights: for 0 s so far, at most 60 s")
+    with pytest.raises(WorkerError, match=re.escape("the learner's state: no answer within 0.5 s")):
+        ray_calls.get_result(waiting.remote(5), "the learner's state", 0.5)
