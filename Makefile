@@ -18,7 +18,8 @@ quickstart: install
 
 test: check
 	@# Both halves run even if the first fails; either fails the target.
-	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not alone and not slow'; first=$$?; \
+	@# Three workers on two cores, for tests with processes and signals wait half of their time.
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone and not slow'; first=$$?; \
 	$(BIN)/pytest -q -m 'alone and not slow' && exit $$first
 
 test-fast: install

@@ -98,7 +98,7 @@ def test_make_test_runs_both_halves_and_fails_if_either_fails(failing: str, succ
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode == 0) == succeeds, result.stdout + result.stderr
     assert calls.read_text().splitlines() == [
-        "-q -n 2 --dist loadfile -m not alone and not slow",
+        "-q -n 3 --dist loadfile --no-loadscope-reorder -m not alone and not slow",
         "-q -m alone and not slow",
     ]
 
