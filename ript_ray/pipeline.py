@@ -178,7 +178,7 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
 
     return replace(
         experiment,
-        start_from=located(experiment.start_from),
+        start_from=experiment.start_from and experiment.start_from.resolve(),  # links lead elsewhere one day
         demos=replace(experiment.demos, folder=located(experiment.demos.folder)),
         sampling=replace(experiment.sampling, context_source=source if source == "demos" else located(source)),
     )

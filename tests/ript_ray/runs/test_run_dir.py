@@ -40,6 +40,23 @@ def test_every_run_has_a_unique_and_permanent_id(folder: RunDir, tmp_path: Path)
     assert RunDir.create(tmp_path, EXPERIMENT).run_id != folder.run_id
 
 
+def test_latest_leads_to_the_newest_run_and_an_opened_run_stays_the_one_it_was(tmp_path: Path) -> None:
+    latest = tmp_path / "small" / "latest"
+    first = RunDir.create(tmp_path, EXPERIMENT)
+    assert os.readlink(latest) == first.path.name  # relative, so that the folder of runs can be moved
+    opened = RunDir(latest)
+    second = RunDir.create(tmp_path, EXPERIMENT)
+    assert latest.resolve() == second.path
+    assert (opened.path, opened.run_id) == (first.path, first.run_id)
+
+
+def test_a_run_begins_where_there_can_be_no_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "small" / "latest").mkdir(parents=True)
+    folder = RunDir.create(tmp_path, EXPERIMENT)
+    assert folder.experiment == EXPERIMENT
+    assert "there is no link" in caplog.text
+
+
 def test_a_new_run_survives_a_power_cut(tmp_path: Path) -> None:
     with flushed_paths() as flushed:
         folder = RunDir.create(tmp_path / "runs", EXPERIMENT)

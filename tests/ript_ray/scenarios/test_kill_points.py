@@ -17,7 +17,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
-from tests.commands import RIPT_RAY, environment, quickstart_here, run
+from tests.commands import RIPT_RAY, environment, only_folder, quickstart_here, run
 
 pytestmark = [pytest.mark.sim, pytest.mark.cli]
 
@@ -65,8 +65,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     result = quickstart_here(*TINY, "--cluster.in-process", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
-    (folder,) = (home / "runs" / "tiny").iterdir()
-    return folder
+    return only_folder(home / "runs" / "tiny")
 
 
 def after_one_update(undisturbed: Path, home: Path) -> Path:
