@@ -243,7 +243,7 @@ class _PostTraining:
             Recorder(
                 self._run_logger, self._policy, state, task_of=lambda index: stream.at(index).task, clock=clock
             ) as recorder,
-            RolloutLog(folder.groups, weights, stream, start=start) as rollouts,
+            RolloutLog(folder.groups, weights, stream, start=start, keep_versions=experiment.keep_versions) as rollouts,
         ):
             logger.info("starting actors")
             kept = KeptGroups(folder.kept_groups.absolute())

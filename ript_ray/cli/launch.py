@@ -1,9 +1,11 @@
 """What `python -m experiments.NAME` does: read the command line, run the experiment, print the result."""
 
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +34,8 @@ class Launch:
         cluster: Where it runs.
         runs: Folder of the runs of all experiments.
         label: A word at the end of the run's name, in its folder and in MLflow.
+        seeds: Run the experiment with each of these seeds, one after another, and print their mean, the worst and
+            intervals. All are evaluated on the same contexts: those of evaluation.seed, or of the first seed.
         view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
             every 10 s in supervised stages), quiet (only warnings, errors and the results).
         plugin: Policies and benchmarks of your own, as MODULE:NAME; `--policy.kind` and `--benchmark.kind` may then
@@ -42,6 +46,7 @@ class Launch:
     cluster: Cluster = field(default_factory=Cluster)
     runs: Path = Path("runs")
     label: str = ""
+    seeds: tuple[int, ...] = ()
     view: ViewMode = ViewMode.AUTO
     plugin: tuple[str, ...] = ()
 
@@ -101,6 +106,7 @@ def report(results: "Results", console: Console) -> int:
     """Print what was found; returns the exit code."""
     from ript_ray.evaluation.comparison import Comparison
     from ript_ray.evaluation.tables import difference_line, results_table
+    from ript_ray.runs.retention import size_bytes
 
     title = f"{results.experiment.name}, seed {results.experiment.seed}: success on held-out contexts"
     if results.before is not None and results.after is not None:
@@ -108,7 +114,8 @@ def report(results: "Results", console: Console) -> int:
         print_line(console, difference_line(Comparison.of(results.before, results.after).overall))
     elif results.after is not None:
         console.print(results_table({"success": results.after}, title))
-    print_line(console, f"results, metrics, checkpoints and curve: {results.folder}")
+    size = f"{size_bytes(results.folder) / 1e6:,.0f} MB"
+    print_line(console, f"results, metrics, checkpoints and curve: {results.folder} ({size})")
     print_line(console, "compare runs: mlflow ui")
     if results.tracking_error:
         later = f"metrics.jsonl is complete; upload it later with: ript-ray sync-tracking {results.folder}"
@@ -122,24 +129,50 @@ def report(results: "Results", console: Console) -> int:
 
 def _run(launch: Launch, base: Experiment) -> int:
     # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
+    from ript_ray.cli.seeds import run_seeds, with_seeds
+
+    console = Console()
+
+    def run(experiment: Experiment) -> tuple[Path, int]:
+        return _run_one(replace(launch, experiment=experiment), base, console)
+
+    with console_logging(launch.view.log_level, console):
+        if not launch.seeds:
+            return run(launch.experiment)[1]
+        require(
+            launch.experiment.seed == base.seed, f"--seeds names all seeds: --seed {launch.experiment.seed} is too many"
+        )
+        return run_seeds(with_seeds(launch.experiment, launch.seeds), run, console)
+
+
+def _run_one(launch: Launch, base: Experiment, console: Console) -> tuple[Path, int]:
     from ript_ray.pipeline import run_experiment
     from ript_ray.tracking.console import View
 
-    console = Console()
-    with (
-        console_logging(launch.view.log_level, console),
-        View(launch.view, launch.experiment.num_updates, console) as view,
-    ):
+    with View(launch.view, launch.experiment.num_updates, console) as view:
         results = run_experiment(
             launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label, base=base
         )
-    return report(results, console)
+    return results.folder, report(results, console)
 
 
 def _describe(description: str) -> str:
-    headings_apart = re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())
+    """Fit a docstring to the terminal; `--help` keeps a line break before what is indented, and joins other lines."""
+    width = min(120, shutil.get_terminal_size().columns)
+    paragraphs: list[str] = []
+    for block in re.split(r"\n\n|\n(?=[A-Z]\w+: )", description.strip()):
+        if block.startswith("    "):  # commands, below the paragraph that introduces them
+            paragraphs[-1] += f"\n{block}"
+        else:
+            paragraphs.append(_filled(block, width))
     kinds = f"Policies: {', '.join(POLICIES.names())}. Benchmarks: {', '.join(BENCHMARKS.names())}."
-    return f"{headings_apart}\n\n{kinds} --policy.kind or --benchmark.kind replaces a section by that kind's defaults."
+    chosen = f"{kinds} --policy.kind or --benchmark.kind replaces a section by that kind's defaults."
+    return "\n\n".join([*paragraphs, _filled(chosen, width)])
+
+
+def _filled(text: str, width: int) -> str:
+    words = " ".join(text.split())
+    return textwrap.fill(words, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:

@@ -14,7 +14,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.cli]
 EXAMPLE = ROOT / "experiments" / "extending.py"
 LAUNCH = (*RIPT_RAY[:1], "-m", "experiments.extending")
 PLUGINS = ("--plugin", "experiments.extending:Line", "experiments.extending:LaplaceConfig")
-SMALL = ("--num-updates", "4", "--checkpoint-every", "1", "--evaluation.contexts-per-task", "10")
+SMALL = (
+    *("--num-updates", "4", "--checkpoint-every", "1", "--keep-checkpoints", "all"),
+    *("--evaluation.contexts-per-task", "10"),
+)
 HERE = ("--cluster.in-process",)
 
 

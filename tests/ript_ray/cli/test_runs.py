@@ -108,7 +108,7 @@ def test_damaged_lines_of_metrics_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no folder .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"there is no folder .*nowhere"):
         overview(tmp_path / "nowhere")
 
 

@@ -22,7 +22,7 @@ from tests.commands import RIPT_RAY, environment, only_folder, quickstart_here, 
 pytestmark = [pytest.mark.sim, pytest.mark.cli]
 
 TINY = (
-    *("--tasks", "faucet-open-v3", "--name", "tiny", "--checkpoint-every", "1"),
+    *("--tasks", "faucet-open-v3", "--name", "tiny", "--checkpoint-every", "1", "--keep-checkpoints", "all"),
     *("--sampling.batch-rollouts", "16", "--sampling.contexts-per-task", "6", "--ppo.num-iterations", "2"),
     *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
     *("--evaluation.contexts-per-task", "3", "--evaluation.batch-size", "3", "--num-updates", "4"),

@@ -33,6 +33,7 @@ EXPERIMENT = replace(
     EXAMPLE,
     num_updates=4,
     checkpoint_every=1,
+    keep_checkpoints="all",
     sampling=replace(EXAMPLE.sampling, batch_rollouts=16),
     evaluation=Evaluation(contexts_per_task=4),
 )
