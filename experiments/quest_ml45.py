@@ -20,16 +20,16 @@ reads none and also starts from an imported checkpoint:
 
     ript-ray demos metaworld --task ml45-train --episodes 102 --out data
     python -m experiments.quest_ml45 paper-autoencoder --demos.folder data
-    python -m experiments.quest_ml45 paper-prior --demos.folder data --start-from runs/quest-ml45-autoencoder/<run>
-    python -m experiments.quest_ml45 paper-ript --start-from runs/quest-ml45-prior/<run>
+    python -m experiments.quest_ml45 paper-prior --demos.folder data --start-from runs/quest-ml45-autoencoder/latest
+    python -m experiments.quest_ml45 paper-ript --start-from runs/quest-ml45-prior/latest
     python -m experiments.quest_ml45 released-code-ript --start-from models/quest-ml45
 
-`few-shot` fine-tunes the prior of the 45 tasks on the five others, with the first five demonstrations of each, and then
-runs RIPT from the initial states of these demonstrations; `few-shot-prior` and `few-shot-ript` are its single stages,
-which both need the folder of the demonstrations:
+The preset `few-shot` fine-tunes the prior of the 45 tasks on the five others, with the first five demonstrations of
+each, and then runs RIPT from the initial states of these demonstrations; `few-shot-prior` and `few-shot-ript` are its
+single stages, which both need the folder of the demonstrations:
 
     ript-ray demos metaworld --task ml45-test --episodes 5 --out data
-    python -m experiments.quest_ml45 few-shot --demos.folder data --start-from runs/quest-ml45-prior/<run>
+    python -m experiments.quest_ml45 few-shot --demos.folder data --start-from runs/quest-ml45-prior/latest
 
 What the presets are not, and every setting in which `paper` and `released-code` differ, is printed by
 

@@ -30,6 +30,12 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=840, check=False)
 
 
+def only_folder(runs: Path) -> Path:
+    """Return the folder of the only run of an experiment, given the folder of its runs."""
+    (folder,) = (path for path in runs.iterdir() if not path.is_symlink())
+    return folder
+
+
 def quickstart_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the quickstart in this process: a child process takes seconds to import everything."""
     with _as_command(["quickstart", *arguments], cwd) as result:

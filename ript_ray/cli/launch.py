@@ -1,21 +1,23 @@
 """What `python -m experiments.NAME` does: read the command line, run the experiment, print the result."""
 
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from ript_ray.checks import require
 from ript_ray.cli.entrypoint import print_line, register_plugins, run_command
+from ript_ray.config.changes import with_kinds
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import ViewMode, console_logging
-from ript_ray.types import RIPT
 
 if TYPE_CHECKING:
     from ript_ray.pipeline import Results
@@ -32,6 +34,8 @@ class Launch:
         cluster: Where it runs.
         runs: Folder of the runs of all experiments.
         label: A word at the end of the run's name, in its folder and in MLflow.
+        seeds: Run the experiment with each of these seeds, one after another, and print their mean, the worst and
+            intervals. All are evaluated on the same contexts: those of evaluation.seed, or of the first seed.
         view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
             every 10 s in supervised stages), quiet (only warnings, errors and the results).
         plugin: Policies and benchmarks of your own, as MODULE:NAME; `--policy.kind` and `--benchmark.kind` may then
@@ -42,6 +46,7 @@ class Launch:
     cluster: Cluster = field(default_factory=Cluster)
     runs: Path = Path("runs")
     label: str = ""
+    seeds: tuple[int, ...] = ()
     view: ViewMode = ViewMode.AUTO
     plugin: tuple[str, ...] = ()
 
@@ -58,7 +63,7 @@ def launch(experiment: Experiment, description: str) -> None:
         chosen = _with_kinds(experiment, sys.argv[1:])
         return tyro.cli(Launch, default=Launch(chosen), description=_describe(description), config=CONFIG)
 
-    run_command(lambda: _run(parse()))
+    run_command(lambda: _run(parse(), experiment))
 
 
 def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
@@ -77,7 +82,7 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
             config=CONFIG,
         )
 
-    run_command(lambda: _run(parse()))
+    run_command(lambda: _run(parse(), next(presets[word] for word in sys.argv[1:] if word in presets)))
 
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
@@ -101,6 +106,7 @@ def report(results: "Results", console: Console) -> int:
     """Print what was found; returns the exit code."""
     from ript_ray.evaluation.comparison import Comparison
     from ript_ray.evaluation.tables import difference_line, results_table
+    from ript_ray.runs.retention import size_bytes
 
     title = f"{results.experiment.name}, seed {results.experiment.seed}: success on held-out contexts"
     if results.before is not None and results.after is not None:
@@ -108,7 +114,8 @@ def report(results: "Results", console: Console) -> int:
         print_line(console, difference_line(Comparison.of(results.before, results.after).overall))
     elif results.after is not None:
         console.print(results_table({"success": results.after}, title))
-    print_line(console, f"results, metrics, checkpoints and curve: {results.folder}")
+    size = f"{size_bytes(results.folder) / 1e6:,.0f} MB"
+    print_line(console, f"results, metrics, checkpoints and curve: {results.folder} ({size})")
     print_line(console, "compare runs: mlflow ui")
     if results.tracking_error:
         later = f"metrics.jsonl is complete; upload it later with: ript-ray sync-tracking {results.folder}"
@@ -120,40 +127,62 @@ def report(results: "Results", console: Console) -> int:
     return 0 if exhausted.is_success else exhausted.exit_code
 
 
-def _run(launch: Launch) -> int:
+def _run(launch: Launch, base: Experiment) -> int:
     # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
+    from ript_ray.cli.seeds import run_seeds, with_seeds
+
+    console = Console()
+
+    def run(experiment: Experiment) -> tuple[Path, int]:
+        return _run_one(replace(launch, experiment=experiment), base, console)
+
+    with console_logging(launch.view.log_level, console):
+        if not launch.seeds:
+            return run(launch.experiment)[1]
+        require(
+            launch.experiment.seed == base.seed, f"--seeds names all seeds: --seed {launch.experiment.seed} is too many"
+        )
+        return run_seeds(with_seeds(launch.experiment, launch.seeds), run, console)
+
+
+def _run_one(launch: Launch, base: Experiment, console: Console) -> tuple[Path, int]:
     from ript_ray.pipeline import run_experiment
     from ript_ray.tracking.console import View
 
-    console = Console()
-    with (
-        console_logging(launch.view.log_level, console),
-        View(launch.view, launch.experiment.num_updates, console) as view,
-    ):
-        results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label)
-    return report(results, console)
+    with View(launch.view, launch.experiment.num_updates, console) as view:
+        results = run_experiment(
+            launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label, base=base
+        )
+    return results.folder, report(results, console)
 
 
 def _describe(description: str) -> str:
-    headings_apart = re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())
+    """Fit a docstring to the terminal; `--help` keeps a line break before what is indented, and joins other lines."""
+    width = min(120, shutil.get_terminal_size().columns)
+    paragraphs: list[str] = []
+    for block in re.split(r"\n\n|\n(?=[A-Z]\w+: )", description.strip()):
+        if block.startswith("    "):  # commands, below the paragraph that introduces them
+            paragraphs[-1] += f"\n{block}"
+        else:
+            paragraphs.append(_filled(block, width))
     kinds = f"Policies: {', '.join(POLICIES.names())}. Benchmarks: {', '.join(BENCHMARKS.names())}."
-    return f"{headings_apart}\n\n{kinds} --policy.kind or --benchmark.kind replaces a section by that kind's defaults."
+    chosen = f"{kinds} --policy.kind or --benchmark.kind replaces a section by that kind's defaults."
+    return "\n\n".join([*paragraphs, _filled(chosen, width)])
+
+
+def _filled(text: str, width: int) -> str:
+    words = " ".join(text.split())
+    return textwrap.fill(words, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:
     """Change policy and benchmark to the kinds that the command line names; other options then change their fields."""
     register_plugins(_values_of("--plugin", arguments))
-    changes: dict[str, Any] = {}
-    for kind in _values_of("--benchmark.kind", arguments)[-1:]:
-        if kind != experiment.benchmark.kind:
-            benchmark = BENCHMARKS.find(kind)()
-            max_steps = min(experiment.max_steps, benchmark.spec.max_steps)
-            changes |= {"benchmark": benchmark, "tasks": benchmark.tasks, "max_steps": max_steps}
-    for kind in _values_of("--policy.kind", arguments)[-1:]:
-        if kind != experiment.policy.kind:
-            policy = POLICIES.find(kind)
-            changes |= {"policy": policy(), "sft": policy.sft_type(), "stages": (*policy.sft_type.stages, RIPT)}
-    return replace(experiment, **changes)
+    kinds = {
+        "policy": _values_of("--policy.kind", arguments)[-1:] or [experiment.policy.kind],
+        "benchmark": _values_of("--benchmark.kind", arguments)[-1:] or [experiment.benchmark.kind],
+    }
+    return with_kinds(experiment, policy=kinds["policy"][0], benchmark=kinds["benchmark"][0])
 
 
 def _values_of(option: str, arguments: Sequence[str]) -> list[str]:

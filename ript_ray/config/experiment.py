@@ -9,7 +9,7 @@ This is the only module that names all policies and benchmarks.
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ript_envs.contract import Benchmark, require_task
 from ript_envs.metaworld.benchmark import MetaWorld
@@ -22,6 +22,9 @@ from ript_ray.policies.base import PolicyConfig
 from ript_ray.policies.quest.config import QuestConfig, QuestSFT
 from ript_ray.policies.supervised import NoSFT, SFTConfig, SupervisedTask
 from ript_ray.types import RIPT
+
+Kept = int | Literal["all"]
+"""How many of the newest files of a kind are kept."""
 
 BENCHMARKS: Kinds[Benchmark] = Kinds("benchmark", Benchmark, MetaWorld, entry_points="ript_ray.benchmarks")
 POLICIES: Kinds[PolicyConfig] = Kinds("policy", PolicyConfig, QuestConfig, entry_points="ript_ray.policies")
@@ -62,9 +65,14 @@ class Experiment:
         num_updates: M, policy updates, at least 1. Source: authors' code, 15 to 30.
         checkpoint_every: Updates between two checkpoints, at least 1; the last one is always saved. Source: authors'
             code, 5 to 10.
-        keep_weights: Keep the trainable weights of every update in the run's folder, so that any rollout can be
-            replayed; otherwise only rollouts of checkpointed versions can be. Costs 4 bytes per trainable parameter
-            and update: 1.5 MB for the quickstart's policy, 46 MB for the published one. Source: ours.
+        keep_checkpoints: Checkpoints of post-training to keep: the newest ones, at least 1, or all. Beside them, those
+            of update 0, of the end of each supervised stage, and the best one (checkpoints/best) are always kept. One
+            takes 5 MB for the quickstart's policy, 190 MB for the published one. Changes no result. Source: ours.
+        keep_weights: Keep the trainable weights of the newest updates (keep-versions) in the run's folder, so that
+            their rollouts can be replayed; otherwise only those of checkpointed versions can be. Source: ours.
+        keep_versions: Updates whose weights are kept: the newest ones, at least 1, or all, so that every rollout can be
+            replayed. Costs 4 bytes per trainable parameter and update: 1.5 MB for the quickstart's policy, 46 MB for
+            the published one. Changes no result. Source: ours.
         max_steps: Episode length limit in environment steps, 1 to the benchmark's own limit. Source: MetaWorld, 500.
         learner_threads: Torch threads of the learner, at least 1. Part of the experiment because it determines the
             order of floating-point sums. Source: ours.
@@ -86,7 +94,9 @@ class Experiment:
     evaluation: Evaluation = field(default_factory=Evaluation)
     num_updates: int = 15
     checkpoint_every: int = 5
+    keep_checkpoints: Kept = field(default=2, metadata={"before": "all"})
     keep_weights: bool = True
+    keep_versions: Kept = field(default=20, metadata={"before": "all"})
     max_steps: int = 500
     learner_threads: int = 1
     num_learners: int = 1
@@ -121,6 +131,9 @@ class Experiment:
         require_between("max-steps", self.max_steps, 1, self.benchmark.spec.max_steps)
         for field_name in ("num_updates", "checkpoint_every", "learner_threads", "num_learners"):
             require_at_least(field_name.replace("_", "-"), getattr(self, field_name), 1)
+        for field_name in ("keep_checkpoints", "keep_versions"):
+            if (kept := getattr(self, field_name)) != "all":
+                require_at_least(field_name.replace("_", "-"), kept, 1)
         require_between("seed", self.seed, 0, 2**31 - 1)
 
     @property

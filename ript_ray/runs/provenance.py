@@ -9,8 +9,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from ript_ray.runtime.host import processor
 
 PACKAGES = ("ript-ray", "ray", "torch", "numpy", "gymnasium", "mlflow", "safetensors")
@@ -27,6 +25,8 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
     Args:
         packages: What the benchmark depends on; `PACKAGES` are always included.
     """
+    import torch  # takes seconds, and who only reads runs needs no versions
+
     found = {"python": platform.python_version(), "platform": platform.platform()}
     found |= {"commit": _commit(), "sources_sha256": _sources_sha256()}
     found |= {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}

@@ -20,6 +20,7 @@ from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
 from ript_ray.runs.metrics import TaskCounts, difference_metrics, memory_metrics
+from ript_ray.runs.retention import prune_checkpoints
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import Split
@@ -205,6 +206,7 @@ class Recorder:
             "stopped_early": str(result.exhausted) if result.exhausted else None,
         }
         self._save_before()
+        prune_checkpoints(self._folder, self._experiment.keep_checkpoints)  # another may have become the best one
         self._run_logger.flush()
         title = f"{self._experiment.name}, seed {self._experiment.seed}"
         with os_errors_as_storage_error(self._folder.curve):
@@ -273,6 +275,7 @@ class Recorder:
         folder = self._folder.checkpoint(record.progress.update)
         if not folder.exists():  # it does if an interrupt came between saving and the next line
             checkpoint.save(folder, policy, state)
+        prune_checkpoints(self._folder, self._experiment.keep_checkpoints)
         self._unsaved = None
         self._save_is_due = False
         self._clock.restart()

@@ -4,6 +4,7 @@ Actors act on all rollouts of a request as one batch, and the last bits of a flo
 a batch. So a rollout is never replayed alone, but with those it was batched with.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,10 +102,12 @@ class RecordedRun:
         saved = self.folder.checkpoint(version)
         if saved.exists():
             return checkpoint.load(saved).build()
-        known = sorted({_number(path) for path in (*kept.parent.glob("update-*"), *saved.parent.glob("update-*"))})
+        known = {_number(path) for path in (*kept.parent.glob("update-*"), *saved.parent.glob("update-*"))}
+        groups = [index for index, record in self.records.items() if record.version in known]
         raise ReplayError(
-            f"version {version} of the policy, which acted, is not in {self.folder.path} any more (keep-weights is "
-            f"{self.initial.experiment.keep_weights}); the versions there are {', '.join(map(str, known))}"
+            f"version {version} of the policy, which acted, is not in {self.folder.path} any more; those of versions "
+            f"{_ranges(sorted(known))} are, so groups {_ranges(sorted(groups))} can be replayed. "
+            "--keep-weights --keep-versions all, given when a run begins, keeps every version"
         )
 
     def _differences(self) -> str:
@@ -173,3 +176,12 @@ def _repeat_evaluation(policy: SavedPolicy, request: RolloutRequest, outcomes: S
 
 def _number(path: Path) -> int:
     return int(path.name.removeprefix("update-").removesuffix(".safetensors"))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """The numbers, ascending, with runs of consecutive ones as "3 to 7"; none as "none"."""
+    parts = []
+    for _, group in itertools.groupby(enumerate(numbers), key=lambda item: item[1] - item[0]):
+        run = [number for _, number in group]
+        parts.append(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]))
+    return ", ".join(parts) or "none"

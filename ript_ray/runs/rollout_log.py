@@ -1,4 +1,4 @@
-"""What replaying needs: a line per group, and the weights of every version that acted.
+"""What replaying needs: a line per group, and the weights of the versions that acted, or of the newest of them.
 
 The lines say what was drawn and what came of it; seeds and contexts follow from the experiment. Weights are the
 trainable ones: the others stay as the checkpoint of update 0 has them.
@@ -15,6 +15,7 @@ import pydantic
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from ript_ray.config.experiment import Kept
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
 from ript_ray.policies.state_dict import copy_into
@@ -22,6 +23,7 @@ from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.context_stream import ContextStream
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.weights import snapshot, tensors_of
+from ript_ray.runs.retention import prune_weights
 from ript_ray.storage.atomic import atomic_write, make_directory, os_errors_as_storage_error
 from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
 from ript_ray.types import GroupSummary, Progress, Version, Weights
@@ -69,7 +71,15 @@ class RolloutLog:
     full disk does not end the run: lines are written later, weights are left out, with a warning.
     """
 
-    def __init__(self, groups: Path, weights: Path | None, stream: ContextStream, *, start: Progress):
+    def __init__(
+        self,
+        groups: Path,
+        weights: Path | None,
+        stream: ContextStream,
+        *,
+        start: Progress,
+        keep_versions: Kept = "all",
+    ):
         """Open the log; groups and weights after `start` are dropped, for they will be made again.
 
         Args:
@@ -77,12 +87,14 @@ class RolloutLog:
             weights: The folder of weights, or none if they are not to be kept.
             stream: The order of the contexts.
             start: Progress of training.
+            keep_versions: How many versions of the weights are kept: the newest ones, or all.
 
         Raises:
             StorageError: The truncated file cannot be written.
         """
         self._stream = stream
         self._weights = weights
+        self._keep_versions = keep_versions
         self._lines = AppendOnlyLog(groups, "groups")
         earlier, damaged = _read(groups)
         kept = (_line_of(record) for record in earlier if record.group < start.next_index)
@@ -120,6 +132,7 @@ class RolloutLog:
         if self._weights is not None:
             try:
                 save_weights(weights_file(self._weights, record.weights.version), record.weights)
+                prune_weights(list(self._weights.glob("update-*")), self._keep_versions)
             except StorageError as error:
                 logger.warning("%s; rollouts of this version can be replayed only if it has a checkpoint", error)
 

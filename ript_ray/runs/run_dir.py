@@ -3,12 +3,13 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import platform
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -17,12 +18,17 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import read_experiment, to_json
 from ript_ray.errors import CheckpointError, RunInUseError, StorageError
 from ript_ray.runs.provenance import differences, versions
-from ript_ray.storage.atomic import atomic_write, fsync_path, make_directory, os_errors_as_storage_error
+from ript_ray.storage.atomic import atomic_symlink, atomic_write, fsync_path, make_directory, os_errors_as_storage_error
 from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
 from ript_ray.types import RIPT
 
 POST_TRAINING_PREFIX = "update"
 """What the names of post-training checkpoints begin with; those of a supervised stage begin with its name."""
+
+LATEST = "latest"
+"""Name of the link to the newest run of an experiment, beside its runs."""
+
+logger = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -31,6 +37,7 @@ class RunDir:
     Attributes:
         path: The directory.
         config: The resolved experiment.
+        changes_file: What its options changed of the experiment's file; see `changes`.
         metrics_log: One JSON object per update, evaluation or point of a supervised stage.
         groups: One JSON object per group of rollouts.
         before: Success before post-training, kept for a run that is resumed.
@@ -46,9 +53,11 @@ class RunDir:
     """
 
     def __init__(self, path: Path):
-        """Use the directory at `path`; nothing is created."""
+        """Use the directory at `path`, or the one that a link leads to now, such as `latest`; nothing is created."""
+        path = path.resolve() if path.is_symlink() else path  # the link may lead elsewhere before this is done with
         self.path = path
         self.config = path / "config.json"
+        self.changes_file = path / "changed.json"
         self.metrics_log = path / "metrics.jsonl"
         self.groups = path / "groups.jsonl"
         self.before = path / "before.json"
@@ -63,13 +72,18 @@ class RunDir:
         self.best = path / "checkpoints" / "best"
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment, label: str = "") -> Self:
+    def create(
+        cls, root: Path, experiment: Experiment, label: str = "", *, changes: Mapping[str, str] | None = None
+    ) -> Self:
         """Create the directory with the run's id, the resolved experiment and the versions of all software.
+
+        A link beside it, `latest`, leads to it from now on, where the file system has links.
 
         Args:
             root: Folder of the runs of all experiments.
             experiment: What is learned.
             label: A word at the end of the run's name, if any.
+            changes: What its options changed of the experiment's file, if it has one; see `changed_options`.
 
         Raises:
             ConfigError: The label is not a word.
@@ -85,13 +99,27 @@ class RunDir:
             fsync_path(parent)
         atomic_write(run.path / "run-id", uuid.uuid4().hex)
         atomic_write(run.path / "versions.json", json.dumps(versions(experiment.benchmark.packages), indent=2) + "\n")
+        if changes is not None:
+            run._write_changes(changes)
         atomic_write(run.config, to_json(experiment))
+        _mark_latest(run.path)
         return run
 
     @property
     def experiment(self) -> Experiment:
         """The resolved experiment; raises CheckpointError where it cannot be read."""
         return read_experiment(self.config)
+
+    @property
+    def changes(self) -> dict[str, str] | None:
+        """What the run's options changed of its experiment's file, by option; none if that is not known."""
+        try:
+            return {str(name): str(value) for name, value in json.loads(self.changes_file.read_text()).items()}
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def _write_changes(self, changes: Mapping[str, str]) -> None:
+        atomic_write(self.changes_file, json.dumps(dict(changes), indent=2) + "\n")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -110,6 +138,23 @@ class RunDir:
             yield
         finally:
             os.close(descriptor)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process is working on the run now: it holds the lock."""
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # the file system has no locks: no run can be in progress on it
+            return False
+        finally:
+            os.close(descriptor)
+        return False
 
     def require_run(self) -> None:
         """Check that this is the directory of a run.
@@ -185,6 +230,8 @@ class RunDir:
             with os_errors_as_storage_error(self.results):
                 self.results.rename(self.earlier_results(end))
                 fsync_path(self.path)
+        if (changes := self.changes) is not None:
+            self._write_changes({**changes, "num-updates": str(experiment.num_updates)})
         atomic_write(self.config, to_json(experiment))
 
     def earlier_results(self, update: int) -> Path:
@@ -202,19 +249,31 @@ def checkpoint_name(number: int, stage: str) -> str:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-        raise RunInUseError(f"{folder} is in use by {holder}") from None
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be locked ({error}), so nothing would keep two processes from writing to it: keep runs "
-            "on a file system with locks (flock); Lustre has them if it is mounted with -o flock, NFS from version 4 on"
-        ) from error
+    for pause_s in (0.1, None):  # another process may hold it for a moment, to see whether the run is in progress
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if pause_s is None:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+                raise RunInUseError(f"{folder} is in use by {holder}") from None
+            time.sleep(pause_s)
+        except OSError as error:
+            raise StorageError(
+                f"{folder} cannot be locked ({error}), so nothing would keep two processes from writing to it: keep "
+                "runs on a file system with locks (flock); Lustre has them if it is mounted with -o flock, NFS from "
+                "version 4 on"
+            ) from error
     with contextlib.suppress(OSError):  # the name is for people: a full disk must not keep a run from being synced
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def _mark_latest(run: Path) -> None:
+    try:
+        atomic_symlink(run.parent / LATEST, run.name)
+    except OSError as error:  # boundary: the run itself is well without the link
+        logger.warning("there is no link %s to this run: %s", run.parent / LATEST, error)
 
 
 def _create_unique(parent: Path, stem: str) -> Path:

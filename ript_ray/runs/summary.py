@@ -13,7 +13,10 @@ from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.evaluation.summary import Summary
 from ript_ray.runs.run_dir import RunDir
 
-FREE = ("name", "seed", "start_from", "checkpoint_every", "keep_weights", "evaluation.every")
+FREE = (
+    *("name", "seed", "start_from", "evaluation.every"),
+    *("checkpoint_every", "keep_checkpoints", "keep_weights", "keep_versions"),
+)
 """Settings in which runs may differ: samples of one experiment, and what changes no result."""
 
 

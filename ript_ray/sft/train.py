@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Mapping
 
@@ -17,6 +16,7 @@ from ript_ray.policies.base import Policy
 from ript_ray.policies.supervised import SupervisedTask, Windows
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
+from ript_ray.runs.retention import delete_checkpoint
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import torch_seed_of
@@ -232,7 +232,7 @@ class _StageRun:
             checkpoint.save(folder, SavedPolicy.of(self._experiment, policy), state)
         saved = [path for path in checkpoint.saved_in(self._folder.path) if path.name.startswith(f"{name}-")]
         for old in saved[: -1 if trainer.step == trainer.num_steps else -NUM_KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+            delete_checkpoint(old)
 
 
 def _set_training(policy: Policy, mode: bool) -> None:

@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import RunInfo
 
 from ript_ray.runs import checkpoint
-from tests.commands import ROOT
+from tests.commands import ROOT, only_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
 
@@ -193,7 +193,7 @@ def test_a_job_runs_an_experiment_and_its_results_outlive_it(head: Head) -> None
     for text in (result.stdout, head.logs("whole")):
         assert "update 1, success" in text
         assert "before RIPT, %" in text
-    (folder,) = (head.folder / "runs" / "whole").iterdir()
+    folder = only_folder(head.folder / "runs" / "whole")
     assert (folder / "results.json").exists()
     info = run_info_of("whole", head)
     assert (info.run_name, info.status) == (f"faucet-open-v3-quest-{folder.name}", "FINISHED")
@@ -222,7 +222,7 @@ def test_a_stopped_job_leaves_a_checkpoint_to_resume_from_and_no_process(head: H
     while processes_of_jobs(head):
         assert time.monotonic() < deadline, processes_of_jobs(head)
         time.sleep(0.1)
-    (folder,) = (head.folder / "runs" / "stopped").iterdir()
+    folder = only_folder(head.folder / "runs" / "stopped")
     assert checkpoint.latest_valid(folder).folder.name >= "update-00001"
     assert run_info_of("stopped", head).status == "KILLED"
     assert "Traceback" not in head.logs("stopped")

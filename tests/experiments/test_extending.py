@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from ript_ray.storage.hashed_dir import load_arrays
-from tests.commands import RIPT_RAY, ROOT, environment, run
+from tests.commands import RIPT_RAY, ROOT, environment, only_folder, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.cli]
 
 EXAMPLE = ROOT / "experiments" / "extending.py"
 LAUNCH = (*RIPT_RAY[:1], "-m", "experiments.extending")
 PLUGINS = ("--plugin", "experiments.extending:Line", "experiments.extending:LaplaceConfig")
-SMALL = ("--num-updates", "4", "--checkpoint-every", "1", "--evaluation.contexts-per-task", "10")
+SMALL = (
+    *("--num-updates", "4", "--checkpoint-every", "1", "--keep-checkpoints", "all"),
+    *("--evaluation.contexts-per-task", "10"),
+)
 HERE = ("--cluster.in-process",)
 
 
@@ -28,8 +31,7 @@ def finished(home: Path) -> Path:
     """A run on Ray, supervised stage and RIPT."""
     result = run(*LAUNCH, *SMALL, "--cluster.num-actors", "2", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
-    (folder,) = (home / "runs" / "extending").iterdir()
-    return folder
+    return only_folder(home / "runs" / "extending")
 
 
 def test_the_example_is_short_enough_to_read() -> None:
@@ -96,7 +98,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(finished: Path, home:
         [command[0], str(killed), *command[3:]], cwd=home, env=environment(), capture_output=True, check=False
     )
     assert ended.returncode == -9, ended.stderr
-    (folder,) = (home / "runs" / "interrupted").iterdir()
+    folder = only_folder(home / "runs" / "interrupted")
     result = run(*RIPT_RAY, "resume", str(folder), *HERE, *PLUGINS, cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
     name = "checkpoints/update-00004/policy.safetensors"

@@ -21,7 +21,7 @@ from ript_envs.metaworld.tasks import ML45_HELD_OUT
 from ript_ray.config.experiment import Experiment
 from ript_ray.rl.learner import learning_rate_of
 from ript_ray.runs.saved_policy import SavedPolicy
-from tests.commands import RIPT_RAY, run
+from tests.commands import RIPT_RAY, only_folder, run
 
 QUEST_ML45 = (sys.executable, "-m", "experiments.quest_ml45")
 SMALL = (
@@ -98,7 +98,7 @@ def test_a_stage_runs_from_the_command_line_with_any_field_changed(tmp_path: Pat
     result = run(*QUEST_ML45, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "autoencoder: step" in result.stdout
-    (folder,) = (tmp_path / "runs" / "quest-ml45-autoencoder").iterdir()
+    folder = only_folder(tmp_path / "runs" / "quest-ml45-autoencoder")
     config = json.loads((folder / "config.json").read_text())
     assert (config["ppo"]["minibatch_rollouts"], config["stages"]) == (6, ["autoencoder"])
     assert "nothing to resume" in run(*RIPT_RAY, "resume", str(folder), cwd=tmp_path).stderr

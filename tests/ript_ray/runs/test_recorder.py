@@ -31,7 +31,7 @@ from ript_ray.types import Progress, Version
 from tests.conftest import TINY_QUEST
 from tests.disk import full_disk
 
-EXPERIMENT = Experiment("small", ("reach-v3",), policy=TINY_QUEST, checkpoint_every=2)
+EXPERIMENT = Experiment("small", ("reach-v3",), policy=TINY_QUEST, checkpoint_every=2, keep_checkpoints="all")
 SOURCE = SavedPolicy.initial(EXPERIMENT)
 DISK_BYTES = 4000
 """More than the metrics log needs here, less than the weights."""
@@ -153,6 +153,25 @@ def test_a_full_disk_costs_one_save_and_neither_the_run_nor_earlier_checkpoints(
         point.metrics["faults/failed_saves"] for point in read_metrics(folder.metrics_log) if point.kind == "update"
     ]
     assert failed == [0, 0, 1, 1]
+
+
+def test_older_checkpoints_go_when_a_newer_one_is_complete_and_the_best_stays(tmp_path: Path) -> None:
+    source = replace(SOURCE, experiment=replace(EXPERIMENT, checkpoint_every=1, keep_checkpoints=2))
+    folder = RunDir.create(tmp_path, source.experiment)
+    with recording(folder, source) as recorder:
+        recorder.on_evaluation(an_evaluation())
+        for update, rate in {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.2}.items():
+            recorder.on_update(record(update))
+            recorder.on_validation({"validation/success_rate": rate})
+        assert saved(folder) == ["best", "update-00000", "update-00002", "update-00003", "update-00004"]
+        with full_disk(DISK_BYTES):
+            recorder.on_update(record(5))
+        assert saved(folder) == ["best", "update-00000", "update-00002", "update-00003", "update-00004"]
+        recorder.on_update(record(6))
+        recorder.on_validation({"validation/success_rate": 1.0})
+        recorder.on_end(TrainResult())
+    assert saved(folder) == ["best", "update-00000", "update-00002", "update-00004", "update-00006"]
+    assert folder.best.readlink() == Path("update-00006")
 
 
 def test_checkpoints_are_also_saved_by_the_clock(folder: RunDir) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ript_ray.config.experiment import Kept
 from ript_ray.errors import CheckpointError
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
@@ -38,8 +39,9 @@ def train_with(log: RolloutLog, num_updates: int, runtime: SerialRuntime, start:
     return seen
 
 
-def log_in(folder: Path, start: Progress | None = None, **more: object) -> RolloutLog:
-    return RolloutLog(folder / "groups.jsonl", folder / "weights", line_stream(), start=start or Progress(), **more)
+def log_in(folder: Path, start: Progress | None = None, keep_versions: Kept = "all") -> RolloutLog:
+    paths = folder / "groups.jsonl", folder / "weights"
+    return RolloutLog(*paths, line_stream(), start=start or Progress(), keep_versions=keep_versions)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -77,6 +79,11 @@ def test_weights_of_every_update_round_trip_bit_for_bit(tmp_path: Path) -> None:
         policy = TinyChunkPolicy("laplace")
         load_weights(weights_file(tmp_path / "weights", record.weights.version), policy)
         assert snapshot(policy, record.weights.version).checksum == record.weights.checksum
+
+
+def test_of_the_weights_only_the_newest_versions_are_kept(tmp_path: Path) -> None:
+    train_with(log_in(tmp_path, keep_versions=2), 4, SerialRuntime(PARTS))
+    assert sorted(path.name[7:12] for path in (tmp_path / "weights").iterdir()) == ["00003", "00004"]
 
 
 def test_a_resumed_run_drops_what_it_repeats_and_ends_with_the_same_files(tmp_path: Path) -> None:

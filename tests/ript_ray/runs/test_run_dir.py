@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,23 @@ def test_every_run_has_a_unique_and_permanent_id(folder: RunDir, tmp_path: Path)
     assert RunDir.create(tmp_path, EXPERIMENT).run_id != folder.run_id
 
 
+def test_latest_leads_to_the_newest_run_and_an_opened_run_stays_the_one_it_was(tmp_path: Path) -> None:
+    latest = tmp_path / "small" / "latest"
+    first = RunDir.create(tmp_path, EXPERIMENT)
+    assert os.readlink(latest) == first.path.name  # relative, so that the folder of runs can be moved
+    opened = RunDir(latest)
+    second = RunDir.create(tmp_path, EXPERIMENT)
+    assert latest.resolve() == second.path
+    assert (opened.path, opened.run_id) == (first.path, first.run_id)
+
+
+def test_a_run_begins_where_there_can_be_no_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "small" / "latest").mkdir(parents=True)
+    folder = RunDir.create(tmp_path, EXPERIMENT)
+    assert folder.experiment == EXPERIMENT
+    assert "there is no link" in caplog.text
+
+
 def test_a_new_run_survives_a_power_cut(tmp_path: Path) -> None:
     with flushed_paths() as flushed:
         folder = RunDir.create(tmp_path / "runs", EXPERIMENT)
@@ -55,6 +73,20 @@ def test_versions_are_those_the_run_began_with(folder: RunDir) -> None:
     recorded = {"python": "2.7", "commit": "abc"}
     (folder.path / "versions.json").write_text(json.dumps(recorded))
     assert RunDir(folder.path).versions == recorded
+
+
+def test_what_was_changed_of_the_experiments_file_is_noted_and_follows_an_extension(tmp_path: Path) -> None:
+    folder = RunDir.create(tmp_path, EXPERIMENT, changes={"clip-high": "0.28"})
+    assert RunDir(folder.path).changes == {"clip-high": "0.28"}
+    folder.extend(replace(EXPERIMENT, num_updates=90), 15)
+    assert folder.changes == {"clip-high": "0.28", "num-updates": "90"}
+    folder.changes_file.write_text("{")
+    assert folder.changes is None
+
+
+def test_where_no_file_states_the_experiment_what_changed_is_not_known(folder: RunDir) -> None:
+    folder.extend(replace(EXPERIMENT, num_updates=90), 15)
+    assert folder.changes is None
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])

@@ -22,6 +22,7 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.types import GroupSummary
+from tests.commands import only_folder
 from tests.tracked import only_run
 
 EXPERIMENT = replace(
@@ -61,8 +62,7 @@ class StopAfter(Quiet):
 def run(home: Path, view: View, **evaluation: Any) -> Path:
     experiment = replace(EXPERIMENT, evaluation=replace(EXPERIMENT.evaluation, **evaluation))
     run_experiment(experiment, HERE, runs=home, view=view)
-    (folder,) = (home / "extending").iterdir()
-    return folder
+    return only_folder(home / "extending")
 
 
 def validated(folder: Path) -> list[tuple[int, float]]:
@@ -100,7 +100,7 @@ def test_an_interrupted_run_repeats_no_evaluation_and_loses_none(view: type[Quie
     undisturbed = run(tmp_path / "undisturbed", Quiet())
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", view())
-    (stopped,) = (tmp_path / "stopped" / "extending").iterdir()
+    stopped = only_folder(tmp_path / "stopped" / "extending")
     assert [update for update, _ in validated(stopped)] == [0, 2, 4][: 2 if view is StopBefore else 3]
     resume_experiment(stopped, HERE, view_of=lambda _: Quiet())
     assert validated(stopped) == validated(undisturbed)

@@ -21,6 +21,7 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.types import GroupSummary
+from tests.commands import only_folder
 from tests.tracked import only_run
 
 EXPERIMENT = replace(
@@ -114,7 +115,7 @@ def test_a_run_resumed_with_other_versions_warns_and_records_both_and_strictly_r
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_experiment(EXPERIMENT, IN_PROCESS, runs=tmp_path, view=Stop(2))
-    (folder,) = (tmp_path / "extending").iterdir()
+    folder = only_folder(tmp_path / "extending")
     path = folder / "versions.json"
     began_with = json.loads(path.read_text())
     assert {"commit", "sources_sha256", "torch", "python", "processor", "instructions"} <= began_with.keys()
@@ -142,6 +143,6 @@ def test_a_run_resumed_with_the_same_versions_is_silent_even_strictly(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_experiment(EXPERIMENT, IN_PROCESS, runs=tmp_path, view=Stop(2))
-    (folder,) = (tmp_path / "extending").iterdir()
+    folder = only_folder(tmp_path / "extending")
     resume(folder, strict=True)
     assert "changed since" not in caplog.text

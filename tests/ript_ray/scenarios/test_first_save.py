@@ -16,7 +16,7 @@ from ript_ray.runs import checkpoint
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
-from tests.commands import run
+from tests.commands import only_folder, run
 
 SHORT = LaplaceSFT(SupervisedStage(num_steps=20, learning_rate=3e-3))
 EXPERIMENT = replace(EXAMPLE, stages=("regression",), sft=SHORT)
@@ -54,8 +54,7 @@ try:
 except StorageError as error:
     print(error)
 subprocess.run(["mount", "-o", "remount,size=50m", runs], check=True)
-(folder,) = (runs / "extending").iterdir()
-resume_experiment(folder, IN_PROCESS, view_of=lambda _: quiet())
+resume_experiment(runs / "extending" / "latest", IN_PROCESS, view_of=lambda _: quiet())
 """
 
 
@@ -80,7 +79,7 @@ def test_a_run_killed_in_its_first_save_is_resumed_to_the_same_weights(
 ) -> None:
     result = run(sys.executable, "-c", DIE_AT, event, name, *OPTIONS, cwd=tmp_path)
     assert result.returncode == -signal.SIGKILL, result.stdout + result.stderr
-    (folder,) = (tmp_path / "runs" / "extending").iterdir()
+    folder = only_folder(tmp_path / "runs" / "extending")
     assert checkpoint.saved_in(folder) == []
     resume_experiment(folder, IN_PROCESS, view_of=lambda _: quiet())
     assert weights_of(folder) == undisturbed
@@ -107,7 +106,7 @@ def test_a_run_whose_first_save_met_a_full_disk_is_resumed_to_the_same_weights(
 def test_a_run_whose_checkpoints_are_all_damaged_or_set_aside_does_not_start_over(
     undisturbed: bytes, tmp_path: Path
 ) -> None:
-    (folder,) = (tmp_path / "undisturbed" / "extending").iterdir()
+    folder = only_folder(tmp_path / "undisturbed" / "extending")
     (folder / "results.json").unlink()
     (saved,) = checkpoint.saved_in(folder)
     saved.rename(saved.with_name(f".{saved.name}.skipped-1"))

@@ -17,12 +17,12 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
-from tests.commands import RIPT_RAY, environment, quickstart_here, run
+from tests.commands import RIPT_RAY, environment, only_folder, quickstart_here, run
 
 pytestmark = [pytest.mark.sim, pytest.mark.cli]
 
 TINY = (
-    *("--tasks", "faucet-open-v3", "--name", "tiny", "--checkpoint-every", "1"),
+    *("--tasks", "faucet-open-v3", "--name", "tiny", "--checkpoint-every", "1", "--keep-checkpoints", "all"),
     *("--sampling.batch-rollouts", "16", "--sampling.contexts-per-task", "6", "--ppo.num-iterations", "2"),
     *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
     *("--evaluation.contexts-per-task", "3", "--evaluation.batch-size", "3", "--num-updates", "4"),
@@ -65,8 +65,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     result = quickstart_here(*TINY, "--cluster.in-process", cwd=home)
     assert result.returncode == 0, result.stdout + result.stderr
-    (folder,) = (home / "runs" / "tiny").iterdir()
-    return folder
+    return only_folder(home / "runs" / "tiny")
 
 
 def after_one_update(undisturbed: Path, home: Path) -> Path:

@@ -15,7 +15,7 @@ from ript_ray.runs.rollout_log import read_groups
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
-from tests.commands import environment, run
+from tests.commands import environment, only_folder, run
 
 EXPERIMENT = replace(
     EXAMPLE, num_updates=3, checkpoint_every=10, evaluation=replace(EXAMPLE.evaluation, contexts_per_task=5)
@@ -31,7 +31,7 @@ from pathlib import Path
 def watch(event, arguments):
     global num_notes
     if event == "os.rename" and str(arguments[0]).endswith(".json.unfinished") and "kept-groups" in str(arguments[0]):
-        num_notes += (next(Path("runs/extending").iterdir()) / "weights/update-00002.safetensors").exists()
+        num_notes += Path("runs/extending/latest/weights/update-00002.safetensors").exists()
         if num_notes == 6:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -62,7 +62,7 @@ def test_a_driver_killed_in_mid_update_resumes_without_repeating_a_group(
     where = ("--cluster.in-process",) if cluster.in_process else on_ray
     result = run(sys.executable, "-c", DIE_IN_UPDATE_3, *OPTIONS, *where, cwd=tmp_path)
     assert result.returncode == -signal.SIGKILL, result.stdout + result.stderr
-    (folder,) = (tmp_path / "runs" / "extending").iterdir()
+    folder = only_folder(tmp_path / "runs" / "extending")
     num_kept = len(KeptGroups(folder / "kept-groups"))
     assert num_kept >= 2 * EXPERIMENT.sampling.groups_per_update + 5, (
         "no checkpoint but the first: two updates and a half"

@@ -15,7 +15,7 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.types import GroupSummary
-from tests.commands import environment
+from tests.commands import environment, only_folder
 
 EXPERIMENT = replace(EXAMPLE, num_updates=5, checkpoint_every=10, sampling=replace(EXAMPLE.sampling, batch_rollouts=16))
 IN_PROCESS = Cluster(in_process=True)
@@ -45,7 +45,7 @@ def test_a_run_interrupted_after_update_3_resumes_from_it_to_the_same_weights(
     run_experiment(EXPERIMENT, IN_PROCESS, runs=tmp_path / "undisturbed", view=View(ViewMode.QUIET, 5))
     with pytest.raises(KeyboardInterrupt):
         run_experiment(EXPERIMENT, cluster, runs=tmp_path / "stopped", view=Stop(3))
-    (undisturbed,), (stopped,) = ((tmp_path / name / "extending").iterdir() for name in ("undisturbed", "stopped"))
+    undisturbed, stopped = (only_folder(tmp_path / name / "extending") for name in ("undisturbed", "stopped"))
     point = checkpoint.latest_valid(stopped)
     assert (point.folder.name, point.skipped) == ("update-00003", ())
     resume_experiment(stopped, cluster, view_of=lambda _: View(ViewMode.QUIET, 5))

@@ -26,12 +26,14 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.mlflow_run import PARENT_TAG, SEEDS_TAG, Identity, MlflowRun
 from ript_ray.types import GroupSummary
+from tests.commands import only_folder
 from tests.tracked import only_run
 
 EXPERIMENT = replace(
     EXAMPLE,
     num_updates=4,
     checkpoint_every=1,
+    keep_checkpoints="all",
     sampling=replace(EXAMPLE.sampling, batch_rollouts=16),
     evaluation=Evaluation(contexts_per_task=4),
 )
@@ -57,7 +59,7 @@ def steps(store: str, run: Any, name: str) -> list[int]:
 def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(store: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_experiment(EXPERIMENT, HERE, runs=tmp_path / "runs", view=Quiet(4), label="lost-power")
-    (path,) = (tmp_path / "runs" / "extending").iterdir()
+    path = only_folder(tmp_path / "runs" / "extending")
     interrupted = only_run(store, "extending")
     assert interrupted.info.status == "KILLED"
     for lost in ("update-00002", "update-00003"):

@@ -27,6 +27,7 @@ from ript_ray.sft.trainer import SupervisedTrainer
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
+from tests.commands import only_folder
 
 STAGE = SupervisedStage(num_steps=60, learning_rate=3e-3)
 EXPERIMENT: Experiment = replace(EXAMPLE, stages=("regression",), sft=LaplaceSFT(STAGE))
@@ -56,8 +57,7 @@ def run(home: Path, view: Stop | None = None, cluster: Cluster = IN_PROCESS) -> 
         run_experiment(EXPERIMENT, cluster, runs=home, view=view)
     except (KeyboardInterrupt, ZeroDivisionError):
         assert view._step > 0
-    (folder,) = (home / "extending").iterdir()
-    return folder
+    return only_folder(home / "extending")
 
 
 def saved(folder: Path) -> list[str]:
@@ -95,7 +95,7 @@ def test_a_stage_that_fails_between_two_steps_leaves_a_checkpoint_of_the_last_on
 @pytest.mark.usefixtures("store")
 def test_a_stage_saves_by_the_clock_though_no_checkpoint_is_due_by_its_steps(tmp_path: Path) -> None:
     found: list[list[str]] = []
-    view = Stop(41, lambda: found.append(saved(next((tmp_path / "extending").iterdir()))))
+    view = Stop(41, lambda: found.append(saved(only_folder(tmp_path / "extending"))))
     run(tmp_path, view, replace(IN_PROCESS, checkpoint_minutes=1e-9))
     assert found == [["regression-0000039", "regression-0000040"]]
 

@@ -30,6 +30,7 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.types import RIPT
+from tests.commands import only_folder
 from tests.conftest import TINY_QUEST
 
 HERE = Cluster(in_process=True)
@@ -258,7 +259,7 @@ def test_a_run_interrupted_in_a_stage_is_resumed_to_the_same_weights(
     experiment = replace(EXPERIMENT, name=f"cut-{stage}-{step}")
     with interrupted_before_recording(step == 0), pytest.raises(KeyboardInterrupt):
         run(experiment, home, Interrupting(stage, step))
-    (folder,) = (home / "runs" / experiment.name).iterdir()
+    folder = only_folder(home / "runs" / experiment.name)
     assert json.loads((folder / "status.json").read_text()) == {"status": "KILLED"}
     resumed = resume_experiment(folder, HERE, view_of=lambda _: quiet())
     assert last_weights(folder) == last_weights(together.folder)
@@ -311,7 +312,7 @@ class InTheWay(View):
 
     def on_step(self, name: str, num_steps: int, step: int, loss: float) -> None:
         if name == "autoencoder" and step in (10, 11):
-            (folder,) = self._runs.iterdir()
+            folder = only_folder(self._runs)
             (folder / "checkpoints" / f".autoencoder-00000{step}.unfinished").write_text("")
 
 
@@ -332,7 +333,7 @@ def test_resuming_with_other_demonstrations_is_refused(home: Path) -> None:
     experiment = replace(EXPERIMENT, name="changed")
     with pytest.raises(KeyboardInterrupt):
         run(experiment, home, Interrupting("autoencoder", 25))
-    (folder,) = (home / "runs" / "changed").iterdir()
+    folder = only_folder(home / "runs" / "changed")
     newest = checkpoint.latest_valid(folder)
     others = replace(experiment, demos=replace(experiment.demos, action_noise=0.1))
     shutil.rmtree(newest.folder)
@@ -363,7 +364,7 @@ def test_a_run_that_is_unfinished_or_did_not_train_the_previous_stage_is_refused
     early = replace(EXPERIMENT, name="early", stages=("autoencoder",))
     with pytest.raises(KeyboardInterrupt):
         run(early, home, Interrupting("autoencoder", 25))
-    (folder,) = (home / "runs" / "early").iterdir()
+    folder = only_folder(home / "runs" / "early")
     later = replace(EXPERIMENT, stages=(RIPT,), start_from=folder)
     with pytest.raises(CheckpointError, match="has not finished; resume it, or name one of its checkpoints"):
         run(later, home)

@@ -1,0 +1,72 @@
+"""`ript-ray runs`: the runs of a folder as a table."""
+
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ript_ray.cli.entrypoint import print_line
+
+if TYPE_CHECKING:
+    from ript_ray.runs.overview import RunOverview
+
+FILE_WIDTH = 200
+"""Columns of the table where it does not go to a terminal."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """List runs: how they stand, what was changed of the experiment's file, success before and after, what they cost.
+
+    Attributes:
+        folder: Folder of the runs of all experiments, or of one experiment, or a run.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("runs")
+
+    def run(self) -> int:
+        """Print one table per experiment, and how to go on with what has not finished."""
+        from ript_ray.runs.overview import RunState, overview
+
+        console = Console()
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = FILE_WIDTH
+        runs = overview(self.folder)
+        for experiment, group in itertools.groupby(runs, key=lambda run: run.folder.absolute().parent):
+            console.print(_table(experiment.name, list(group)))
+        if not runs:
+            print_line(console, f"there are no runs in {self.folder}")
+        if any(run.state in (RunState.INTERRUPTED, RunState.FAILED, RunState.KILLED) for run in runs):
+            print_line(console, "what has not finished goes on with: ript-ray resume RUN")
+        return 0
+
+
+def _table(experiment: str, runs: "list[RunOverview]") -> Table:
+    table = Table(title=escape(experiment), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("run", no_wrap=True)
+    table.add_column("state")
+    table.add_column("changed", overflow="fold")
+    for name in ("before, %", "after, %", "gain", "rollouts", "env steps", "minutes"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        state = f"{run.state}: {run.detail}" if run.detail else str(run.state)
+        table.add_row(
+            *(escape(text) for text in (run.folder.name, state, run.changed)),
+            _points(run.before, ".1f"),
+            _points(run.after, ".1f"),
+            _points(run.gain, "+.1f"),
+            *(f"{number:,}" if number else "" for number in (run.num_rollouts, run.env_steps)),
+            f"{run.wall_s / 60:.1f}" if run.wall_s else "",
+        )
+    return table
+
+
+def _points(rate: float | None, form: str) -> str:
+    return "" if rate is None else format(100 * rate, form)
