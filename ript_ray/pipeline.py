@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ript_ray.checks import require
+from ript_ray.config.changes import changed_options
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
 from ript_ray.data.contexts import (
@@ -67,7 +68,15 @@ class Results:
     tracking_error: str | None
 
 
-def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view: View, label: str = "") -> Results:
+def run_experiment(
+    experiment: Experiment,
+    cluster: Cluster,
+    *,
+    runs: Path,
+    view: View,
+    label: str = "",
+    base: Experiment | None = None,
+) -> Results:
     """Run an experiment from nothing to its results.
 
     Args:
@@ -76,8 +85,10 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
         runs: Folder of the runs of all experiments.
         view: Shows the progress.
         label: A word at the end of the run's name, if any.
+        base: The experiment as its file states it, if it has one: what was changed of it is noted in the run's folder.
     """
     register(type(experiment.policy), type(experiment.benchmark))
+    changes = None if base is None else changed_options(base, experiment)  # with paths as they were typed
     experiment = _with_absolute_paths(experiment)
     require_fit(cluster, experiment.num_learners)
     start = initial_policy(experiment)
@@ -85,7 +96,9 @@ def run_experiment(experiment: Experiment, cluster: Cluster, *, runs: Path, view
     if RIPT in experiment.stages:
         require_rollout_noise(experiment)
     with session(cluster):
-        folder = RunDir.create(runs, experiment, label)  # nothing is written before all that can be checked has been
+        folder = RunDir.create(
+            runs, experiment, label, changes=changes
+        )  # nothing is written before all that can be checked has been
         with folder.lock():
             logger.info("run folder %s", folder.path)
             return _run_stages(folder, start, None, cluster, view)

@@ -3,19 +3,19 @@
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from ript_ray.checks import require
 from ript_ray.cli.entrypoint import print_line, register_plugins, run_command
+from ript_ray.config.changes import with_kinds
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import ViewMode, console_logging
-from ript_ray.types import RIPT
 
 if TYPE_CHECKING:
     from ript_ray.pipeline import Results
@@ -58,7 +58,7 @@ def launch(experiment: Experiment, description: str) -> None:
         chosen = _with_kinds(experiment, sys.argv[1:])
         return tyro.cli(Launch, default=Launch(chosen), description=_describe(description), config=CONFIG)
 
-    run_command(lambda: _run(parse()))
+    run_command(lambda: _run(parse(), experiment))
 
 
 def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
@@ -77,7 +77,7 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
             config=CONFIG,
         )
 
-    run_command(lambda: _run(parse()))
+    run_command(lambda: _run(parse(), next(presets[word] for word in sys.argv[1:] if word in presets)))
 
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
@@ -120,7 +120,7 @@ def report(results: "Results", console: Console) -> int:
     return 0 if exhausted.is_success else exhausted.exit_code
 
 
-def _run(launch: Launch) -> int:
+def _run(launch: Launch, base: Experiment) -> int:
     # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
     from ript_ray.pipeline import run_experiment
     from ript_ray.tracking.console import View
@@ -130,7 +130,9 @@ def _run(launch: Launch) -> int:
         console_logging(launch.view.log_level, console),
         View(launch.view, launch.experiment.num_updates, console) as view,
     ):
-        results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label)
+        results = run_experiment(
+            launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label, base=base
+        )
     return report(results, console)
 
 
@@ -143,17 +145,11 @@ def _describe(description: str) -> str:
 def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:
     """Change policy and benchmark to the kinds that the command line names; other options then change their fields."""
     register_plugins(_values_of("--plugin", arguments))
-    changes: dict[str, Any] = {}
-    for kind in _values_of("--benchmark.kind", arguments)[-1:]:
-        if kind != experiment.benchmark.kind:
-            benchmark = BENCHMARKS.find(kind)()
-            max_steps = min(experiment.max_steps, benchmark.spec.max_steps)
-            changes |= {"benchmark": benchmark, "tasks": benchmark.tasks, "max_steps": max_steps}
-    for kind in _values_of("--policy.kind", arguments)[-1:]:
-        if kind != experiment.policy.kind:
-            policy = POLICIES.find(kind)
-            changes |= {"policy": policy(), "sft": policy.sft_type(), "stages": (*policy.sft_type.stages, RIPT)}
-    return replace(experiment, **changes)
+    kinds = {
+        "policy": _values_of("--policy.kind", arguments)[-1:] or [experiment.policy.kind],
+        "benchmark": _values_of("--benchmark.kind", arguments)[-1:] or [experiment.benchmark.kind],
+    }
+    return with_kinds(experiment, policy=kinds["policy"][0], benchmark=kinds["benchmark"][0])
 
 
 def _values_of(option: str, arguments: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import platform
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +31,7 @@ class RunDir:
     Attributes:
         path: The directory.
         config: The resolved experiment.
+        changes_file: What its options changed of the experiment's file; see `changes`.
         metrics_log: One JSON object per update, evaluation or point of a supervised stage.
         groups: One JSON object per group of rollouts.
         before: Success before post-training, kept for a run that is resumed.
@@ -49,6 +50,7 @@ class RunDir:
         """Use the directory at `path`; nothing is created."""
         self.path = path
         self.config = path / "config.json"
+        self.changes_file = path / "changed.json"
         self.metrics_log = path / "metrics.jsonl"
         self.groups = path / "groups.jsonl"
         self.before = path / "before.json"
@@ -63,13 +65,16 @@ class RunDir:
         self.best = path / "checkpoints" / "best"
 
     @classmethod
-    def create(cls, root: Path, experiment: Experiment, label: str = "") -> Self:
+    def create(
+        cls, root: Path, experiment: Experiment, label: str = "", *, changes: Mapping[str, str] | None = None
+    ) -> Self:
         """Create the directory with the run's id, the resolved experiment and the versions of all software.
 
         Args:
             root: Folder of the runs of all experiments.
             experiment: What is learned.
             label: A word at the end of the run's name, if any.
+            changes: What its options changed of the experiment's file, if it has one; see `changed_options`.
 
         Raises:
             ConfigError: The label is not a word.
@@ -85,6 +90,8 @@ class RunDir:
             fsync_path(parent)
         atomic_write(run.path / "run-id", uuid.uuid4().hex)
         atomic_write(run.path / "versions.json", json.dumps(versions(experiment.benchmark.packages), indent=2) + "\n")
+        if changes is not None:
+            run._write_changes(changes)
         atomic_write(run.config, to_json(experiment))
         return run
 
@@ -92,6 +99,17 @@ class RunDir:
     def experiment(self) -> Experiment:
         """The resolved experiment; raises CheckpointError where it cannot be read."""
         return read_experiment(self.config)
+
+    @property
+    def changes(self) -> dict[str, str] | None:
+        """What the run's options changed of its experiment's file, by option; none if that is not known."""
+        try:
+            return {str(name): str(value) for name, value in json.loads(self.changes_file.read_text()).items()}
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def _write_changes(self, changes: Mapping[str, str]) -> None:
+        atomic_write(self.changes_file, json.dumps(dict(changes), indent=2) + "\n")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -185,6 +203,8 @@ class RunDir:
             with os_errors_as_storage_error(self.results):
                 self.results.rename(self.earlier_results(end))
                 fsync_path(self.path)
+        if (changes := self.changes) is not None:
+            self._write_changes({**changes, "num-updates": str(experiment.num_updates)})
         atomic_write(self.config, to_json(experiment))
 
     def earlier_results(self, update: int) -> Path:

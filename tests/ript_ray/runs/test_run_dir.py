@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_versions_are_those_the_run_began_with(folder: RunDir) -> None:
     recorded = {"python": "2.7", "commit": "abc"}
     (folder.path / "versions.json").write_text(json.dumps(recorded))
     assert RunDir(folder.path).versions == recorded
+
+
+def test_what_was_changed_of_the_experiments_file_is_noted_and_follows_an_extension(tmp_path: Path) -> None:
+    folder = RunDir.create(tmp_path, EXPERIMENT, changes={"clip-high": "0.28"})
+    assert RunDir(folder.path).changes == {"clip-high": "0.28"}
+    folder.extend(replace(EXPERIMENT, num_updates=90), 15)
+    assert folder.changes == {"clip-high": "0.28", "num-updates": "90"}
+    folder.changes_file.write_text("{")
+    assert folder.changes is None
+
+
+def test_where_no_file_states_the_experiment_what_changed_is_not_known(folder: RunDir) -> None:
+    folder.extend(replace(EXPERIMENT, num_updates=90), 15)
+    assert folder.changes is None
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
