@@ -16,6 +16,7 @@ from ript_ray.config.changes import with_kinds
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import ViewMode, console_logging
+from ript_ray.tracking.store import Origin, TrackerName, ui_command
 
 if TYPE_CHECKING:
     from ript_ray.pipeline import Results
@@ -34,6 +35,9 @@ class Launch:
         label: A word at the end of the run's name, in its folder and in MLflow.
         view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
             every 10 s in supervised stages), quiet (only warnings, errors and the results).
+        trackers: Where metrics go besides metrics.jsonl in the run's folder, none or more of: mlflow (the store that
+            MLFLOW_TRACKING_URI names, else mlflow.db beside the folder of the runs), tensorboard (event files in
+            the run's folder). Kept for `ript-ray resume`.
         plugin: Policies and benchmarks of your own, as MODULE:NAME; `--policy.kind` and `--benchmark.kind` may then
             name their kinds. The module is looked for in the current directory, too.
     """
@@ -43,6 +47,7 @@ class Launch:
     runs: Path = Path("runs")
     label: str = ""
     view: ViewMode = ViewMode.AUTO
+    trackers: tuple[TrackerName, ...] = ("mlflow",)
     plugin: tuple[str, ...] = ()
 
 
@@ -58,7 +63,7 @@ def launch(experiment: Experiment, description: str) -> None:
         chosen = _with_kinds(experiment, sys.argv[1:])
         return tyro.cli(Launch, default=Launch(chosen), description=_describe(description), config=CONFIG)
 
-    run_command(lambda: _run(parse(), experiment))
+    run_command(lambda: _run(parse(), experiment, description))
 
 
 def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
@@ -77,7 +82,10 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
             config=CONFIG,
         )
 
-    run_command(lambda: _run(parse(), next(presets[word] for word in sys.argv[1:] if word in presets)))
+    def base() -> Experiment:
+        return next(presets[word] for word in sys.argv[1:] if word in presets)
+
+    run_command(lambda: _run(parse(), base(), description))
 
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
@@ -109,10 +117,11 @@ def report(results: "Results", console: Console) -> int:
     elif results.after is not None:
         console.print(results_table({"success": results.after}, title))
     print_line(console, f"results, metrics, checkpoints and curve: {results.folder}")
-    print_line(console, "compare runs: mlflow ui")
     if results.tracking_error:
         later = f"metrics.jsonl is complete; upload it later with: ript-ray sync-tracking {results.folder}"
-        print_line(console, f"MLflow: {results.tracking_error}; {later}")
+        print_line(console, f"tracking: {results.tracking_error}; {later}")
+    elif "mlflow" in (origin := Origin.read(results.folder)).trackers:
+        print_line(console, f"compare runs: {ui_command(origin.store(results.folder, results.experiment.name))}")
     exhausted = results.train_result.exhausted if results.train_result else None
     if exhausted is None:
         return 0
@@ -120,7 +129,7 @@ def report(results: "Results", console: Console) -> int:
     return 0 if exhausted.is_success else exhausted.exit_code
 
 
-def _run(launch: Launch, base: Experiment) -> int:
+def _run(launch: Launch, base: Experiment, description: str) -> int:
     # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
     from ript_ray.pipeline import run_experiment
     from ript_ray.tracking.console import View
@@ -131,15 +140,25 @@ def _run(launch: Launch, base: Experiment) -> int:
         View(launch.view, launch.experiment.num_updates, console) as view,
     ):
         results = run_experiment(
-            launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label, base=base
+            launch.experiment,
+            launch.cluster,
+            runs=launch.runs,
+            view=view,
+            label=launch.label,
+            base=base,
+            origin=Origin.here(launch.trackers, _headings_apart(description)),
         )
     return report(results, console)
 
 
 def _describe(description: str) -> str:
-    headings_apart = re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())
     kinds = f"Policies: {', '.join(POLICIES.names())}. Benchmarks: {', '.join(BENCHMARKS.names())}."
-    return f"{headings_apart}\n\n{kinds} --policy.kind or --benchmark.kind replaces a section by that kind's defaults."
+    note = "--policy.kind or --benchmark.kind replaces a section by that kind's defaults."
+    return f"{_headings_apart(description)}\n\n{kinds} {note}"
+
+
+def _headings_apart(description: str) -> str:
+    return re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())
 
 
 def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:

@@ -19,7 +19,7 @@ from ript_ray.rl.learner import learning_rate_of
 from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
-from ript_ray.runs.metrics import TaskCounts, difference_metrics, memory_metrics
+from ript_ray.runs.metrics import TaskCounts, memory_metrics, rate_metrics, result_metrics
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import Split
@@ -149,10 +149,12 @@ class Recorder:
             self._count(result.last)
 
     def on_evaluation(self, result: EvaluationResult, before: EvaluationResult | None = None) -> None:
-        """Log an evaluation of the present weights; after training also the difference to the one before it."""
+        """Log an evaluation of the present weights; after training also what has changed since the one `before`."""
         metrics = success_metrics(result)
-        if before is not None:
-            metrics |= difference_metrics(Comparison.of(before, result).overall, self._totals)
+        if before is None:
+            metrics |= rate_metrics("result/before", result.overall)  # a series of its own: the other ends with "after"
+        else:
+            metrics |= result_metrics(before, result, self._totals)
         self._log(metrics, "evaluation")
         if self.num_updates == 0:
             self._before = result
