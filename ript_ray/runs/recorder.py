@@ -286,10 +286,10 @@ def best_of(rates: dict[int, float]) -> int:
 
 
 def success_metrics(result: EvaluationResult, split: Split = Split.TEST) -> dict[str, float]:
-    """The success rates of a measurement by the names they are compared under."""
+    """The success rates of an evaluation, overall with its interval, by the names they are compared under."""
     name = "eval/success_rate" if split is Split.TEST else f"{split}/success_rate"
     rates = {f"{name}/{task}": rate.success_rate for task, rate in result.per_task.items()}
-    return {name: result.overall.success_rate, **rates}
+    return rate_metrics(name, result.overall) | rates
 
 
 def metrics_of(record: UpdateRecord) -> dict[str, float]:

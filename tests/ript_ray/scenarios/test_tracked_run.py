@@ -11,9 +11,12 @@ import pytest
 from mlflow import MlflowClient
 
 from experiments.extending import EXPERIMENT as EXAMPLE
+from ript_ray.api import EvaluationOverrides
+from ript_ray.cli.evaluate import compare_checkpoints, evaluate_checkpoint
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import Evaluation
 from ript_ray.errors import ConfigError
+from ript_ray.evaluation.video import VideoSettings
 from ript_ray.pipeline import resume_experiment, run_experiment
 from ript_ray.rl.callbacks import RolloutStats
 from ript_ray.rl.dynamic_sampling import Verdict
@@ -123,6 +126,29 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     at_start = {file.path for file in MlflowClient(store).list_artifacts(interrupted.info.run_id)}
     assert {"config.json", "changed.json", "versions.json", "machine.json"} <= at_start
     assert results.tracking_error is None
+    check_evaluations_are_nested(store, path, run)
+
+
+def check_evaluations_are_nested(store: str, path: Path, run: Any) -> None:
+    overrides = EvaluationOverrides(contexts_per_task=2)
+    video_settings = VideoSettings()
+    assert not evaluate_checkpoint(path, overrides, out=None, videos=None, video_settings=video_settings, cluster=HERE)
+    assert not compare_checkpoints(path / "checkpoints" / "update-00000", path, overrides, out=None, cluster=HERE)
+    client = MlflowClient(store)
+    found = client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'")
+    commands = {each.data.tags["mlflow.source.name"]: each for each in found}
+    evaluated, compared = commands["ript-ray evaluate"], commands["ript-ray compare"]
+    assert {"eval/success_rate", "eval/success_rate/left", "eval/success_rate_low"} <= evaluated.data.metrics.keys()
+    assert steps(store, evaluated, "eval/success_rate") == [4]
+    assert evaluated.data.params == {"policy": str(path), "contexts_per_task": "2", "split": "test"}
+    rates = [compared.data.metrics[f"compare/{name}"] for name in ("second", "first", "difference")]
+    assert rates[0] - rates[1] == pytest.approx(rates[2])
+    assert {"compare/p", "compare/difference_low", "compare/difference/left"} <= compared.data.metrics.keys()
+    assert compared.data.params["second"] == str(path)
+    for command, each in (("evaluate", evaluated), ("compare", compared)):
+        assert each.info.status == "FINISHED"
+        files = {file.path for file in client.list_artifacts(each.info.run_id)}
+        assert files == {f"{command}.json", f"{command}.txt"}
 
 
 def test_a_run_that_never_succeeds_has_failed(store: str, tmp_path: Path) -> None:
