@@ -31,6 +31,7 @@ from ript_ray.runtime.factory import open_runtime, session
 from ript_ray.seeding import Split
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode, console_logging
+from ript_ray.tracking.store import Origin, TrackerName
 from ript_ray.types import Context, Rollout, RolloutRequest
 
 
@@ -89,6 +90,7 @@ def run(
     runs: str | Path = "runs",
     view: str = "auto",
     label: str = "",
+    trackers: Sequence[TrackerName] = ("mlflow",),
 ) -> Results:
     """Run an experiment to its end.
 
@@ -98,13 +100,16 @@ def run(
         runs: Folder of the runs of all experiments.
         view: auto (live in a terminal, a line per update elsewhere), lines, or quiet.
         label: A word at the end of the run's name, in its folder and in MLflow.
+        trackers: Where metrics go besides metrics.jsonl: mlflow, tensorboard, both, or none.
 
     Raises:
         RiptError: A setting is impossible, something it needs is missing, or it fails; the message says what to do.
     """
     mode = ViewMode(view)
     with console_logging(mode.log_level), View(mode, experiment.num_updates) as shown:
-        return run_experiment(experiment, cluster or Cluster(), runs=Path(runs), view=shown, label=label)
+        origin = Origin.here(tuple(trackers))
+        where = cluster or Cluster()
+        return run_experiment(experiment, where, runs=Path(runs), view=shown, label=label, origin=origin)
 
 
 def resume(

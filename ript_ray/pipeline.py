@@ -27,6 +27,7 @@ from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
 from ript_ray.runs.kept_groups import KeptGroups, KeptGroupsCleaner
+from ript_ray.runs.killed import closing_killed_runs
 from ript_ray.runs.model_dir import initial_policy
 from ript_ray.runs.provenance import differences, versions
 from ript_ray.runs.recalling_runtime import RecallingRuntime
@@ -42,6 +43,7 @@ from ript_ray.seeding import Split
 from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
+from ript_ray.tracking.store import Origin
 from ript_ray.types import RIPT, Progress, Version
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ class Results:
         before: Held-out success before post-training; none where the run does not post-train.
         after: Held-out success at the end; none where the policy cannot act yet.
         train_result: How post-training ended, if there was any.
-        tracking_error: What went wrong with the tracking store, or none.
+        tracking_error: What the trackers did not take, or none.
     """
 
     folder: Path
@@ -76,6 +78,7 @@ def run_experiment(
     view: View,
     label: str = "",
     base: Experiment | None = None,
+    origin: Origin | None = None,
 ) -> Results:
     """Run an experiment from nothing to its results.
 
@@ -86,6 +89,7 @@ def run_experiment(
         view: Shows the progress.
         label: A word at the end of the run's name, if any.
         base: The experiment as its file states it, if it has one: what was changed of it is noted in the run's folder.
+        origin: Who started it with what, and where its metrics go; unless given, this process, and to MLflow.
     """
     register(type(experiment.policy), type(experiment.benchmark))
     changes = None if base is None else changed_options(base, experiment)  # with paths as they were typed
@@ -95,11 +99,12 @@ def run_experiment(
     _require_fresh_contexts(experiment)
     if RIPT in experiment.stages:
         require_rollout_noise(experiment)
-    with session(cluster):
+    with closing_killed_runs(runs), session(cluster):
         folder = RunDir.create(
             runs, experiment, label, changes=changes
         )  # nothing is written before all that can be checked has been
         with folder.lock():
+            (origin or Origin.here()).write(folder.path)
             logger.info("run folder %s", folder.path)
             return _run_stages(folder, start, None, cluster, view)
 
@@ -137,7 +142,7 @@ def resume_experiment(
         _compare_versions(folder, experiment, point.folder.name if point else "the start", strict=strict)
         if num_updates is not None:
             folder.extend(experiment, point.state.progress.update if point else 0)
-        with view_of(experiment) as view, session(cluster):
+        with view_of(experiment) as view, closing_killed_runs(run.absolute().parents[1]), session(cluster):
             if point is None:
                 logger.info("%s has no checkpoint: restarting it", folder.path)
                 return _run_stages(folder, initial_policy(experiment), None, cluster, view)

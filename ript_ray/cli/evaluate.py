@@ -1,12 +1,14 @@
 """`ript-ray evaluate` and `ript-ray compare`: evaluations as tables, JSON files and videos."""
 
+import contextlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from ript_ray import api
-from ript_ray.api import EvaluationOverrides
+from ript_ray.api import EvaluationOverrides, PolicyComparison
 from ript_ray.cli.entrypoint import print_line
 from ript_ray.config.serialization import SCHEMA
 from ript_ray.data.contexts import held_out_requests
@@ -14,8 +16,13 @@ from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.tables import difference_table, results_table
 from ript_ray.evaluation.video import VideoSettings
 from ript_ray.runs import checkpoint
+from ript_ray.runs.killed import closing_killed_runs
+from ript_ray.runs.metrics import gain_metrics, rate_metrics
+from ript_ray.runs.recorder import success_metrics
 from ript_ray.runs.replay import write_evaluation_videos
 from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runs.tracked import run_of
+from ript_ray.runs.tracked_evaluation import track_evaluation
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.storage.atomic import atomic_write, require_absent
 
@@ -46,11 +53,13 @@ def evaluate_checkpoint(
         ReplayError: A rollout to film does not come out as it was evaluated.
     """
     _require_writable(out, videos)
-    result = api.evaluate(path, overrides, cluster=cluster)
-    console = Console()
+    with _killed_runs_beside(path):
+        result = api.evaluate(path, overrides, cluster=cluster)
+    console = Console(record=True)
     console.print(results_table({"success": result}, f"{path}: {overrides.split} contexts"))
+    figures = json.dumps({"schema": SCHEMA, **result.to_json()}, indent=2) + "\n"
     if out is not None:
-        atomic_write(out, json.dumps({"schema": SCHEMA, **result.to_json()}, indent=2) + "\n")
+        atomic_write(out, figures)
     if videos is not None:
         saved = checkpoint.load(checkpoint.find(path))
         policy = SavedPolicy(overrides.apply_to(saved.experiment), saved.arrays)
@@ -58,6 +67,8 @@ def evaluate_checkpoint(
         written = write_evaluation_videos(policy, requests, result, folder=videos, video_settings=video_settings)
         for video in written:
             print_line(console, f"video: {video}")
+    metrics = success_metrics(result, overrides.split)
+    _track("evaluate", path, overrides, metrics, console=console, figures=figures)
     return 0
 
 
@@ -78,22 +89,61 @@ def compare_checkpoints(
         StorageError: `out` exists or cannot be written.
     """
     _require_writable(out)
-    found = api.compare(first, second, overrides, cluster=cluster)
-    results, console = {"A": found.first, "B": found.second}, Console()
+    with _killed_runs_beside(first):
+        found = api.compare(first, second, overrides, cluster=cluster)
+    results, console = {"A": found.first, "B": found.second}, Console(record=True)
     print_line(console, f"A: {first}\nB: {second}")
     title = f"{overrides.split} contexts of {found.experiment.name}, seed {found.experiment.evaluation_seed}"
     console.print(results_table(results, title))
     console.print(difference_table(found.difference, "the same contexts and seeds, in pairs; p of a task: after Holm"))
+    content = {
+        "schema": SCHEMA,
+        "first": str(first),
+        "second": str(second),
+        **{name: result.to_json() for name, result in results.items()},
+        "difference": found.difference.to_json(),
+    }
+    figures = json.dumps(content, indent=2) + "\n"
     if out is not None:
-        figures = {
-            "schema": SCHEMA,
-            "first": str(first),
-            "second": str(second),
-            **{name: result.to_json() for name, result in results.items()},
-            "difference": found.difference.to_json(),
-        }
-        atomic_write(out, json.dumps(figures, indent=2) + "\n")
+        atomic_write(out, figures)
+    _track("compare", first, overrides, comparison_metrics(found), console=console, figures=figures, second=second)
     return 0
+
+
+def comparison_metrics(found: PolicyComparison) -> dict[str, float]:
+    """Return success of both policies and their difference, overall and per task, with intervals and p-values."""
+    difference = found.difference
+    metrics = rate_metrics("compare/first", found.first.overall) | rate_metrics("compare/second", found.second.overall)
+    metrics |= gain_metrics("compare/difference", difference.overall) | {"compare/p": difference.overall.p_value}
+    for task, each in difference.per_task.items():
+        metrics |= gain_metrics(f"compare/difference/{task}", each)
+        metrics[f"compare/p_holm/{task}"] = difference.holm_p_values[task]
+    return metrics
+
+
+def _track(
+    command: str,
+    path: Path,
+    overrides: EvaluationOverrides,
+    metrics: dict[str, float],
+    *,
+    console: Console,
+    figures: str,
+    **settings: Path,
+) -> None:
+    track_evaluation(
+        command,
+        path,
+        update=checkpoint.number_of(checkpoint.find(path).resolve()),
+        settings={**settings, **asdict(overrides)},
+        metrics=metrics,
+        files={f"{command}.json": figures, f"{command}.txt": console.export_text()},
+    )
+
+
+def _killed_runs_beside(path: Path) -> contextlib.AbstractContextManager[None]:
+    run = run_of(path.absolute())
+    return closing_killed_runs(run.path.parents[1]) if run else contextlib.nullcontext()
 
 
 def _require_writable(*paths: Path | None) -> None:

@@ -18,6 +18,7 @@ from ript_ray.config.changes import with_kinds
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import ViewMode, console_logging
+from ript_ray.tracking.store import Origin, TrackerName, ui_command
 
 if TYPE_CHECKING:
     from ript_ray.pipeline import Results
@@ -38,6 +39,9 @@ class Launch:
             intervals. All are evaluated on the same contexts: those of evaluation.seed, or of the first seed.
         view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
             every 10 s in supervised stages), quiet (only warnings, errors and the results).
+        trackers: Where metrics go besides metrics.jsonl in the run's folder, none or more of: mlflow (the store that
+            MLFLOW_TRACKING_URI names, else mlflow.db beside the folder of the runs), tensorboard (event files in
+            the run's folder). Kept for `ript-ray resume`.
         plugin: Policies and benchmarks of your own, as MODULE:NAME; `--policy.kind` and `--benchmark.kind` may then
             name their kinds. The module is looked for in the current directory, too.
     """
@@ -48,6 +52,7 @@ class Launch:
     label: str = ""
     seeds: tuple[int, ...] = ()
     view: ViewMode = ViewMode.AUTO
+    trackers: tuple[TrackerName, ...] = ("mlflow",)
     plugin: tuple[str, ...] = ()
 
 
@@ -63,7 +68,7 @@ def launch(experiment: Experiment, description: str) -> None:
         chosen = _with_kinds(experiment, sys.argv[1:])
         return tyro.cli(Launch, default=Launch(chosen), description=_describe(description), config=CONFIG)
 
-    run_command(lambda: _run(parse(), experiment))
+    run_command(lambda: _run(parse(), experiment, description))
 
 
 def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
@@ -82,7 +87,10 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
             config=CONFIG,
         )
 
-    run_command(lambda: _run(parse(), next(presets[word] for word in sys.argv[1:] if word in presets)))
+    def base() -> Experiment:
+        return next(presets[word] for word in sys.argv[1:] if word in presets)
+
+    run_command(lambda: _run(parse(), base(), description))
 
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
@@ -116,10 +124,11 @@ def report(results: "Results", console: Console) -> int:
         console.print(results_table({"success": results.after}, title))
     size = f"{size_bytes(results.folder) / 1e6:,.0f} MB"
     print_line(console, f"results, metrics, checkpoints and curve: {results.folder} ({size})")
-    print_line(console, "compare runs: mlflow ui")
     if results.tracking_error:
         later = f"metrics.jsonl is complete; upload it later with: ript-ray sync-tracking {results.folder}"
-        print_line(console, f"MLflow: {results.tracking_error}; {later}")
+        print_line(console, f"tracking: {results.tracking_error}; {later}")
+    elif "mlflow" in (origin := Origin.read(results.folder)).trackers:
+        print_line(console, f"compare runs: {ui_command(origin.store(results.folder, results.experiment.name))}")
     exhausted = results.train_result.exhausted if results.train_result else None
     if exhausted is None:
         return 0
@@ -127,14 +136,14 @@ def report(results: "Results", console: Console) -> int:
     return 0 if exhausted.is_success else exhausted.exit_code
 
 
-def _run(launch: Launch, base: Experiment) -> int:
+def _run(launch: Launch, base: Experiment, description: str) -> int:
     # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
     from ript_ray.cli.seeds import run_seeds, with_seeds
 
     console = Console()
 
     def run(experiment: Experiment) -> tuple[Path, int]:
-        return _run_one(replace(launch, experiment=experiment), base, console)
+        return _run_one(replace(launch, experiment=experiment), base, description, console)
 
     with console_logging(launch.view.log_level, console):
         if not launch.seeds:
@@ -145,13 +154,19 @@ def _run(launch: Launch, base: Experiment) -> int:
         return run_seeds(with_seeds(launch.experiment, launch.seeds), run, console)
 
 
-def _run_one(launch: Launch, base: Experiment, console: Console) -> tuple[Path, int]:
+def _run_one(launch: Launch, base: Experiment, description: str, console: Console) -> tuple[Path, int]:
     from ript_ray.pipeline import run_experiment
     from ript_ray.tracking.console import View
 
     with View(launch.view, launch.experiment.num_updates, console) as view:
         results = run_experiment(
-            launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label, base=base
+            launch.experiment,
+            launch.cluster,
+            runs=launch.runs,
+            view=view,
+            label=launch.label,
+            base=base,
+            origin=Origin.here(launch.trackers, re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())),
         )
     return results.folder, report(results, console)
 

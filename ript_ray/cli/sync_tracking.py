@@ -5,9 +5,10 @@ import json
 from ript_ray.config.serialization import read_experiment
 from ript_ray.errors import TrackingError
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.run_logger import artifacts, tracking_identity
+from ript_ray.runs.tracked import artifacts, tracking_identity
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.tracking.mlflow_run import MlflowRun
+from ript_ray.tracking.store import Origin
 from ript_ray.tracking.tracker import RunStatus
 
 
@@ -23,10 +24,12 @@ def sync_tracking(folder: RunDir) -> int:
         TrackingError: The upload failed.
     """
     with folder.lock():
-        identity = tracking_identity(folder, read_experiment(folder.config))
+        experiment = read_experiment(folder.config)
+        identity = tracking_identity(folder, experiment)
+        store = Origin.read(folder.path).store(folder.path, experiment.name)
         points = read_metrics(folder.metrics_log)
         try:
-            run = MlflowRun(identity)
+            run = MlflowRun(identity, store)
             run.log(points)
             status = _status_of(folder, run.status)
             if status != run.status:

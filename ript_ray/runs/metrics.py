@@ -1,9 +1,10 @@
-"""Metrics of a run beside those of an update itself: success per task, memory, cost, the difference it made."""
+"""Metrics of a run beside those of an update itself: success per task, memory, the result and what it cost."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from ript_ray.evaluation.comparison import PairedDifference
+from ript_ray.evaluation.comparison import Comparison, PairedDifference
+from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate
 from ript_ray.rl.protocols import RuntimeUsage
 from ript_ray.runs.checkpoint import RunTotals
 from ript_ray.types import GroupSummary
@@ -51,15 +52,22 @@ def memory_metrics(usage: RuntimeUsage) -> dict[str, float]:
     return metrics
 
 
-def difference_metrics(difference: PairedDifference, totals: RunTotals) -> dict[str, float]:
-    """The paired difference that post-training made, and what a percentage point of it cost if it is a gain."""
-    metrics: dict[str, float] = {
-        "eval/difference": difference.difference,
-        "eval/difference_low": difference.low,
-        "eval/difference_high": difference.high,
-        "eval/difference_p_value": difference.p_value,
-    }
-    points = 100 * difference.difference
+def rate_metrics(name: str, rate: SuccessRate) -> dict[str, float]:
+    """A success rate and the ends of its interval."""
+    return {name: rate.success_rate, f"{name}_low": rate.low, f"{name}_high": rate.high}
+
+
+def gain_metrics(name: str, gain: PairedDifference) -> dict[str, float]:
+    """A paired difference and the ends of its interval."""
+    return {name: gain.difference, f"{name}_low": gain.low, f"{name}_high": gain.high}
+
+
+def result_metrics(before: EvaluationResult, after: EvaluationResult, totals: RunTotals) -> dict[str, float]:
+    """What post-training changed, as columns in a list of runs, and what a percentage point cost if it is a gain."""
+    gain = Comparison.of(before, after).overall
+    metrics = rate_metrics("result/before", before.overall) | rate_metrics("result/after", after.overall)
+    metrics |= gain_metrics("result/gain", gain) | {"result/p": gain.p_value}
+    points = 100 * gain.difference
     if points > 0:
         costs = {"env_steps": totals.env_steps, "rollouts": totals.num_rollouts, "core_s": totals.core_s}
         metrics |= {f"cost/{name}_per_point": cost / points for name, cost in costs.items()}

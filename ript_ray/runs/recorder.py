@@ -19,7 +19,7 @@ from ript_ray.rl.learner import learning_rate_of
 from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
-from ript_ray.runs.metrics import TaskCounts, difference_metrics, memory_metrics
+from ript_ray.runs.metrics import TaskCounts, memory_metrics, rate_metrics, result_metrics
 from ript_ray.runs.retention import prune_checkpoints
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
@@ -150,10 +150,12 @@ class Recorder:
             self._count(result.last)
 
     def on_evaluation(self, result: EvaluationResult, before: EvaluationResult | None = None) -> None:
-        """Log an evaluation of the present weights; after training also the difference to the one before it."""
+        """Log an evaluation of the present weights; after training also what has changed since the one `before`."""
         metrics = success_metrics(result)
-        if before is not None:
-            metrics |= difference_metrics(Comparison.of(before, result).overall, self._totals)
+        if before is None:
+            metrics |= rate_metrics("result/before", result.overall)  # a series of its own: the other ends with "after"
+        else:
+            metrics |= result_metrics(before, result, self._totals)
         self._log(metrics, "evaluation")
         if self.num_updates == 0:
             self._before = result
@@ -287,10 +289,10 @@ def best_of(rates: dict[int, float]) -> int:
 
 
 def success_metrics(result: EvaluationResult, split: Split = Split.TEST) -> dict[str, float]:
-    """The success rates of a measurement by the names they are compared under."""
+    """The success rates of an evaluation, overall with its interval, by the names they are compared under."""
     name = "eval/success_rate" if split is Split.TEST else f"{split}/success_rate"
     rates = {f"{name}/{task}": rate.success_rate for task, rate in result.per_task.items()}
-    return {name: result.overall.success_rate, **rates}
+    return rate_metrics(name, result.overall) | rates
 
 
 def metrics_of(record: UpdateRecord) -> dict[str, float]:

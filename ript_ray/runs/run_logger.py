@@ -1,40 +1,36 @@
-"""What a run logs, whatever stage it is in: its clock, its metrics, its MLflow run, and how it ended."""
+"""What a run logs, whatever stage it is in: its clock, its metrics, and how it ended."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
-from dataclasses import asdict, replace
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.config.serialization import flatten, to_json
 from ript_ray.errors import StorageError
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.tracked import artifacts, open_trackers
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind, read_metrics
-from ript_ray.tracking.mlflow_run import SEEDS_TAG, Identity
-from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
+from ript_ray.tracking.tracker import RunStatus, now_ms
 from ript_ray.types import RIPT
 
 logger = logging.getLogger(__name__)
 
 
 class RunLogger:
-    """Open while a run is in progress. A context manager: however the block ends, metrics and MLflow run are closed.
+    """Open while a run is in progress. A context manager: however the block ends, metrics log and trackers are closed.
 
     Attributes:
         folder: The run's directory.
         restored_points: Points of an earlier process that are still valid.
-        tracking_error: What went wrong with the tracking store, or none; known once this is closed.
+        tracking_error: What the trackers did not take, or none; known once this is closed.
     """
 
     def __init__(self, folder: RunDir, experiment: Experiment, state: TrainingState | None = None):
-        """Open the metrics log and the MLflow run.
+        """Open the metrics log and the trackers.
 
         Args:
             folder: The run's directory.
@@ -61,7 +57,9 @@ class RunLogger:
             folder.renew_run_id()
         totals = state.totals if state else RunTotals()
         self._earlier_s = max([totals.wall_s, *(point.wall_s for point in self.restored_points)])
-        self._tracker = Tracker(self._metrics_log, tracking_identity(folder, experiment), self.restored_points)
+        self._trackers = open_trackers(folder, experiment, self.restored_points)
+        for tracker in self._trackers:
+            tracker.log_files(artifacts(folder))  # what is there already, so that a run that dies is known by it
 
     def __enter__(self) -> Self:
         return self
@@ -79,8 +77,9 @@ class RunLogger:
         with contextlib.suppress(StorageError):  # a disk that is full now has ended the run with its own error
             atomic_write(self.folder.status, json.dumps({"status": status}) + "\n")
         self._metrics_log.flush()
-        self._tracker.log_files(artifacts(self.folder))
-        self.tracking_error = self._tracker.close(status)
+        for tracker in self._trackers:
+            tracker.log_files(artifacts(self.folder))
+        self.tracking_error = "; ".join(filter(None, [tracker.close(status) for tracker in self._trackers])) or None
 
     @property
     def wall_s(self) -> float:
@@ -100,7 +99,9 @@ class RunLogger:
             env_steps: Environment steps of post-training so far.
         """
         point = MetricPoint(number, env_steps, self.wall_s, now_ms(), metrics, kind, stage)
-        self._tracker.log(point)
+        point = self._metrics_log.append(point)  # first: trackers may fail, and miss what cannot be represented
+        for tracker in self._trackers:
+            tracker.log(point)
         if self._metrics_log.error:
             logger.warning("%s; retrying with the next point", self._metrics_log.error)
         return point
@@ -118,46 +119,3 @@ class RunLogger:
     def fail(self) -> None:
         """Mark the run as failed, though no error ends it: it found nothing to learn from."""
         self._has_failed = True
-
-
-def artifacts(folder: RunDir) -> list[Path]:
-    """Return the files of a run that go to the tracking store."""
-    files = (folder.config, folder.path / "versions.json", folder.machine, folder.groups, folder.results, folder.curve)
-    return [path for path in files if path.exists()]
-
-
-def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
-    """Return how a run is known in the tracking store."""
-    where: dict[str, Any] = json.loads(folder.machine.read_text()) if folder.machine.exists() else {}
-    tasks = experiment.tasks[0] if len(experiment.tasks) == 1 else f"{len(experiment.tasks)}-tasks"
-    settings = {**asdict(experiment), "cluster": where.get("cluster", {})}
-    same_but_seed = to_json(replace(experiment, seed=0, start_from=None))
-    tags = {
-        "folder": str(folder.path),
-        "num_updates": experiment.num_updates,  # a parameter cannot change if the run is extended
-        SEEDS_TAG: hashlib.sha256(same_but_seed.encode()).hexdigest(),  # of runs that differ in their seeds
-        **folder.versions,
-        **{f"resumed.{name}": version for name, version in folder.resumed_versions.items()},
-        **flatten({"machine": where.get("machine", {})}),
-    }
-    parent = _parent_of(experiment)
-    if parent is not None:
-        tags["started_from"] = str(parent.path)
-    group = f"{tasks}-{experiment.policy.kind}"
-    return Identity(
-        run_id=folder.run_id,
-        experiment=experiment.name,
-        run=f"{group}-{folder.name}",
-        params={name: str(value) for name, value in flatten(settings).items()},
-        tags={name: str(value) for name, value in tags.items()},
-        parent=(parent.experiment.name, parent.run_id) if parent else None,
-        replaced=folder.replaced_run_ids,
-        group=group,
-    )
-
-
-def _parent_of(experiment: Experiment) -> RunDir | None:
-    """Return the run that an experiment starts from, if it is one or a checkpoint of one and is still there."""
-    start = experiment.start_from
-    candidates = [start, start.parent.parent] if start is not None else []
-    return next((RunDir(path) for path in candidates if (path / "run-id").exists()), None)

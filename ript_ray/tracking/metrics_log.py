@@ -40,6 +40,22 @@ class MetricPoint:
     stage: str = "ript"
 
 
+def over_axes(point: MetricPoint) -> list[tuple[str, int, float]]:
+    """Return name, step and value of a point's metrics as trackers show them.
+
+    Every metric over updates; after supervised stages, overall success also over environment steps and seconds.
+    """
+    axes = {"": point.update}
+    if point.kind != "stage":
+        axes |= {"by_env_steps/": point.env_steps, "by_wall_s/": round(point.wall_s)}
+    return [
+        (axis + name, step, value)
+        for axis, step in axes.items()
+        for name, value in point.metrics.items()
+        if not axis or name.endswith("/success_rate")
+    ]
+
+
 class MetricsLog:
     """Append-only file of points. Points that cannot be written are retried and never stop the run."""
 

@@ -1,21 +1,22 @@
-"""One MLflow run in the tracking store of MLFLOW_TRACKING_URI (by default a local sqlite file)."""
+"""One run in an MLflow store."""
 
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ript_ray.tracking.metrics_log import MetricPoint
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
+from ript_ray.tracking.metrics_log import MetricPoint, over_axes
+from ript_ray.tracking.store import artifact_location, follow_a_move
 
 RUN_ID_TAG = "ript_ray.run_id"
 PARENT_TAG = "mlflow.parentRunId"
 SEEDS_TAG = "experiment_sha256"
 """The same for runs that differ in their seeds alone."""
+
+TRAINING_KIND = ("mlflow.experimentKind", "custom_model_development")
+"""Without this tag, MLflow's interface takes an experiment for one of chatbots and opens at their traces."""
 
 MAX_CHARS = 6000
 """Longest value of a parameter in MLflow."""
@@ -29,6 +30,28 @@ _SETTINGS = {
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # it contacts a host on the internet and waits for it at exit
 }
+
+
+def open_client(store: str) -> Any:
+    """Return a client of the store at a URI, which answers soon or raises."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    follow_a_move(store)
+    return MlflowClient(store)
+
+
+def find_run(client: Any, experiment: str, run_id: str) -> Any:
+    """Return the run with an id of ours, or None if there is none."""
+    found = client.get_experiment_by_name(experiment)
+    runs = found and client.search_runs(
+        [found.experiment_id],
+        filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'",
+        max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )
+    return runs[0] if runs else None
 
 
 @dataclass(frozen=True)
@@ -63,17 +86,13 @@ class MlflowRun:
         status: MLflow's status of the run when it was opened.
     """
 
-    def __init__(self, identity: Identity):
+    def __init__(self, identity: Identity, store: str):
         """Open the run tagged with the identity's id, or create it in place of those that it replaces.
 
         MLflow cannot take a metric back: of a run that was interrupted, updates that are made again would stand there
         twice. So their run goes to MLflow's trash, and all points are logged to a new one.
         """
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
-
-        self._client: Any = MlflowClient()
+        self._client, self._store = open_client(store), store
         run = self._find_or_create(identity)
         self._id: str = run.info.run_id
         self.status: str = run.info.status
@@ -86,7 +105,11 @@ class MlflowRun:
 
     def log(self, points: Sequence[MetricPoint]) -> None:
         """Log points in as few calls as possible; the store deduplicates points that are logged twice."""
-        metrics = [metric for point in points for metric in _metrics(point)]
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, point.timestamp_ms, step) for point in points for name, step, value in over_axes(point)
+        ]
         self._client.log_batch(self._id, metrics=metrics, synchronous=True)
 
     def log_files(self, paths: Iterable[Path]) -> None:
@@ -102,16 +125,15 @@ class MlflowRun:
         from mlflow.exceptions import MlflowException
 
         for replaced in identity.replaced:
-            if run := self._find(identity.experiment, replaced):
+            if run := find_run(self._client, identity.experiment, replaced):
                 with contextlib.suppress(MlflowException):  # a store may not allow it: the run stays beside the new one
                     self._client.delete_run(run.info.run_id)
-        if run := self._find(identity.experiment, identity.run_id):
+        if run := find_run(self._client, identity.experiment, identity.run_id):
             return run
         tags = {**identity.tags, RUN_ID_TAG: identity.run_id}
-        if identity.parent is not None and (parent := self._find(*identity.parent)):
+        if identity.parent is not None and (parent := find_run(self._client, *identity.parent)):
             tags[PARENT_TAG] = parent.info.run_id
-        found = self._client.get_experiment_by_name(identity.experiment)
-        experiment = found.experiment_id if found else self._create_experiment(identity.experiment)
+        experiment = self._experiment(identity.experiment)
         run = self._client.create_run(experiment, run_name=identity.run, tags=tags)
         if PARENT_TAG not in tags and SEEDS_TAG in tags:
             self._nest_seeds(experiment, identity)
@@ -124,7 +146,7 @@ class MlflowRun:
         alone = [run for run in runs if PARENT_TAG not in run.data.tags]
         if len(runs) < 2 or not alone:
             return
-        parent = self._find(identity.experiment, own_id)
+        parent = find_run(self._client, identity.experiment, own_id)
         if parent is None:
             name, tags = f"{identity.group}-all-seeds", {RUN_ID_TAG: own_id}
             parent = self._client.create_run(experiment, run_name=name, tags=tags)
@@ -132,24 +154,16 @@ class MlflowRun:
         for run in alone:
             self._client.set_tag(run.info.run_id, PARENT_TAG, parent.info.run_id)
 
-    def _find(self, experiment: str, run_id: str) -> Any:
-        """Find the run with an id of ours; None if there is none."""
-        found = self._client.get_experiment_by_name(experiment)
-        runs = found and self._client.search_runs(
-            [found.experiment_id],
-            filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'",
-            max_results=1,
-            order_by=["attributes.start_time ASC"],
-        )
-        return runs[0] if runs else None
-
-    def _create_experiment(self, name: str) -> Any:
-        """Create an experiment; for sqlite, artifacts go beside the database, not into the working directory."""
-        database = self._client.tracking_uri.removeprefix("sqlite:///")
-        if database == self._client.tracking_uri:
-            return self._client.create_experiment(name)
-        files = Path(database).absolute().with_name("mlruns")
-        return self._client.create_experiment(name, artifact_location=files.as_uri())
+    def _experiment(self, name: str) -> str:
+        """Return the id of the experiment, marked as one of training; it is created if need be."""
+        key, kind = TRAINING_KIND
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            location = artifact_location(self._store)
+            return str(self._client.create_experiment(name, artifact_location=location, tags={key: kind}))
+        if key not in found.tags:
+            self._client.set_experiment_tag(found.experiment_id, key, kind)
+        return str(found.experiment_id)
 
     def _describe(self, identity: Identity, *, known_params: Mapping[str, str], known_tags: Mapping[str, str]) -> None:
         """Log the parameters that are not there yet, those too long for MLflow in parts, and the tags that changed."""
@@ -163,18 +177,3 @@ class MlflowRun:
         params = [Param(name, value) for name, value in parts.items() if name not in known_params]
         tags = [RunTag(name, value) for name, value in identity.tags.items() if known_tags.get(name) != value]
         self._client.log_batch(self._id, params=params, tags=tags, synchronous=True)
-
-
-def _metrics(point: MetricPoint) -> "list[Metric]":
-    """Every metric over updates; after supervised stages, overall success also over environment steps and seconds."""
-    from mlflow.entities import Metric
-
-    axes = {"": point.update}
-    if point.kind != "stage":
-        axes |= {"by_env_steps/": point.env_steps, "by_wall_s/": round(point.wall_s)}
-    return [
-        Metric(axis + name, value, point.timestamp_ms, step)
-        for axis, step in axes.items()
-        for name, value in point.metrics.items()
-        if not axis or name.endswith("/success_rate")
-    ]

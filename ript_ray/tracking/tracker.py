@@ -1,18 +1,22 @@
-"""Logging of metrics to disk and, in a background thread, to MLflow.
+"""Where metrics go besides the metrics log; MLflow's tracker uploads them in a background thread.
 
-Every point is written to the metrics log first. The thread uploads it and, while the store is down, hangs or fails,
-retries with exponential backoff until the run ends; the training loop never waits for it. `ript-ray sync-tracking`
-uploads what was not delivered by then.
+While the store is down, hangs or fails, the thread retries with exponential backoff until the run ends; the training
+loop never waits for it. `ript-ray sync-tracking` uploads what was not delivered by then.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
-from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog
+from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
+from ript_ray.tracking.store import without_password
+
+logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
 """Longest time that uploading may delay the end of a run."""
@@ -33,27 +37,35 @@ class RunStatus(StrEnum):
     KILLED = "KILLED"
 
 
-class Tracker:
-    """Logs points to disk and uploads them in the background."""
+class Tracker(Protocol):
+    """Takes what a run logs; never raises for a store or a disk that fails."""
+
+    def log(self, point: MetricPoint) -> None:
+        """Take a point."""
+
+    def log_files(self, paths: Sequence[Path]) -> None:
+        """Take files; one that is taken again replaces the earlier one."""
+
+    def close(self, status: RunStatus) -> str | None:
+        """End the run; returns what was not delivered and why, or None."""
+
+
+class MlflowTracker:
+    """Uploads points and files to MLflow in the background."""
 
     def __init__(
-        self,
-        metrics_log: MetricsLog,
-        identity: Identity,
-        earlier: Sequence[MetricPoint] = (),
-        *,
-        max_pause_s: float = MAX_PAUSE_S,
+        self, identity: Identity, store: str, earlier: Sequence[MetricPoint] = (), *, max_pause_s: float = MAX_PAUSE_S
     ):
-        """Start the upload thread.
+        """Start the upload thread; it logs whether the store answers.
 
         Args:
-            metrics_log: Log on disk.
             identity: The run in the tracking store.
+            store: URI of the store.
             earlier: Points of earlier processes, uploaded again; the store deduplicates them.
             max_pause_s: Upper limit of the backoff, at least `FIRST_PAUSE_S`.
         """
-        self._metrics_log = metrics_log
         self._identity = identity
+        self._store = store
         self._max_pause_s = max_pause_s
         # Appended to by the training loop, read by the upload thread: both are atomic for a list.
         self._points: list[MetricPoint] = list(earlier)
@@ -62,6 +74,7 @@ class Tracker:
         self._num_sent = 0
         self._num_files_sent = 0
         self._error = NO_RESPONSE
+        self._answers: bool | None = None
         self._has_work = threading.Event()
         self._closing = threading.Event()
         self._given_up = threading.Event()
@@ -69,8 +82,8 @@ class Tracker:
         self._thread.start()
 
     def log(self, point: MetricPoint) -> None:
-        """Write a point to disk and queue it for upload."""
-        self._points.append(self._metrics_log.append(point))
+        """Queue a point for upload."""
+        self._points.append(point)
         self._has_work.set()
 
     def log_files(self, paths: Sequence[Path]) -> None:
@@ -102,18 +115,36 @@ class Tracker:
             status = self._status  # read first, so that all points logged before the end are uploaded before it
             try:
                 if run is None:
-                    run = MlflowRun(self._identity)
+                    run = MlflowRun(self._identity, self._store)
                     run.mark_running()
                 self._upload(run, status)
             except Exception as error:  # boundary: a tracking error must never end a run
                 self._error = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+                self._announce(answers=False)
                 pause_s = self._pause(pause_s)
                 continue
+            self._announce(answers=True)
             if status is not None:
                 return
             pause_s, self._error = FIRST_PAUSE_S, NO_RESPONSE
             self._has_work.wait()
             self._has_work.clear()
+
+    def _announce(self, *, answers: bool) -> None:
+        """Say whether the store answers: at the start, and whenever that changes."""
+        if answers == self._answers or self._given_up.is_set():
+            return
+        self._answers = answers
+        store = without_password(self._store)
+        if answers:
+            logger.info("tracking: MLflow, %s, experiment %s", store, self._identity.experiment)
+        else:
+            logger.warning(
+                "tracking: MLflow, %s, takes nothing (%s): everything is kept in metrics.jsonl and uploaded as soon as "
+                "it does; MLFLOW_TRACKING_URI names another store",
+                store,
+                self._error,
+            )
 
     def _upload(self, run: MlflowRun, status: RunStatus | None) -> None:
         while part := self._points[self._num_sent : self._num_sent + _POINTS_PER_CALL]:

@@ -10,7 +10,9 @@ import pytest
 from ript_ray.rl.dynamic_sampling import REJECTIONS, Verdict
 from ript_ray.runs import checkpoint
 from ript_ray.runs.rollout_log import read_groups
+from ript_ray.runs.run_dir import RunDir
 from ript_ray.tracking.metrics_log import read_metrics
+from ript_ray.tracking.mlflow_run import find_run
 from tests.commands import QUICKSTART, RIPT_RAY, environment, only_folder, quickstart_here, ript_ray_here, run
 from tests.tracked import only_run
 
@@ -119,11 +121,15 @@ def test_one_process_without_ray_gives_bitwise_the_same_weights(
 def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str]) -> None:
     from mlflow import MlflowClient
 
-    home, folder, _ = finished
+    home, folder, printed = finished
     store = f"sqlite:///{home}/mlflow.db"
     client = MlflowClient(store)
-    run_info = only_run(store, "small")
-    assert run_info.info.run_name == f"2-tasks-quest-{folder.name}"
+    run_info = find_run(client, "small", RunDir(folder).run_id)
+    assert run_info.info.run_name.startswith("name=small tasks=button-press-topdown-v3,window-open-v3 ")
+    assert run_info.data.tags["mlflow.note.content"].startswith("Does RIPT lift a policy that saw one demonstration")
+    assert run_info.data.tags["mlflow.source.name"] == "python -m experiments.quickstart"
+    assert f"tracking: MLflow, {store}, experiment small" in printed
+    assert f"-m mlflow ui --backend-store-uri {store}" in printed
     assert run_info.data.params["ppo.num_iterations"]
     for name in ("train/success_rate", "by_env_steps/train/success_rate", "by_wall_s/train/success_rate"):
         assert len(client.get_metric_history(run_info.info.run_id, name)) == 3

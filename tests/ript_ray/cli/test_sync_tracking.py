@@ -11,7 +11,7 @@ from ript_ray.cli.sync_tracking import sync_tracking
 from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError, RunInUseError, TrackingError
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.run_logger import tracking_identity
+from ript_ray.runs.tracked import tracking_identity
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog
 from ript_ray.tracking.mlflow_run import MlflowRun
 from ript_ray.tracking.tracker import RunStatus
@@ -52,7 +52,7 @@ def test_points_that_were_not_delivered_are_uploaded_later_without_duplicates(
 def test_a_partly_tracked_run_is_completed_in_the_same_mlflow_run_and_keeps_its_status(
     store: str, folder: RunDir
 ) -> None:
-    run = MlflowRun(tracking_identity(folder, Experiment("line", ("reach-v3",))))
+    run = MlflowRun(tracking_identity(folder, Experiment("line", ("reach-v3",))), store)
     run.log(points(1, 2))
     run.end(RunStatus.FAILED)
     folder.status.write_text('{"status": "KILLED"}')

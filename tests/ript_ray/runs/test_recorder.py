@@ -27,6 +27,7 @@ from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, read_metrics
+from ript_ray.tracking.store import Origin
 from ript_ray.types import Progress, Version
 from tests.conftest import TINY_QUEST
 from tests.disk import full_disk
@@ -37,22 +38,12 @@ DISK_BYTES = 4000
 """More than the metrics log needs here, less than the weights."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One MLflow store for all tests here, because creating one takes two seconds."""
-    home = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/store.db")
-        from mlflow import MlflowClient
-
-        MlflowClient().create_experiment("small")
-        yield
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> RunDir:
-    return RunDir.create(tmp_path, EXPERIMENT)
+    """A run without trackers: they see the full disk, too, and have tests of their own."""
+    folder = RunDir.create(tmp_path, EXPERIMENT)
+    Origin(trackers=()).write(folder.path)
+    return folder
 
 
 def record(update: int, **broken: float) -> UpdateRecord:
@@ -118,7 +109,7 @@ def test_a_run_that_ends_early_says_how_it_goes_on(
 
 
 def own_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return this package's messages only: the tracking store sees the full disk, too."""
+    """Return this package's messages only."""
     return [record.getMessage() for record in caplog.records if record.name.startswith("ript_ray")]
 
 

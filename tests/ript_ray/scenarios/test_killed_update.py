@@ -1,6 +1,7 @@
 """A driver killed in the middle of an update: the groups so far are taken over, and the weights are the same."""
 
 import logging
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -12,10 +13,13 @@ from experiments.extending import EXPERIMENT as EXAMPLE
 from ript_ray.pipeline import resume_experiment, run_experiment
 from ript_ray.runs.kept_groups import KeptGroups
 from ript_ray.runs.rollout_log import read_groups
+from ript_ray.runs.run_dir import RunDir
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
+from ript_ray.tracking.mlflow_run import find_run, open_client
 from tests.commands import environment, only_folder, run
+from tests.tracked import doubled_points
 
 EXPERIMENT = replace(
     EXAMPLE, num_updates=3, checkpoint_every=10, evaluation=replace(EXAMPLE.evaluation, contexts_per_task=5)
@@ -25,14 +29,20 @@ IN_PROCESS = Cluster(in_process=True)
 TWO_ACTORS = Cluster(num_actors=2, cpus_per_actor=0.5)
 
 DIE_IN_UPDATE_3 = """
-import os, signal, sys
+import contextlib, os, signal, sqlite3, sys, time
 from pathlib import Path
+
+def is_tracked(update):
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+        return database.execute("SELECT 1 FROM metrics WHERE key = 'ppo/loss' AND step = ?", [update]).fetchone()
 
 def watch(event, arguments):
     global num_notes
     if event == "os.rename" and str(arguments[0]).endswith(".json.unfinished") and "kept-groups" in str(arguments[0]):
         num_notes += Path("runs/extending/latest/weights/update-00002.safetensors").exists()
         if num_notes == 6:
+            while not is_tracked(2):
+                time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
 
 num_notes = 0
@@ -51,12 +61,14 @@ def quiet() -> View:
 @pytest.mark.parametrize("cluster", [IN_PROCESS, pytest.param(TWO_ACTORS, marks=pytest.mark.ray)])
 def test_a_driver_killed_in_mid_update_resumes_without_repeating_a_group(
     cluster: Cluster,
-    store: str,
+    empty_store: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # of the actors, which build the example's policy
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
     undisturbed = run_experiment(EXPERIMENT, IN_PROCESS, runs=tmp_path / "undisturbed", view=quiet()).folder
     on_ray = ("--cluster.num-actors", "2", "--cluster.cpus-per-actor", "0.5")
     where = ("--cluster.in-process",) if cluster.in_process else on_ray
@@ -68,6 +80,7 @@ def test_a_driver_killed_in_mid_update_resumes_without_repeating_a_group(
         "no checkpoint but the first: two updates and a half"
     )
     caplog.set_level(logging.INFO, "ript_ray")
+    monkeypatch.chdir("/")  # the store is that of the run, not of the working directory
     resume_experiment(folder, cluster, view_of=lambda _: quiet())
     assert f"groups that an earlier process has rolled out since the checkpoint: {num_kept}" in caplog.messages
     (text,) = (text for text in caplog.messages if text.startswith("groups that were not rolled out again: "))
@@ -81,3 +94,7 @@ def test_a_driver_killed_in_mid_update_resumes_without_repeating_a_group(
     )
     assert logged == expected
     assert not (folder / "kept-groups").exists()
+    assert doubled_points(store) == []
+    tracked = find_run(open_client(store), "extending", RunDir(folder).run_id)
+    assert tracked.info.status == "FINISHED"
+    assert len(open_client(store).get_metric_history(tracked.info.run_id, "ppo/loss")) == 3

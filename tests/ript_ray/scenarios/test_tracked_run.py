@@ -1,5 +1,6 @@
 """What MLflow has of a run: enough to compare runs, each update once, and how it ended."""
 
+import getpass
 import json
 import shutil
 from dataclasses import replace
@@ -10,24 +11,28 @@ import pytest
 from mlflow import MlflowClient
 
 from experiments.extending import EXPERIMENT as EXAMPLE
+from ript_ray.api import EvaluationOverrides
+from ript_ray.cli.evaluate import compare_checkpoints, evaluate_checkpoint
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import Evaluation
 from ript_ray.errors import ConfigError
+from ript_ray.evaluation.video import VideoSettings
 from ript_ray.pipeline import resume_experiment, run_experiment
 from ript_ray.rl.callbacks import RolloutStats
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import learning_rate_of
 from ript_ray.runs import checkpoint
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.run_logger import tracking_identity
 from ript_ray.runs.saved_policy import SavedPolicy
+from ript_ray.runs.tracked import tracking_identity
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.mlflow_run import PARENT_TAG, SEEDS_TAG, Identity, MlflowRun
+from ript_ray.tracking.store import Origin
 from ript_ray.types import GroupSummary
 from tests.commands import only_folder
-from tests.tracked import only_run
+from tests.tracked import doubled_points, events_of, only_run
 
 EXPERIMENT = replace(
     EXAMPLE,
@@ -58,7 +63,15 @@ def steps(store: str, run: Any, name: str) -> list[int]:
 
 def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(store: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(EXPERIMENT, HERE, runs=tmp_path / "runs", view=Quiet(4), label="lost-power")
+        run_experiment(
+            EXPERIMENT,
+            HERE,
+            runs=tmp_path / "runs",
+            view=Quiet(4),
+            label="lost-power",
+            base=replace(EXPERIMENT, num_updates=9),
+            origin=Origin.here(("mlflow", "tensorboard"), "Does it learn?"),
+        )
     path = only_folder(tmp_path / "runs" / "extending")
     interrupted = only_run(store, "extending")
     assert interrupted.info.status == "KILLED"
@@ -71,18 +84,32 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     assert steps(store, run, "train/success_rate") == [1, 2, 3, 4]
     assert steps(store, run, "eval/success_rate") == [0, 4]
     assert (run.info.status, path.name[-11:]) == ("FINISHED", "-lost-power")
-    assert run.info.run_name == f"2-tasks-laplace-{path.name}"
+    assert run.info.run_name == f"num-updates=4 seed0-lost-power {path.name[:15]}"
+    assert doubled_points(store) == []
+    events = events_of(path / "tensorboard")
+    assert [step for step, _ in events["train/success_rate"]] == [1, 2, 3, 4]
+    assert events.keys() == run.data.metrics.keys()
 
     params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
     assert (params["cluster.in_process"], params["cluster.group_timeout_s"]) == ("True", "99")
+    assert (params["stages"], params["tasks"]) == ("regression ript", "left right")
+    assert (tags["changed"], tags["folder"]) == ("num-updates=4", str(path))
+    assert (tags["mlflow.note.content"], tags["mlflow.user"]) == ("Does it learn?", getpass.getuser())
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == (Origin.read(path).source, "LOCAL")
+    assert tags["mlflow.source.git.commit"] == tags["commit"].removesuffix("+changes")
+    experiment = MlflowClient(store).get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert {"machine.host", "machine.processor", "machine.cores", "machine.nodes", "commit", "torch"} <= tags.keys()
     assert metrics["ppo/learning_rate"] == learning_rate_of(EXPERIMENT.ppo, 4)
     assert metrics["memory/driver_bytes"] > 1e7
     assert metrics["train/core_s"] > 0
     figures = json.loads((path / "results.json").read_text())
     difference = figures["difference"]
-    assert metrics["eval/difference"] == difference["difference"]
-    assert (metrics["eval/difference_low"], metrics["eval/difference_high"]) == (difference["low"], difference["high"])
+    gain = [metrics[f"result/{name}"] for name in ("gain", "gain_low", "gain_high", "p")]
+    assert gain == [difference[name] for name in ("difference", "low", "high", "p_value")]
+    for when in ("before", "after"):
+        rate = [metrics[f"result/{when}{end}"] for end in ("", "_low", "_high")]
+        assert rate == [figures[when][name] for name in ("success_rate", "low", "high")]
     if difference["difference"] > 0:
         points = 100 * difference["difference"]
         assert metrics["cost/env_steps_per_point"] == pytest.approx(figures["env_steps"] / points)
@@ -94,8 +121,36 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     assert accepted == figures["groups_accepted"] == 8
     assert f"train/success_rate/{EXPERIMENT.tasks[0]}" in metrics
     files = {file.path for file in MlflowClient(store).list_artifacts(run.info.run_id)}
-    assert files == {"config.json", "versions.json", "machine.json", "groups.jsonl", "results.json", "curve.png"}
+    assert files == {
+        *("config.json", "changed.json", "versions.json", "machine.json"),
+        *("groups.jsonl", "results.json", "curve.png"),
+    }
+    at_start = {file.path for file in MlflowClient(store).list_artifacts(interrupted.info.run_id)}
+    assert {"config.json", "changed.json", "versions.json", "machine.json"} <= at_start
     assert results.tracking_error is None
+    check_evaluations_are_nested(store, path, run)
+
+
+def check_evaluations_are_nested(store: str, path: Path, run: Any) -> None:
+    overrides = EvaluationOverrides(contexts_per_task=2)
+    video_settings = VideoSettings()
+    assert not evaluate_checkpoint(path, overrides, out=None, videos=None, video_settings=video_settings, cluster=HERE)
+    assert not compare_checkpoints(path / "checkpoints" / "update-00000", path, overrides, out=None, cluster=HERE)
+    client = MlflowClient(store)
+    found = client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'")
+    commands = {each.data.tags["mlflow.source.name"]: each for each in found}
+    evaluated, compared = commands["ript-ray evaluate"], commands["ript-ray compare"]
+    assert {"eval/success_rate", "eval/success_rate/left", "eval/success_rate_low"} <= evaluated.data.metrics.keys()
+    assert steps(store, evaluated, "eval/success_rate") == [4]
+    assert evaluated.data.params == {"policy": str(path), "contexts_per_task": "2", "split": "test"}
+    rates = [compared.data.metrics[f"compare/{name}"] for name in ("second", "first", "difference")]
+    assert rates[0] - rates[1] == pytest.approx(rates[2])
+    assert {"compare/p", "compare/difference_low", "compare/difference/left"} <= compared.data.metrics.keys()
+    assert compared.data.params["second"] == str(path)
+    for command, each in (("evaluate", evaluated), ("compare", compared)):
+        assert each.info.status == "FINISHED"
+        files = {file.path for file in client.list_artifacts(each.info.run_id)}
+        assert files == {f"{command}.json", f"{command}.txt"}
 
 
 def test_a_run_that_never_succeeds_has_failed(store: str, tmp_path: Path) -> None:
@@ -113,8 +168,8 @@ def test_a_run_that_never_succeeds_has_failed(store: str, tmp_path: Path) -> Non
 
 def test_a_stage_is_nested_below_the_run_that_it_starts_from_and_long_parameters_are_whole(store: str) -> None:
     first = Identity("a" * 32, "prior", "first", {"tasks": "t" * 13_000, "seed": "0"}, {})
-    MlflowRun(first)
-    MlflowRun(replace(first, run_id="b" * 32, experiment="ript", run="second", parent=("prior", first.run_id)))
+    MlflowRun(first, store)
+    MlflowRun(replace(first, run_id="b" * 32, experiment="ript", run="second", parent=("prior", first.run_id)), store)
     parent, child = only_run(store, "prior"), only_run(store, "ript")
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     values = [parent.data.params[name] for name in ("tasks", "tasks.part2", "tasks.part3")]
@@ -124,21 +179,21 @@ def test_a_stage_is_nested_below_the_run_that_it_starts_from_and_long_parameters
 def test_runs_that_differ_in_their_seeds_alone_are_nested_below_one_run(store: str) -> None:
     tags = {SEEDS_TAG: "5eed"}
     first = Identity("a" * 32, "line", "line-seed0", {"seed": "0"}, tags, group="line")
-    MlflowRun(first)
-    MlflowRun(replace(first, run_id="f" * 32, run="other", tags={SEEDS_TAG: "07e4"}))
+    MlflowRun(first, store)
+    MlflowRun(replace(first, run_id="f" * 32, run="other", tags={SEEDS_TAG: "07e4"}), store)
     client = MlflowClient(store)
     found = client.get_experiment_by_name("line")
     assert found is not None
     experiment = found.experiment_id
     assert len(client.search_runs([experiment])) == 2, "one seed needs no parent"
     for letter in "bc":
-        MlflowRun(replace(first, run_id=letter * 32, run=f"line-{letter}"))
+        MlflowRun(replace(first, run_id=letter * 32, run=f"line-{letter}"), store)
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
     parent = runs["line-all-seeds"]
     nested = {name for name, run in runs.items() if run.data.tags.get(PARENT_TAG) == parent.info.run_id}
     assert nested == {"line-seed0", "line-b", "line-c"}
     assert parent.info.status == "FINISHED"
-    MlflowRun(replace(first, run_id="b" * 32, run="line-b"))
+    MlflowRun(replace(first, run_id="b" * 32, run="line-b"), store)
     assert len(client.search_runs([experiment])) == 5, "a run that goes on is found again"
 
 

@@ -12,15 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from ript_ray.tracking.metrics_log import MetricsLog, read_metrics
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
-from ript_ray.tracking.tracker import CLOSE_TIMEOUT_S, RunStatus, Tracker
+from ript_ray.tracking.tracker import CLOSE_TIMEOUT_S, MlflowTracker, RunStatus
 from tests.commands import environment
 from tests.tracked import history, only_run, point, points, rates
 
@@ -32,7 +30,7 @@ TIMEOUT_S = 240
 def test_metrics_are_logged_over_updates_environment_steps_and_seconds(store: str, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker = MlflowTracker(IDENTITY, store)
     for each in points(1, 2):
         tracker.log(each)
     (tmp_path / "results.json").write_text("{}")
@@ -53,31 +51,20 @@ def test_metrics_are_logged_over_updates_environment_steps_and_seconds(store: st
 
 
 def test_a_resumed_run_continues_the_same_mlflow_run_and_uploads_missing_points(store: str, tmp_path: Path) -> None:
-    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker = MlflowTracker(IDENTITY, store)
     tracker.log(point(1))
     assert tracker.close(RunStatus.KILLED) is None
-    later = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY, points(1, 2))
+    later = MlflowTracker(IDENTITY, store, points(1, 2))
     later.log(point(3))
     assert later.close(RunStatus.FINISHED) is None
     assert history(store) == rates(1, 2, 3)
     assert only_run(store).info.status == "FINISHED"
 
 
-def test_a_non_finite_metric_is_not_uploaded(store: str, tmp_path: Path) -> None:
-    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
-    tracker.log(replace(point(1), metrics={"train/success_rate": 0.1, "ppo/loss": float("nan")}))
-    assert tracker.close(RunStatus.FINISHED) is None
-    assert only_run(store).data.metrics.keys() == {
-        "train/success_rate",
-        "by_env_steps/train/success_rate",
-        "by_wall_s/train/success_rate",
-    }
-
-
 def test_a_store_that_rejects_files_gets_all_points_and_the_status_and_the_files_are_retried(
     store: str, tmp_path: Path
 ) -> None:
-    tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY)
+    tracker = MlflowTracker(IDENTITY, store)
     tracker.log(point(1))
     tracker.log_files([tmp_path / "late.json"])
     problems: list[str | None] = []
@@ -94,12 +81,10 @@ def test_a_store_that_rejects_files_gets_all_points_and_the_status_and_the_files
 
 TRACK = """
 import json, sys, time
-from pathlib import Path
-from ript_ray.tracking.tracker import RunStatus, Tracker
-from ript_ray.tracking.metrics_log import MetricsLog
+from ript_ray.tracking.tracker import MlflowTracker, RunStatus
 from tests.ript_ray.tracking.test_tracker import IDENTITY, point
 
-tracker, slowest_s = Tracker(MetricsLog(Path(sys.argv[1])), IDENTITY), 0.0
+tracker, slowest_s = MlflowTracker(IDENTITY, sys.argv[1]), 0.0
 for update in range(1, 31):
     started = time.perf_counter()
     tracker.log(point(update))
@@ -145,13 +130,10 @@ def hanging() -> Iterator[str]:
 
 @pytest.mark.cli
 @pytest.mark.alone
-def test_a_server_that_is_down_hangs_or_fails_delays_neither_logging_nor_the_exit(tmp_path: Path) -> None:
+def test_a_server_that_is_down_hangs_or_fails_delays_neither_logging_nor_the_exit() -> None:
     with hanging() as hung, serving(Failing) as failing, contextlib.ExitStack() as processes:
         servers = {"down": "http://127.0.0.1:9", "hanging": hung, "failing": failing}
-        started = {
-            name: processes.enter_context(track_in_a_process(tmp_path / f"{name}.jsonl", uri))
-            for name, uri in servers.items()
-        }
+        started = {name: processes.enter_context(track_in_a_process(uri)) for name, uri in servers.items()}
         for name, process in started.items():
             assert process.stdout is not None
             slowest_s, close_s, problem = json.loads(process.stdout.readline())
@@ -162,15 +144,12 @@ def test_a_server_that_is_down_hangs_or_fails_delays_neither_logging_nor_the_exi
             assert close_s < CLOSE_TIMEOUT_S + 30, name
             assert "30 of 30 points were not delivered to the tracking store" in problem, name
             assert "\n" not in problem
-            assert read_metrics(tmp_path / f"{name}.jsonl") == points(*range(1, 31)), name
 
 
 @contextlib.contextmanager
-def track_in_a_process(metrics_log: Path, uri: str) -> Iterator[subprocess.Popen[str]]:
-    own = environment() | {"MLFLOW_TRACKING_URI": uri}
-    with subprocess.Popen(
-        [sys.executable, "-c", TRACK, metrics_log], env=own, stdout=subprocess.PIPE, text=True
-    ) as process:
+def track_in_a_process(uri: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", TRACK, uri]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -252,12 +231,11 @@ def forgetful(port: int) -> type[Failing]:
 
 @pytest.mark.cli
 def test_a_server_that_starts_late_loses_a_response_and_crashes_gets_every_point_once(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server,
 ) -> None:
     handler = forgetful(server.port)
     with serving(handler) as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        tracker = Tracker(MetricsLog(tmp_path / "metrics.jsonl"), IDENTITY, max_pause_s=1)
+        tracker = MlflowTracker(IDENTITY, uri, max_pause_s=1)
         for each in points(1, 2):
             tracker.log(each)
         server.start()
@@ -302,6 +280,6 @@ def test_artifacts_go_beside_the_database_whatever_the_working_directory(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "results.json").write_text("{}")
-    MlflowRun(IDENTITY).log_files([tmp_path / "results.json"])
+    MlflowRun(IDENTITY, store).log_files([tmp_path / "results.json"])
     assert list((tmp_path / "mlruns").rglob("results.json"))
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -1,0 +1,119 @@
+"""How a run is known to its trackers: name, parameters, tags, files."""
+
+import hashlib
+import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ript_ray.config.changes import in_words
+from ript_ray.config.experiment import Experiment
+from ript_ray.config.serialization import flatten, to_json
+from ript_ray.runs.run_dir import RunDir
+from ript_ray.tracking.metrics_log import MetricPoint
+from ript_ray.tracking.mlflow_run import SEEDS_TAG, Identity
+from ript_ray.tracking.store import Origin
+from ript_ray.tracking.tensorboard import TensorBoardTracker
+from ript_ray.tracking.tracker import MlflowTracker, Tracker
+
+MAX_NAME = 80
+"""Longest text of a run's changes in its name, in characters; the tag `changed` has all of it."""
+
+
+def open_trackers(folder: RunDir, experiment: Experiment, earlier: Sequence[MetricPoint]) -> list[Tracker]:
+    """Open the trackers that a run was started with, and give them the points of earlier processes."""
+    origin = Origin.read(folder.path)
+    trackers: list[Tracker] = []
+    if "mlflow" in origin.trackers:
+        trackers.append(
+            MlflowTracker(tracking_identity(folder, experiment), origin.store(folder.path, experiment.name), earlier)
+        )
+    if "tensorboard" in origin.trackers:
+        trackers.append(TensorBoardTracker(folder.path / "tensorboard", earlier))
+    return trackers
+
+
+def artifacts(folder: RunDir) -> list[Path]:
+    """Return the files of a run that go to the tracking store."""
+    files = (
+        folder.config,
+        folder.changes_file,
+        folder.path / "versions.json",
+        folder.machine,
+        folder.groups,
+        folder.results,
+        folder.curve,
+        *sorted(folder.videos.glob("*.gif")),
+    )
+    return [path for path in files if path.exists()]
+
+
+def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
+    """Return how a run is known in the tracking store."""
+    where: dict[str, Any] = json.loads(folder.machine.read_text()) if folder.machine.exists() else {}
+    same_but_seed = to_json(replace(experiment, seed=0, start_from=None))
+    changes = folder.changes
+    tags = {
+        "folder": folder.path.absolute(),
+        "num_updates": experiment.num_updates,  # a parameter cannot change if the run is extended
+        SEEDS_TAG: hashlib.sha256(same_but_seed.encode()).hexdigest(),  # of runs that differ in their seeds
+        **({} if changes is None else {"changed": in_words(changes) or "nothing"}),
+        **folder.versions,
+        **{f"resumed.{name}": version for name, version in folder.resumed_versions.items()},
+        **flatten({"machine": where.get("machine", {})}),
+        **_columns(Origin.read(folder.path), folder.versions),
+    }
+    parent = _parent_of(experiment)
+    if parent is not None:
+        tags["started_from"] = parent.path.absolute()
+    tasks = experiment.tasks[0] if len(experiment.tasks) == 1 else f"{len(experiment.tasks)}-tasks"
+    changed = textwrap.shorten(in_words(changes or {}), MAX_NAME, placeholder=" ...")
+    group = changed or f"{tasks}-{experiment.policy.kind}"
+    return Identity(
+        run_id=folder.run_id,
+        experiment=experiment.name,
+        run=f"{group} {seed_first(folder.name)}",
+        params=as_params({**asdict(experiment), "cluster": where.get("cluster", {})}),
+        tags={name: str(value) for name, value in tags.items()},
+        parent=(parent.experiment.name, parent.run_id) if parent else None,
+        replaced=folder.replaced_run_ids,
+        group=group,
+    )
+
+
+def as_params(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested settings as MLflow shows them: names with dots, lists as words."""
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        for name, value in flatten(settings).items()
+    }
+
+
+def run_of(path: Path) -> RunDir | None:
+    """Return the run that a path leads to, if it is one or a checkpoint of one."""
+    return next((RunDir(each) for each in (path, path.parent.parent) if (each / "run-id").exists()), None)
+
+
+def seed_first(name: str) -> str:
+    """Turn the name of a run's folder around, as lists cut names off at their ends: "seed0 20261122-093000"."""
+    return re.sub(r"^(\d{8}-\d{6})-(.+)$", r"\2 \1", name)
+
+
+def _columns(origin: Origin, versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags from which MLflow's interface fills its columns and a run's description."""
+    commit = versions.get("commit", "unknown").removesuffix("+changes")
+    columns = {
+        "mlflow.user": origin.user,
+        "mlflow.note.content": origin.description,
+        "mlflow.source.name": origin.source,
+        "mlflow.source.type": "LOCAL" if origin.source else "",
+        "mlflow.source.git.commit": "" if commit == "unknown" else commit,
+    }
+    return {name: value for name, value in columns.items() if value}
+
+
+def _parent_of(experiment: Experiment) -> RunDir | None:
+    return run_of(experiment.start_from) if experiment.start_from is not None else None
