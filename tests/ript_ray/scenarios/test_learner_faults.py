@@ -27,7 +27,7 @@ from tests.fakes import TinyChunkPolicy
 from tests.faulty import is_first
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, on_ray, train_on
 
-pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 NUM_UPDATES = 5
 NO_PROGRESS_S = 15.0

@@ -21,7 +21,7 @@ from tests.conftest import line_parts, line_stream
 from tests.faulty import POLICY, HeavyPolicy
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, train_on
 
-pytestmark = [pytest.mark.ray, pytest.mark.alone]
+pytestmark = [pytest.mark.ray]
 
 STORE = {"object_store_memory": 100_000_000}
 
