@@ -64,7 +64,7 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     assert interrupted.info.status == "KILLED"
     for lost in ("update-00002", "update-00003"):
         shutil.rmtree(path / "checkpoints" / lost)
-    results = resume_experiment(path, Cluster(in_process=True, group_timeout_s=99), view_of=lambda _: Quiet())
+    results = resume_experiment(path, Cluster(in_process=True, max_environments=99), view_of=lambda _: Quiet())
 
     run = only_run(store, "extending")  # the interrupted one is in the trash
     assert run.info.run_id != interrupted.info.run_id
@@ -74,7 +74,7 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     assert run.info.run_name == f"2-tasks-laplace-{path.name}"
 
     params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
-    assert (params["cluster.in_process"], params["cluster.group_timeout_s"]) == ("True", "99")
+    assert (params["cluster.in_process"], params["cluster.max_environments"]) == ("True", "99")
     assert {"machine.host", "machine.processor", "machine.cores", "machine.nodes", "commit", "torch"} <= tags.keys()
     assert metrics["ppo/learning_rate"] == learning_rate_of(EXPERIMENT.ppo, 4)
     assert metrics["memory/driver_bytes"] > 1e7
