@@ -11,15 +11,8 @@ from ript_ray.checks import require
 from ript_ray.config.changes import changed_options
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
-from ript_ray.data.contexts import (
-    held_out_contexts,
-    held_out_requests,
-    require_rollout_noise,
-    require_untrained,
-    training_contexts,
-    training_stream,
-)
-from ript_ray.errors import CheckpointError, ConfigError
+from ript_ray.data.contexts import held_out_requests, training_stream
+from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.evaluate import EvaluationResult, evaluate
 from ript_ray.rl.callbacks import TrainResult
 from ript_ray.rl.protocols import Runtime
@@ -29,6 +22,7 @@ from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
 from ript_ray.runs.kept_groups import KeptGroups, KeptGroupsCleaner
 from ript_ray.runs.killed import closing_killed_runs
 from ript_ray.runs.model_dir import initial_policy
+from ript_ray.runs.preflight import require_start
 from ript_ray.runs.provenance import differences, versions
 from ript_ray.runs.recalling_runtime import RecallingRuntime
 from ript_ray.runs.recorder import Recorder, success_metrics
@@ -39,7 +33,6 @@ from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runs.validation import Validation
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import describe, open_runtime, require_fit, session
-from ript_ray.seeding import Split
 from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.console import View
@@ -94,11 +87,7 @@ def run_experiment(
     register(type(experiment.policy), type(experiment.benchmark))
     changes = None if base is None else changed_options(base, experiment)  # with paths as they were typed
     experiment = _with_absolute_paths(experiment)
-    require_fit(cluster, experiment.num_learners)
-    start = initial_policy(experiment)
-    _require_fresh_contexts(experiment)
-    if RIPT in experiment.stages:
-        require_rollout_noise(experiment)
+    start = require_start(experiment, cluster, runs)
     with closing_killed_runs(runs), session(cluster):
         folder = RunDir.create(
             runs, experiment, label, changes=changes
@@ -139,6 +128,7 @@ def resume_experiment(
         point = checkpoint.latest_valid(run) if checkpoint.has_checkpoints(run) else None
         if point is not None:
             experiment = replace(point.policy.experiment, num_updates=experiment.num_updates)
+        require_fit(cluster, experiment.num_learners)
         _compare_versions(folder, experiment, point.folder.name if point else "the start", strict=strict)
         if num_updates is not None:
             folder.extend(experiment, point.state.progress.update if point else 0)
@@ -311,23 +301,3 @@ class _PostTraining:
         if self._state is not None and self._state.progress.update > 0:
             raise CheckpointError(f"{path} is missing: success before RIPT is not known any more")
         return None
-
-
-def _require_fresh_contexts(experiment: Experiment) -> None:
-    """Check, before anything is written, that contexts from files can be used; those from seeds always can.
-
-    Raises:
-        RiptError: They are missing, damaged, too few, or among those that the policy will be evaluated on.
-    """
-    source = experiment.sampling.context_source
-    if source is None and experiment.demos.folder is None:
-        return
-    if RIPT in experiment.stages and isinstance(source, Path) and source.is_dir():
-        raise ConfigError(
-            f"sampling.context-source must be demos or a JSON file, not the folder {source}: for the initial states of "
-            f"the demonstrations in it, use --demos.folder {source} --sampling.context-source demos"
-        )
-    if RIPT in experiment.stages and (isinstance(source, Path) or (source and experiment.demos.folder)):
-        training_contexts(experiment)
-    for split in Split:
-        require_untrained(held_out_contexts(experiment, split), experiment)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ript_ray.checks import require
 from ript_ray.cli.entrypoint import print_line, register_plugins, run_command
-from ript_ray.config.changes import with_kinds
+from ript_ray.config.changes import require_effect, with_kinds
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import ViewMode, console_logging
@@ -140,6 +140,7 @@ def _run(launch: Launch, base: Experiment, description: str) -> int:
     # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
     from ript_ray.cli.seeds import run_seeds, with_seeds
 
+    require_effect(base, launch.experiment)
     console = Console()
 
     def run(experiment: Experiment) -> tuple[Path, int]:

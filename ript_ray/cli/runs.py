@@ -25,6 +25,8 @@ FILE_WIDTH = 200
 class Runs:
     """List runs: how they stand, what was changed of the experiment's file, success before and after, what they cost.
 
+    Success is in % of the held-out contexts, and the gain in points; steps are environment steps of post-training.
+
     Attributes:
         folder: Folder of the runs of all experiments, or of one experiment, or a run.
     """
@@ -40,7 +42,7 @@ class Runs:
             console.width = FILE_WIDTH
         runs = overview(self.folder)
         for experiment, group in itertools.groupby(runs, key=lambda run: run.folder.absolute().parent):
-            console.print(_table(experiment.name, list(group)))
+            console.print(_table(experiment.name, list(group), console.width))
         if not runs:
             print_line(console, f"there are no runs in {self.folder}")
         if any(run.state in (RunState.INTERRUPTED, RunState.FAILED, RunState.KILLED) for run in runs):
@@ -48,25 +50,27 @@ class Runs:
         return 0
 
 
-def _table(experiment: str, runs: "list[RunOverview]") -> Table:
-    table = Table(title=escape(experiment), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+def _table(experiment: str, runs: "list[RunOverview]", width: int) -> Table:
+    padding = (0, 1) if width >= 100 else 0  # a terminal of 80 columns is wide enough
+    table = Table(title=escape(experiment), title_justify="left", box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
     table.add_column("run", no_wrap=True)
     table.add_column("state")
     table.add_column("changed", overflow="fold")
-    for name in ("before, %", "after, %", "gain", "rollouts", "env steps", "minutes"):
-        table.add_column(name, justify="right")
+    for name in ("before", "after", "gain", "rollouts", "steps", "min"):
+        table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         state = f"{run.state}: {run.detail}" if run.detail else str(run.state)
         table.add_row(
             *(escape(text) for text in (run.folder.name, state, run.changed)),
-            _points(run.before, ".1f"),
-            _points(run.after, ".1f"),
-            _points(run.gain, "+.1f"),
-            *(f"{number:,}" if number else "" for number in (run.num_rollouts, run.env_steps)),
+            _percent(run.before, ".1f"),
+            _percent(run.after, ".1f"),
+            _percent(run.gain, "+.1f"),
+            f"{run.num_rollouts:,}" if run.num_rollouts else "",
+            f"{run.env_steps / 1000:,.0f}k" if run.env_steps else "",
             f"{run.wall_s / 60:.1f}" if run.wall_s else "",
         )
     return table
 
 
-def _points(rate: float | None, form: str) -> str:
+def _percent(rate: float | None, form: str) -> str:
     return "" if rate is None else format(100 * rate, form)

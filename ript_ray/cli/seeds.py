@@ -51,7 +51,8 @@ def run_seeds(experiments: Sequence[Experiment], run: RunOne, console: Console) 
             codes[experiment.seed] = 1
             try:
                 folders[experiment.seed], codes[experiment.seed] = run(experiment)
-            except ConfigError:
+            except ConfigError:  # of this seed as of all others
+                del codes[experiment.seed]
                 raise
             except RiptError as error:
                 codes[experiment.seed] = error.exit_code
@@ -59,7 +60,8 @@ def run_seeds(experiments: Sequence[Experiment], run: RunOne, console: Console) 
             except Exception:  # boundary: the other seeds are worth their runs
                 logger.exception("seed %d has failed", experiment.seed)
     finally:
-        _say_what_is_left(seeds, codes, folders, experiments[0].evaluation_seed, console)
+        if codes:
+            _say_what_is_left(seeds, codes, folders, experiments[0].evaluation_seed, console)
     _summarize(folders, console)
     return next((code for code in codes.values() if code), 0)
 
@@ -70,7 +72,8 @@ def _say_what_is_left(
     unfinished = [str(seed) for seed in begun if seed not in folders]
     waiting = [str(seed) for seed in seeds if seed not in begun]
     if unfinished:
-        print_line(console, f"not finished: seed {', '.join(unfinished)}; see its line with `ript-ray resume` above")
+        advice = "go on with the line `ript-ray resume` above; without one, begin again"
+        print_line(console, f"not finished: seed {', '.join(unfinished)}; {advice}")
     if waiting:
         options = f"--seeds {' '.join(waiting)} --evaluation.seed {evaluation_seed}"
         print_line(console, f"not begun: seed {', '.join(waiting)}; begin with the same command and {options}")

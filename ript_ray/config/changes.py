@@ -1,4 +1,4 @@
-"""What an experiment changes of the one that its file states, in the options that were typed for it."""
+"""What an experiment changes of the one that its file states, as options, and whether it matters."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,7 +8,14 @@ from typing import Any
 
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.config.serialization import flatten
+from ript_ray.errors import ConfigError
 from ript_ray.types import RIPT
+
+POST_TRAINING = (
+    *("sampling", "ppo", "evaluation.every", "num_updates", "num_learners"),
+    *("checkpoint_every", "keep_checkpoints", "keep_weights", "keep_versions"),
+)
+"""Options of the last stage alone."""
 
 
 def changed_options(base: Experiment, experiment: Experiment) -> dict[str, str]:
@@ -18,16 +25,55 @@ def changed_options(base: Experiment, experiment: Experiment) -> dict[str, str]:
     the policy or the benchmark is of another kind, the options that differ from the defaults of that kind are named
     beside it. The seed is left out: it makes another sample of the same experiment, and every run's name has it.
     """
-    reference = with_kinds(base, policy=experiment.policy.kind, benchmark=experiment.benchmark.kind)
-    expected, actual = (flatten(asdict(each)) for each in (reference, experiment))
-    kinds = {f"{section}.kind": getattr(experiment, section).kind for section in ("policy", "benchmark")}
-    changes = {name: kind for name, kind in kinds.items() if kind != getattr(base, name.partition(".")[0]).kind}
-    missing = object()
-    for name in expected | actual:
-        if name != "seed" and expected.get(name, missing) != actual.get(name, missing):
-            changes[name] = actual.get(name)
-    suffixes = Counter(suffix for name in expected | actual for suffix in _suffixes(name))
+    names = flatten(asdict(experiment)) | flatten(asdict(_reference(base, experiment)))
+    suffixes = Counter(suffix for name in names for suffix in _suffixes(name))
+    sections = ("policy", "benchmark")
+    kinds = {
+        f"{section}.kind": (getattr(base, section).kind, getattr(experiment, section).kind) for section in sections
+    }
+    changes: dict[str, Any] = {name: new for name, (old, new) in kinds.items() if old != new}
+    changes |= {name: value for name, value in _differences(base, experiment).items() if name != "seed"}
     return {_short(name, suffixes).replace("_", "-"): _as_typed(value) for name, value in changes.items()}
+
+
+def require_effect(base: Experiment, experiment: Experiment) -> None:
+    """Check that what was changed of `base` changes anything.
+
+    Raises:
+        ConfigError: An option has no effect, because of the others.
+    """
+    unused = unused_options(experiment)
+    for name in _differences(base, experiment):
+        for option, reason in unused.items():
+            if name == option or name.startswith(f"{option}."):
+                raise ConfigError(f"--{name.replace('_', '-')} has no effect: {reason}")
+
+
+def unused_options(experiment: Experiment) -> dict[str, str]:
+    """Return the options, or groups of options, that an experiment does not use, and why."""
+    policy, demos, stages = experiment.policy, experiment.demos, experiment.stages
+    unused = {"benchmark.cameras": "policy.cameras names the cameras that are rendered"}
+    unused |= {f"policy.{name}": reason for name, reason in policy.unused_fields().items()}
+    if not policy.cameras:
+        unused |= {f"benchmark.{name}": "the policy reads no camera" for name in experiment.benchmark.render_settings}
+    unused |= {f"sft.{name}": f"{name} is not among the stages" for name in experiment.sft.stages if name not in stages}
+    if not experiment.supervised_tasks:
+        unused["sft"] = "there is no supervised stage"
+        if experiment.sampling.context_source != "demos":
+            unused["demos"] = "there is no supervised stage, and contexts are not those of demonstrations"
+    if demos.folder is None:
+        without = "without demos.folder, demonstrations are recorded"
+        unused |= {"demos.selection": without, "demos.max_memory_bytes": without}
+    else:
+        unused |= dict.fromkeys(("demos.action_noise", "demos.max_attempts"), "demos.folder names recorded ones")
+    if RIPT not in stages:
+        unused |= dict.fromkeys(POST_TRAINING, "ript is not among the stages")
+    if experiment.ppo.final_learning_rate is None:
+        constant = "without ppo.final-learning-rate, the learning rate is constant"
+        unused |= {"ppo.schedule_updates": constant, "ppo.schedule_every": constant}
+    if not experiment.keep_weights:
+        unused["keep_versions"] = "no-keep-weights keeps none"
+    return unused
 
 
 def in_words(changes: Mapping[str, str]) -> str:
@@ -46,6 +92,19 @@ def with_kinds(experiment: Experiment, *, policy: str, benchmark: str) -> Experi
         config = POLICIES.find(policy)
         changes |= {"policy": config(), "sft": config.sft_type(), "stages": (*config.sft_type.stages, RIPT)}
     return replace(experiment, **changes)
+
+
+def _reference(base: Experiment, experiment: Experiment) -> Experiment:
+    return with_kinds(base, policy=experiment.policy.kind, benchmark=experiment.benchmark.kind)
+
+
+def _differences(base: Experiment, experiment: Experiment) -> dict[str, Any]:
+    """Return the fields in which an experiment differs from `base` with its kinds, by their full names."""
+    expected, actual = (flatten(asdict(each)) for each in (_reference(base, experiment), experiment))
+    missing = object()
+    return {
+        name: actual.get(name) for name in expected | actual if expected.get(name, missing) != actual.get(name, missing)
+    }
 
 
 def _suffixes(name: str) -> list[str]:

@@ -231,13 +231,14 @@ def training_stream(experiment: Experiment) -> ContextStream:
     return ContextStream(training_contexts(experiment), experiment.seed, perturb=perturb)
 
 
-def require_rollout_noise(experiment: Experiment) -> None:
-    """Check that the objects of every task can be moved, if rollouts are to be perturbed.
+def require_movable(experiment: Experiment) -> None:
+    """Check that the objects of every task can be moved, if contexts or rollouts are to be perturbed.
 
     Raises:
         ConfigError: The benchmark cannot move them.
     """
-    if perturb := rollout_noise(experiment.benchmark, std_m=experiment.sampling.rollout_noise_m):
+    sampling = experiment.sampling
+    if perturb := rollout_noise(experiment.benchmark, std_m=max(sampling.rollout_noise_m, sampling.context_noise_m)):
         one_each = draw_contexts(
             experiment.benchmark,
             experiment.tasks,

@@ -11,12 +11,13 @@ import numpy as np
 from ript_envs.contract import Benchmark
 from ript_ray.checks import require
 from ript_ray.config.data import Demonstrations
-from ript_ray.data.demonstrations import Demonstration, record_demonstrations
+from ript_ray.config.experiment import Experiment
+from ript_ray.data.demonstrations import Demonstration, record_demonstrations, require_expert
 from ript_ray.data.hdf5 import count_demonstrations, find_file, read_demonstrations, recorded_rendering
 from ript_ray.data.windows import make_windows
 from ript_ray.errors import ConfigError
 from ript_ray.policies.base import PolicyConfig
-from ript_ray.policies.supervised import Windows
+from ript_ray.policies.supervised import SupervisedTask, Windows
 from ript_ray.runtime.heartbeat import with_heartbeat
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,31 @@ def load_dataset(
     )
 
 
+def require_demonstrations(experiment: Experiment) -> None:
+    """Check that the demonstrations of the supervised stages are there and fit, before anything else is begun.
+
+    Of each task one demonstration is read, without its images. Without a folder, there must be a scripted expert.
+
+    Raises:
+        RiptError: Files are missing, corrupt, have too few demonstrations or other sizes; or there is no expert.
+    """
+    benchmark, settings, policy = experiment.benchmark, experiment.demos, experiment.policy
+    if settings.folder is None:
+        environment = benchmark.make(experiment.tasks[0])
+        require_expert(benchmark, environment, experiment.tasks[0])
+        environment.close()
+        return
+    cameras = read_cameras(policy, experiment.supervised_tasks)
+    source = _Files(benchmark, experiment.tasks, settings, settings.folder, sensors=policy.sensors, cameras=cameras)
+    for task in experiment.tasks:
+        source.require_fit(task)
+
+
+def read_cameras(policy: PolicyConfig, tasks: Sequence[SupervisedTask]) -> tuple[str, ...]:
+    """Return the cameras whose images supervised stages read."""
+    return policy.cameras if any(task.reads_images for task in tasks) or not policy.sensors else ()
+
+
 def open_source(
     benchmark: Benchmark,
     tasks: Sequence[str],
@@ -144,16 +170,35 @@ class _Files:
 
     def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
         """Read the task's file; see `DemonstrationSource`."""
-        path = self._paths[task]
-        chosen, held_out = choose(self._counts[task][0], self._settings, where=path)
-        demonstrations = read_demonstrations(
-            path,
+        chosen, held_out = choose(self._counts[task][0], self._settings, where=self._paths[task])
+        demonstrations = self._read(task, chosen + held_out, on_demand=self._on_demand)
+        return demonstrations[: len(chosen)], demonstrations[len(chosen) :]
+
+    def require_fit(self, task: str) -> None:
+        """Check that a task has enough demonstrations, and that the first chosen one has the benchmark's sizes.
+
+        Images may have another size: policies scale them.
+        """
+        path, spec = self._paths[task], self._benchmark.spec
+        chosen, _ = choose(self._counts[task][0], self._settings, where=path)
+        (first,) = self._read(task, chosen[:1], on_demand=True)
+        sensors = {name: rows for name, rows in first.observations.items() if name in spec.state_dims}
+        found = {name: rows[np.array([0])].size for name, rows in sensors.items()}
+        found["actions"] = first.actions_TA[0].size
+        expected = {**spec.state_dims, "actions": spec.action_dim}
+        wrong = [
+            f"{name} of length {found[name]}, not {expected[name]}" for name in found if found[name] != expected[name]
+        ]
+        require(not wrong, f"{path} does not fit {spec.name}: it has {', '.join(wrong)}")
+
+    def _read(self, task: str, chosen: Sequence[int], *, on_demand: bool) -> tuple[Demonstration, ...]:
+        return read_demonstrations(
+            self._paths[task],
             instruction=self._benchmark.instruction(task),
             sensors=self._names,
-            chosen=chosen + held_out,
-            on_demand=self._on_demand,
+            chosen=chosen,
+            on_demand=on_demand,
         )
-        return demonstrations[: len(chosen)], demonstrations[len(chosen) :]
 
 
 def _require_same_rendering(benchmark: Benchmark, path: Path) -> None:

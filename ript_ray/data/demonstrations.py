@@ -127,11 +127,7 @@ def run_expert(
     Raises:
         RiptError: The environment has no scripted expert.
     """
-    if not isinstance(environment, ScriptedExpert):
-        raise RiptError(
-            f"{benchmark.spec.name} has no scripted expert for {attempt.task}: demonstrations cannot be recorded, only "
-            "read from files (demos.folder)"
-        )
+    expert = require_expert(benchmark, environment, attempt.task)
     context_seed = seed_of(attempt.seed, Purpose.DEMONSTRATION_CONTEXTS, attempt.index)
     initial_state = benchmark.draw_initial_state(attempt.task, context_seed)
     environment.reset(initial_state)
@@ -143,7 +139,7 @@ def run_expert(
     success = False
     while not success and len(actions) < attempt.max_steps:
         observations.append(environment.observe())
-        action = environment.expert_action()
+        action = expert.expert_action()
         noisy = action + attempt.action_noise * noise.standard_normal(action.shape)
         actions.append(np.clip(noisy, -1, 1).astype(np.float32))
         success = environment.step(actions[-1])
@@ -151,6 +147,20 @@ def run_expert(
         observations.append(environment.observe())
     stacked = {name: np.stack([observation[name] for observation in observations]) for name in observations[0]}
     return ExpertEpisode(initial_state, stacked, np.stack(actions), success)
+
+
+def require_expert(benchmark: Benchmark, environment: Environment, task: str) -> ScriptedExpert:
+    """Return the environment of a task as one with a scripted expert.
+
+    Raises:
+        RiptError: It has none.
+    """
+    if not isinstance(environment, ScriptedExpert):
+        raise RiptError(
+            f"{benchmark.spec.name} has no scripted expert for {task}: demonstrations cannot be recorded, only read "
+            "from files (demos.folder)"
+        )
+    return environment
 
 
 def demonstration_of(instruction: str, episode: ExpertEpisode) -> Demonstration:

@@ -133,6 +133,10 @@ class PolicyConfig(ABC):
         """Return rows for the model card, by heading."""
         return {"policy": self.kind}
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields that have no effect with the values of the others, and why: typing one is a mistake."""
+        return {}
+
     def base_sha256(self) -> str | None:
         """Return the SHA-256 of the base model that `build` loads, or None if it loads nothing.
 

@@ -3,9 +3,12 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ript_ray.checks import require, require_at_least, require_positive
+
+USED_IN_PROCESS = ("in_process", "max_environments", "checkpoint_minutes", "keep_groups")
+"""Settings that matter without Ray, too."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Cluster:
     keep_groups: bool = True
 
     def __post_init__(self) -> None:
+        for each in fields(self) if self.in_process else ():
+            has_effect = each.name in USED_IN_PROCESS or getattr(self, each.name) == each.default
+            require(has_effect, f"cluster.{each.name.replace('_', '-')} has no effect with cluster.in-process")
         if self.num_actors is not None:
             require_at_least("cluster.num-actors", self.num_actors, 1)
         require_positive("cluster.cpus-per-actor", self.cpus_per_actor)

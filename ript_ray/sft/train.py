@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ript_ray.config.experiment import Experiment
-from ript_ray.data.dataset import SupervisedDataset, load_dataset
+from ript_ray.data.dataset import SupervisedDataset, load_dataset, read_cameras
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.policies.base import Policy
 from ript_ray.policies.supervised import SupervisedTask, Windows
@@ -72,13 +72,12 @@ def train_supervised(
 
 def _load(experiment: Experiment, tasks: tuple[SupervisedTask, ...]) -> SupervisedDataset:
     policy = experiment.policy
-    needs_images = any(task.reads_images for task in tasks) or not policy.sensors
     return load_dataset(
         experiment.benchmark,
         experiment.tasks,
         settings=experiment.demos,
         policy=policy,
-        cameras=policy.cameras if needs_images else (),
+        cameras=read_cameras(policy, tasks),
         max_steps=experiment.max_steps,
         seed=experiment.seed,
     )

@@ -128,7 +128,9 @@ def test_the_wheel_holds_both_packages_and_nothing_else_and_imports_from_anywher
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run([*pip, *build], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"ript_ray/py.typed", "ript_envs/py.typed"} <= set(names)
+    tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"ript_ray", "ript_envs"}
     target = tmp_path / "installed"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)

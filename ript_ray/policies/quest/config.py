@@ -184,6 +184,17 @@ class QuestConfig(PolicyConfig):
             "instructions": "any" if known is None else "; ".join(known) or "none: imported without text features",
         }
 
+    def unused_fields(self) -> dict[str, str]:
+        """Return the fields without effect; see `PolicyConfig.unused_fields`."""
+        unused: dict[str, str] = {}
+        if not self.cameras:
+            unused |= dict.fromkeys(("image_size", "image_channels", "image_width"), "the policy reads no camera")
+        if not self.sensors:
+            unused |= dict.fromkeys(("standardize", "state_width"), "the policy reads no sensor")
+        is_learned = self.task_input == "index"
+        other = "text_features" if is_learned else "num_tasks"
+        return unused | {other: f"policy.task-input is {self.task_input}"}
+
     def _check_inputs(self) -> None:
         names = self.cameras + self.sensors
         require(bool(names), "policy.sensors and policy.cameras must together name at least one")

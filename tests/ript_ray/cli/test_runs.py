@@ -116,7 +116,7 @@ def test_the_command_prints_one_table_per_experiment_and_how_to_go_on(tmp_path: 
     create(tmp_path / "runs", status="KILLED", num_updates=2)
     result = ript_ray_here("runs", cwd=tmp_path)
     assert result.returncode == 0
-    for part in ("small", "interrupted: update 2 of 4", "clip-high=0.28", "50.0", "192", "2,000", "3.0"):
+    for part in ("small", "interrupted: update 2 of 4", "clip-high=0.28", "50.0", "192", "2k", "3.0"):
         assert part in text_of(result)
     assert "ript-ray resume RUN" in text_of(result)
     (tmp_path / "empty").mkdir()

@@ -88,6 +88,7 @@ def test_an_impossible_setting_ends_all_seeds_at_once() -> None:
     with pytest.raises(ConfigError):
         fake.run()
     assert fake.ran == [0]
+    assert "not begun" not in fake.printed
 
 
 @pytest.mark.cli

@@ -1,9 +1,15 @@
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
+from experiments import pixels, quest_ml45
 from experiments.quickstart import EXPERIMENT
-from ript_ray.config.changes import changed_options, in_words, with_kinds
-from ript_ray.config.experiment import register
+from ript_envs.metaworld.benchmark import MetaWorld
+from ript_ray.config.changes import changed_options, in_words, require_effect, with_kinds
+from ript_ray.config.experiment import Experiment, register
+from ript_ray.errors import ConfigError
 from ript_ray.policies.quest.config import QuestConfig, QuestSFT
 
 
@@ -13,12 +19,16 @@ class SmallQuest(QuestConfig):
     skill_width: int = 32
 
 
-def changed(**sections: Any) -> dict[str, str]:
+def with_changes(**sections: Any) -> Experiment:
     values: dict[str, Any] = {
         name: replace(getattr(EXPERIMENT, name), **value) if isinstance(value, dict) else value
         for name, value in sections.items()
     }
-    return changed_options(EXPERIMENT, replace(EXPERIMENT, **values))
+    return replace(EXPERIMENT, **values)
+
+
+def changed(**sections: Any) -> dict[str, str]:
+    return changed_options(EXPERIMENT, with_changes(**sections))
 
 
 def test_what_changed_is_said_in_the_options_that_were_typed() -> None:
@@ -52,3 +62,48 @@ def test_another_kind_is_named_with_what_differs_from_its_defaults() -> None:
     assert changed_options(EXPERIMENT, other) == {"policy.kind": "small-quest"}
     chosen = replace(other, policy=SmallQuest(prior_width=96))
     assert changed_options(EXPERIMENT, chosen) == {"policy.kind": "small-quest", "prior-width": "96"}
+
+
+WITHOUT_EFFECT: dict[str, tuple[dict[str, Any], str]] = {
+    "cameras of the benchmark": (
+        {"benchmark": MetaWorld(cameras=("corner_rgb",))},
+        "--benchmark.cameras has no effect: policy.cameras names",
+    ),
+    "images that nobody reads": ({"benchmark": MetaWorld(rendering="fast")}, "--benchmark.rendering .* no camera"),
+    "an encoder of such images": ({"policy": {"image_width": 8}}, "--policy.image-width .* no camera"),
+    "embeddings of hashed words": ({"policy": {"num_tasks": 8}}, "--policy.num-tasks .*task-input is hashed"),
+    "a schedule without an end": ({"ppo": {"schedule_every": 8}}, "--ppo.schedule-every .* rate is constant"),
+    "noise on demonstrations of files": (
+        {"demos": {"folder": Path("data"), "action_noise": 0.1}},
+        "--demos.action-noise .* demos.folder",
+    ),
+    "a selection of what is recorded": ({"demos": {"selection": "spread"}}, "--demos.selection .* are recorded"),
+    "demonstrations for nobody": (
+        {"stages": ("ript",), "start_from": Path("run"), "demos": {"num_per_task": 9}},
+        "--demos.num-per-task .* no supervised stage",
+    ),
+    "updates of a run without any": (
+        {"stages": ("autoencoder",), "num_updates": 9},
+        "--num-updates .* ript is not among the stages",
+    ),
+    "a stage that is not trained": (
+        {"stages": ("prior", "ript"), "sft": {"autoencoder": EXPERIMENT.sft.prior}},  # type: ignore[attr-defined]
+        r"--sft.autoencoder\..* autoencoder is not among",
+    ),
+    "versions that are not kept": ({"keep_weights": False, "keep_versions": 9}, "--keep-versions .* keeps none"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_an_option_without_effect_is_refused_with_the_reason(case: str) -> None:
+    changes, message = WITHOUT_EFFECT[case]
+    with pytest.raises(ConfigError, match=message):
+        require_effect(EXPERIMENT, with_changes(**changes))
+
+
+def test_what_an_experiments_file_states_without_effect_is_let_be() -> None:
+    for experiment in (EXPERIMENT, pixels.EXPERIMENT, *quest_ml45.PRESETS.values()):
+        require_effect(experiment, replace(experiment, seed=1, name="other"))
+    few_shot = quest_ml45.PRESETS["few-shot-ript"]
+    require_effect(few_shot, replace(few_shot, demos=replace(few_shot.demos, folder=Path("data"))))
+    require_effect(EXPERIMENT, with_changes(ppo={"schedule_every": 2, "final_learning_rate": 1e-5}))

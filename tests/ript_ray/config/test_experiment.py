@@ -32,6 +32,7 @@ def test_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Cluster(in_process=True, num_actors=2), r"cluster\.num-actors has no effect with cluster\.in-process"),
         (lambda: Sampling(group_size=1), r"group-size \(K\) must be at least 2, not 1"),
         (lambda: Sampling(group_size=8, batch_rollouts=20), r"multiple of the group size 8, not 20"),
         (lambda: Sampling(batch_rollouts=0), "positive multiple"),

@@ -183,7 +183,7 @@ def test_without_kept_weights_versions_with_a_checkpoint_can_be_replayed_and_oth
     policy = recorded.policy(1)
     shutil.rmtree(copy / "weights")
     assert recorded.repeat(by_version[0])
-    with pytest.raises(ReplayError, match=r"version 1 of the policy, .* the versions there are 0, 2$"):
+    with pytest.raises(ReplayError, match=r"version 1 of the policy, .* those of versions 0, 2 are"):
         recorded.repeat(by_version[1])
     checkpoint.save(recorded.folder.checkpoint(1), replace(recorded.initial, arrays=policy.state_arrays()))
     assert recorded.repeat(by_version[1])

@@ -77,7 +77,7 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     assert interrupted.info.status == "KILLED"
     for lost in ("update-00002", "update-00003"):
         shutil.rmtree(path / "checkpoints" / lost)
-    results = resume_experiment(path, Cluster(in_process=True, group_timeout_s=99), view_of=lambda _: Quiet())
+    results = resume_experiment(path, Cluster(in_process=True, max_environments=99), view_of=lambda _: Quiet())
 
     run = only_run(store, "extending")  # the interrupted one is in the trash
     assert run.info.run_id != interrupted.info.run_id
@@ -91,7 +91,7 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     assert events.keys() == run.data.metrics.keys()
 
     params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
-    assert (params["cluster.in_process"], params["cluster.group_timeout_s"]) == ("True", "99")
+    assert (params["cluster.in_process"], params["cluster.max_environments"]) == ("True", "99")
     assert (params["stages"], params["tasks"]) == ("regression ript", "left right")
     assert (tags["changed"], tags["folder"]) == ("num-updates=4", str(path))
     assert (tags["mlflow.note.content"], tags["mlflow.user"]) == ("Does it learn?", getpass.getuser())
