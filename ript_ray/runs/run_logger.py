@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import flatten, to_json
@@ -16,6 +16,7 @@ from ript_ray.errors import StorageError
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.storage.atomic import atomic_write
+from ript_ray.storage.reading import read_object
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind, read_metrics
 from ript_ray.tracking.mlflow_run import SEEDS_TAG, Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
@@ -123,12 +124,12 @@ class RunLogger:
 def artifacts(folder: RunDir) -> list[Path]:
     """Return the files of a run that go to the tracking store."""
     files = (folder.config, folder.path / "versions.json", folder.machine, folder.groups, folder.results, folder.curve)
-    return [path for path in files if path.exists()]
+    return [path for path in files if path.is_file()]
 
 
 def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
     """Return how a run is known in the tracking store."""
-    where: dict[str, Any] = json.loads(folder.machine.read_text()) if folder.machine.exists() else {}
+    where = read_object(folder.machine) if folder.machine.exists() else {}
     tasks = experiment.tasks[0] if len(experiment.tasks) == 1 else f"{len(experiment.tasks)}-tasks"
     settings = {**asdict(experiment), "cluster": where.get("cluster", {})}
     same_but_seed = to_json(replace(experiment, seed=0, start_from=None))
