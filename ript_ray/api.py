@@ -223,8 +223,6 @@ def compare(
             no such task, a number is out of range, a policy has no deterministic mode, or was trained on some of the
             contexts.
     """
-    if is_model(Path(first)):
-        raise CheckpointError(f"{first} holds a policy without experiment: name a run or checkpoint first")
     saved = _load(Path(first))
     overrides = overrides or EvaluationOverrides()
     experiment = overrides.apply_to(saved.experiment)
@@ -253,6 +251,11 @@ def _session(cluster: Cluster | None) -> Iterator[Cluster]:
 
 
 def _load(path: Path) -> SavedPolicy:
+    if is_model(path):
+        raise CheckpointError(
+            f"{path} is a model folder: a policy without an experiment, so without contexts to evaluate it on; compare "
+            f"it with a run (`ript-ray compare RUN {path}`), or start an experiment from it (--start-from {path})"
+        )
     saved = checkpoint.load(checkpoint.find(path))
     saved.check()  # weights that do not fit are refused here, not in an actor
     return saved

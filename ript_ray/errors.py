@@ -1,5 +1,16 @@
 """Exceptions with messages for the user; all can be pickled between processes."""
 
+from collections.abc import Sequence
+
+NUM_SHOWN = 3
+"""Entries of a list that a message shows: a wall of them hides the first."""
+
+
+def first_few(entries: Sequence[str]) -> list[str]:
+    """Return the first entries of a list for a message, and how many more there are."""
+    rest = len(entries) - NUM_SHOWN
+    return [*entries[:NUM_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+
 
 class RiptError(Exception):
     """Base class of the project's errors: the command line prints the message without a traceback."""

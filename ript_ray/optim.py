@@ -74,7 +74,7 @@ def put_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Pa
     """Restore the arrays of `moments_of`.
 
     Raises:
-        CheckpointError: Names, shapes or types differ; all differences are listed, and nothing was restored.
+        CheckpointError: Names, shapes or types differ; nothing was restored.
     """
     if not moments:
         return

@@ -35,6 +35,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import describe, open_runtime, require_fit, session
 from ript_ray.sft.train import train_supervised
 from ript_ray.storage.atomic import atomic_write
+from ript_ray.storage.reading import read_object
 from ript_ray.tracking.console import View
 from ript_ray.tracking.store import Origin
 from ript_ray.types import RIPT, Progress, Version
@@ -295,8 +296,8 @@ class _PostTraining:
         path = self._folder.before
         if path.exists():
             try:
-                return EvaluationResult.from_json(json.loads(path.read_text()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                return EvaluationResult.from_json(read_object(path))
+            except ValueError as error:
                 raise CheckpointError(f"{path} cannot be read: {error!r}") from error
         if self._state is not None and self._state.progress.update > 0:
             raise CheckpointError(f"{path} is missing: success before RIPT is not known any more")

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_envs.metaworld.tasks import QUEST_TASK_ORDER
-from ript_ray.errors import CheckpointError
+from ript_ray.errors import CheckpointError, first_few
 from ript_ray.policies.quest.config import TEXT, QuestConfig
 from ript_ray.policies.quest.presets import SPECS, Variant, published
 from ript_ray.policies.quest.upstream_checkpoint import (
@@ -19,6 +20,7 @@ from ript_ray.policies.quest.upstream_checkpoint import (
 from ript_ray.policies.state_dict import state_dict_mismatches
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import Card, Model, Provenance, is_model, load_model, save_model
+from ript_ray.storage.atomic import require_absent
 from ript_ray.storage.hashed_dir import load_arrays, sha256_of
 from ript_ray.types import Arrays
 
@@ -44,14 +46,19 @@ def import_checkpoint(path: Path, out: Path, *, variant: Variant, metadata: Impo
 
     Raises:
         CheckpointError: The file is missing, foreign or damaged, an entry is missing, unknown or of another shape
-            or type (all are listed), a weight is not finite, or `out` exists.
+            or type, or a weight is not finite.
         ConfigError: The instructions do not go with the variant.
-        StorageError: A file cannot be written.
+        StorageError: `out` exists or cannot be written.
     """
+    require_absent(out)
     config = published(variant, metadata.instructions or _known_instructions(variant))
     file = read_upstream_checkpoint(path)
     if mismatches := state_dict_mismatches(_entries(config, variant), file.tensors):
-        raise CheckpointError("\n  ".join([f"{path} is not the published policy for {variant}:", *mismatches]))
+        for other in get_args(Variant):
+            if other != variant and not state_dict_mismatches(_published_entries(other), file.tensors):
+                raise CheckpointError(f"{path} is the {other} variant, not {variant}: try --variant {other}")
+        problem = f"{path} is not the published policy for {variant}:"
+        raise CheckpointError("\n  ".join([problem, *first_few(mismatches)]))
     arrays: Arrays = {name: tensor.contiguous().numpy().copy() for name, tensor in file.tensors.items()}
     texts = load_arrays(metadata.text_features) if metadata.text_features else {}
     arrays.update({TEXT + text: array for text, array in texts.items()})
@@ -73,26 +80,31 @@ def export_checkpoint(path: Path, out: Path, *, layout: UpstreamFormat | None = 
         The format.
 
     Raises:
-        CheckpointError: There is no valid policy at `path`, it is none of the published ones (all differences from
-            the nearest are listed), or `out` exists.
-        StorageError: The file cannot be written.
+        CheckpointError: There is no valid policy at `path`, or it is none of the published ones.
+        StorageError: The file exists or cannot be written.
     """
+    require_absent(out)
     if is_model(path):
         model = load_model(path)
         arrays, layout = model.arrays, layout or upstream_format(model.card.provenance.layout)
     else:
         arrays, layout = checkpoint.load(checkpoint.find(path)).arrays, layout or "ript"
     entries = {name: array for name, array in arrays.items() if not name.startswith(TEXT)}
-    all_published = [_entries(published("libero"), "libero"), _entries(published("metaworld", ("any",)), "metaworld")]
+    all_published = map(_published_entries, get_args(Variant))
     nearest = min(all_published, key=lambda expected: len(state_dict_mismatches(expected, entries)))
     if mismatches := state_dict_mismatches(nearest, entries):
-        raise CheckpointError("\n  ".join([f"{path} is none of the published policies:", *mismatches]))
+        problem = f"{path} is none of the published policies, and the authors' code could not read it:"
+        raise CheckpointError("\n  ".join([problem, *first_few(mismatches)]))
     write_upstream_checkpoint(out, {name: entries[name] for name in nearest}, layout)
     return layout
 
 
 def _known_instructions(variant: Variant) -> tuple[str, ...]:
     return tuple(map(MetaWorld().instruction, QUEST_TASK_ORDER)) if variant == "metaworld" else ()
+
+
+def _published_entries(variant: Variant) -> dict[str, torch.Tensor]:
+    return _entries(published(variant, _known_instructions(variant)), variant)
 
 
 def _entries(config: QuestConfig, variant: Variant) -> dict[str, torch.Tensor]:

@@ -1,11 +1,10 @@
 """Upload of metrics that were not delivered to the tracking store during the run."""
 
-import json
-
 from ript_ray.config.serialization import read_experiment
-from ript_ray.errors import TrackingError
+from ript_ray.errors import CheckpointError, TrackingError
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.tracked import artifacts, tracking_identity
+from ript_ray.storage.reading import read_object
 from ript_ray.tracking.metrics_log import read_metrics
 from ript_ray.tracking.mlflow_run import MlflowRun
 from ript_ray.tracking.store import Origin
@@ -46,6 +45,6 @@ def _status_of(folder: RunDir, stored: str) -> str:
     if stored in set(RunStatus) and not has_results:
         return stored
     try:
-        return RunStatus(json.loads(folder.status.read_text())["status"])
-    except (OSError, ValueError, KeyError, TypeError):  # it could not write its status
+        return RunStatus(read_object(folder.status)["status"])
+    except (CheckpointError, ValueError, KeyError):  # it could not write its status
         return RunStatus.FINISHED if has_results else RunStatus.KILLED

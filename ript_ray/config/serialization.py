@@ -7,6 +7,7 @@ whoever adds a field must state what its absence means.
 
 import difflib
 import json
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import pydantic
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.kinds import Kinds
-from ript_ray.errors import CheckpointError, ConfigError
+from ript_ray.errors import CheckpointError, ConfigError, first_few
+from ript_ray.storage.reading import read_object
 
 SCHEMA = 2
 """Number of the schema that this version writes. Files of schema 1 have neither a number nor kinds."""
@@ -49,14 +51,32 @@ def from_json(path: Path, cls: type[T], what: str, upgrades: Upgrades | None = N
         CheckpointError: The file is missing, not JSON or of a newer schema, a field is missing or unknown, a kind is
             unknown, or a value is out of range or has another type.
     """
+    content = read_object(path)
     try:
-        content = _upgraded(json.loads(path.read_text()), upgrades or {})
+        content = _upgraded(content, upgrades or {})
         problems = _complete(content, cls, "")
         if problems:
-            raise ConfigError("; ".join(problems))
+            raise ConfigError("; ".join(first_few(problems)))
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ConfigError, pydantic.ValidationError) as error:
+    except pydantic.ValidationError as error:
+        raise CheckpointError(f"{path} does not describe {what}: {'; '.join(first_few(_problems(error)))}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # upgrades meet anything
         raise CheckpointError(f"{path} does not describe {what}: {error}") from error
+
+
+def _problems(error: pydantic.ValidationError, prefix: str = "") -> list[str]:
+    """List what is wrong in plain words: field by field, sections within sections."""
+    problems = []
+    for each in error.errors(include_url=False):
+        name = prefix + ".".join(map(str, each["loc"]))
+        cause = each.get("ctx", {}).get("error")
+        if isinstance(cause, pydantic.ValidationError):
+            problems += _problems(cause, f"{name}.")
+        elif isinstance(cause, ConfigError):  # it names the option
+            problems.append(str(cause))
+        else:
+            problems.append(f"{name}: {each['msg']}, not {reprlib.repr(each['input'])}")
+    return problems
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -81,9 +101,7 @@ def _name_kinds(content: Content) -> Content:
     return {**content, **tagged}
 
 
-def _upgraded(content: Any, upgrades: Upgrades) -> Content:
-    if not isinstance(content, dict):
-        raise ConfigError("it is not a JSON object")
+def _upgraded(content: Content, upgrades: Upgrades) -> Content:
     schema = content.pop("schema", 1)
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         raise ConfigError(f"it has schema {schema!r}, but this version of ript-ray reads schemas 1 to {SCHEMA}")

@@ -3,7 +3,6 @@
 Source: RIPT-VLA Algorithm 1, lines 1 and 6.
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +14,12 @@ from ript_ray.checks import require
 from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.dataset import open_source
-from ript_ray.errors import ConfigError, RiptError
+from ript_ray.errors import CheckpointError, ConfigError, RiptError
 from ript_ray.evaluation.evaluate import evaluation_requests
 from ript_ray.rl.context_stream import ContextStream, Perturb
 from ript_ray.runtime.heartbeat import with_heartbeat
 from ript_ray.seeding import Purpose, Split, seed_of, text_code
+from ript_ray.storage.reading import read_json
 from ript_ray.types import RIPT, Context, RolloutRequest, Seed
 
 logger = logging.getLogger(__name__)
@@ -97,11 +97,15 @@ def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num
     """
     by_task: dict[str, list[Context]] = {task: [] for task in tasks}
     try:
-        for row in json.loads(path.read_text()):
+        rows = read_json(path)
+    except CheckpointError as error:
+        raise ConfigError(f"sampling.context-source: {error}") from None
+    try:
+        for row in rows:
             state = tuple(float(entry) for entry in row["initial_state"])
             if row["task"] in by_task:
                 by_task[row["task"]].append(Context(row["task"], benchmark.instruction(row["task"]), state))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"{path} is not a valid context file (a list of objects with task and initial_state): {error!r}"
         ) from None

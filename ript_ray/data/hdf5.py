@@ -29,6 +29,7 @@ from ript_ray.data.demonstrations import Demonstration, ExpertEpisode
 from ript_ray.errors import RiptError
 from ript_ray.policies.supervised import Rows
 from ript_ray.storage.atomic import fsync_path, os_errors_as_storage_error
+from ript_ray.storage.reading import parse_json
 
 SUFFIX = ".hdf5"
 
@@ -138,7 +139,7 @@ def read_recipe(path: Path) -> Recipe:
     with _reading(path) as data:
         if "recipe" not in data.attrs:
             raise RiptError(f"{path} was not recorded by ript-ray: it has no recipe")
-        recipe: Recipe = json.loads(data.attrs["recipe"])
+        recipe: Recipe = parse_json(data.attrs["recipe"])
         recipe.get("benchmark", {}).setdefault("kind", "metaworld")  # older files are all MetaWorld's
         return recipe
 
@@ -150,7 +151,7 @@ def recorded_rendering(path: Path) -> dict[str, Any]:
         RiptError: The file is corrupt.
     """
     with _reading(path) as data:
-        benchmark = json.loads(data.attrs["recipe"])["benchmark"] if "recipe" in data.attrs else {}
+        benchmark = parse_json(data.attrs["recipe"])["benchmark"] if "recipe" in data.attrs else {}
         return {name: benchmark[name] for name in ("image_size", "rendering") if name in benchmark}
 
 
@@ -300,5 +301,5 @@ def _reading(path: Path) -> Iterator[h5py.Group]:
             if not isinstance(file.get("data"), h5py.Group):
                 raise RiptError(f"{path} is not a demonstration file: it has no group 'data'")
             yield file["data"]
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise RiptError(f"{path} is corrupt or not an HDF5 file: {error}") from error

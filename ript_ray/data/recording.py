@@ -123,7 +123,11 @@ def _environment(benchmark: Benchmark, task: str) -> Environment:
 def _is_complete(plan: Plan, task: str, path: Path) -> bool:
     if not path.exists():
         return False
-    wanted, found = flatten(plan.recipe_of(task)), flatten(read_recipe(path))
+    try:
+        found = flatten(read_recipe(path))
+    except RiptError as error:
+        raise RiptError(f"{error}; delete it or move it away, and it is recorded again") from error
+    wanted = flatten(plan.recipe_of(task))
     differing = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
     if differing:
         difference = "; ".join(f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in differing)
@@ -226,8 +230,7 @@ def files_of(benchmark: Benchmark, folder: Path, names: Sequence[str]) -> dict[s
     require(bool(tasks), "task: name at least one")
     for task in tasks:
         try:
-            require_task(task, benchmark.tasks, benchmark.spec.name)
+            require_task(task, (*sets, *benchmark.tasks), benchmark.spec.name)
         except ValueError as error:
-            hint = f", or {' or '.join(sets)} for a set of tasks" if sets else ""
-            raise ConfigError(f"task: {error}{hint}") from None
+            raise ConfigError(f"task: {error}") from None
     return {task: folder / benchmark.demonstration_path(task) for task in tasks}

@@ -80,7 +80,7 @@ class Policy(Protocol):
         """Copy the arrays of `state_arrays` into the policy.
 
         Raises:
-            CheckpointError: Names, shapes or types differ; all differences are listed.
+            CheckpointError: Names, shapes or types differ.
         """
         ...
 
@@ -152,7 +152,7 @@ class PolicyConfig(ABC):
         """Check that saved `state_arrays` fit this configuration; override it where building the policy is expensive.
 
         Raises:
-            CheckpointError: They do not; all differences are listed.
+            CheckpointError: They do not.
         """
         self.build(spec).load_state_arrays(arrays)
 

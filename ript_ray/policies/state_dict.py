@@ -1,5 +1,6 @@
 """Strict loading of named arrays into named tensors: the one loader of weights and optimizer moments."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ript_ray.errors import CheckpointError
+from ript_ray.errors import CheckpointError, first_few
 from ript_ray.types import Arrays
 
 AnyArrays = Mapping[str, torch.Tensor] | Mapping[str, NDArray[np.generic]]
@@ -22,10 +23,10 @@ def copy_into(expected: Mapping[str, torch.Tensor], given: AnyArrays, problem: s
         problem: First line of the error message, such as "the weights do not fit the policy".
 
     Raises:
-        CheckpointError: Names, shapes or types differ; the message lists all differences, and nothing was copied.
+        CheckpointError: Names, shapes or types differ; the message lists the first few, and nothing was copied.
     """
     if mismatches := state_dict_mismatches(expected, given):
-        raise CheckpointError("\n  ".join([f"{problem}:", *mismatches]))
+        raise CheckpointError("\n  ".join([f"{problem}:", *first_few(mismatches)]))
     with torch.no_grad():
         for name, tensor in expected.items():
             value = given[name]
@@ -34,9 +35,10 @@ def copy_into(expected: Mapping[str, torch.Tensor], given: AnyArrays, problem: s
 
 
 def state_dict_mismatches(expected: AnyArrays, given: AnyArrays) -> list[str]:
-    """List every entry that is missing, unknown, or of another shape or type than expected."""
-    problems = [f"missing {name}" for name in expected if name not in given]
-    problems += [f"unknown {name}" for name in given if name not in expected]
+    """List every entry that is missing, unknown, or of another shape or type than expected, in turn."""
+    missing = [f"missing {name}" for name in expected if name not in given]
+    unknown = [f"unknown {name}" for name in given if name not in expected]
+    problems: list[str] = []
     for name in expected:
         if name not in given:
             continue
@@ -45,7 +47,8 @@ def state_dict_mismatches(expected: AnyArrays, given: AnyArrays) -> list[str]:
             problems.append(f"{name} has shape {tuple(found.shape)}, not {tuple(wanted.shape)}")
         elif _type_of(found) != _type_of(wanted):
             problems.append(f"{name} has type {_type_of(found)}, not {_type_of(wanted)}")
-    return problems
+    in_turn = itertools.zip_longest(problems, missing, unknown)  # for messages that show the first few
+    return [problem for row in in_turn for problem in row if problem]
 
 
 def _type_of(array: torch.Tensor | NDArray[np.generic]) -> str:

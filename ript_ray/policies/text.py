@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_ray.errors import CheckpointError, ConfigError
+from ript_ray.errors import CheckpointError, ConfigError, first_few
 
 
 @functools.lru_cache(maxsize=4096)
@@ -48,7 +48,7 @@ class TextFeatures:
         """Add vectors, replacing those of the same instructions.
 
         Raises:
-            CheckpointError: Some are not finite or have another shape or type; all are listed, none is added.
+            CheckpointError: Some are not finite or have another shape or type; none is added.
         """
         problems = [
             f"the vector of {text!r} is {array.dtype} {array.shape}, not float32 ({self._num_features},)"
@@ -59,7 +59,7 @@ class TextFeatures:
             f"the vector of {text!r} is not finite" for text, array in vectors.items() if not np.isfinite(array).all()
         ]
         if problems:
-            raise CheckpointError("the text features do not fit the policy:\n  " + "\n  ".join(problems))
+            raise CheckpointError("\n  ".join(["the text features do not fit the policy:", *first_few(problems)]))
         self._vectors.update({text: np.array(array, dtype=np.float32) for text, array in vectors.items()})
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -8,13 +8,14 @@ read by unpickling.
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ript_ray.config.serialization import Content, from_json, read_experiment, to_json
+from ript_ray.config.serialization import Content, flatten, from_json, read_experiment, to_json
 from ript_ray.errors import CheckpointError
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.ledger import Ledger
@@ -29,6 +30,7 @@ from ript_ray.storage.hashed_dir import (
     save_arrays,
     verify_manifest,
 )
+from ript_ray.storage.reading import read_object
 from ript_ray.types import RIPT, Arrays, Progress
 
 WEIGHTS = "policy.safetensors"
@@ -37,6 +39,12 @@ FILES = (WEIGHTS, EXPERIMENT)
 BASE = "base.json"
 LEARNER = "learner.safetensors"
 TRAINING = "training.json"
+
+LARGEST = 2**53
+"""No count or time of a run is larger; from here on, JSON readers round."""
+
+SKIPPED = ".skipped-"
+"""Part of the names of checkpoints that a resumed run has passed over."""
 
 T = TypeVar("T")
 
@@ -184,14 +192,22 @@ def load_state(folder: Path) -> TrainingState | None:
         return None
     verify_manifest(folder, (LEARNER, TRAINING))
     content = from_json(folder / TRAINING, _TrainingFile, "a training state", {1: _structure_totals})
+    _require_possible(content, folder / TRAINING)
     return TrainingState(content.progress, content.totals, load_arrays(folder / LEARNER), content.stage, content.step)
+
+
+def _require_possible(content: _TrainingFile, path: Path) -> None:
+    """Check every count and time, because only here they can be told from a file that was forged."""
+    for name, value in flatten(asdict(content)).items():
+        if not isinstance(value, str) and not 0 <= value <= LARGEST:  # not a number fails, too
+            raise CheckpointError(f"{path} does not describe a training state: {name} is {value}")
 
 
 def _require_same_base(folder: Path, expected: str | None) -> None:
     found = None
     if (folder / BASE).is_file():
         verify_manifest(folder, (BASE,))
-        found = json.loads((folder / BASE).read_text())["sha256"]
+        found = read_object(folder / BASE).get("sha256")
     if found != expected:
         raise CheckpointError(
             f"{folder} belongs to a base model with SHA-256 {found}, but the one its experiment names has {expected}"
@@ -229,8 +245,8 @@ def _stages_of(folders: list[Path]) -> list[str]:
     """The stages of the run that these checkpoints belong to, in their order."""
     for folder in sorted(folders, reverse=True):
         try:
-            return [str(stage) for stage in json.loads((folder / EXPERIMENT).read_text())["stages"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            return [str(stage) for stage in read_object(folder / EXPERIMENT)["stages"]]
+        except (CheckpointError, KeyError, TypeError):
             continue  # this one is damaged; whoever loads it is told
     return sorted({_prefix_of(folder) for folder in folders} - {POST_TRAINING_PREFIX})
 
@@ -261,7 +277,7 @@ def load_latest(path: Path) -> SavedPolicy:
         CheckpointError: There is none; the message says what is wrong with each.
     """
     if find(path) == path:
-        return load(path)
+        return _load_checked(path)
     policy, problems = _newest(path, _load_checked, "that is valid")
     for reason in problems:
         logger.warning("skipping a checkpoint: %s", reason)
@@ -312,7 +328,12 @@ def find(path: Path) -> Path:
 
 
 def quarantine_newer(folder: Path) -> None:
-    """Rename the checkpoints of a run that are newer than `folder`: the resumed run will make them again."""
+    """Rename the checkpoints of a run that are newer than `folder`: the resumed run will make them again.
+
+    What an earlier resume renamed is deleted, and so is what a killed process left unfinished: it would fill the disk.
+    """
+    for leftover in (*folder.parent.glob(f".*{SKIPPED}*"), *folder.parent.glob(f".*{UNFINISHED}")):
+        shutil.rmtree(leftover, ignore_errors=True)
     saved = saved_in(folder.parent.parent)
     for newer in saved[saved.index(folder) + 1 :]:
-        newer.rename(newer.with_name(f".{newer.name}.skipped-{time.time_ns()}"))
+        newer.rename(newer.with_name(f".{newer.name}{SKIPPED}{time.time_ns()}"))

@@ -18,9 +18,11 @@ import pydantic
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from ript_ray.errors import CheckpointError
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.rollout_worker import summarize
+from ript_ray.storage.reading import parse_json, read_bytes, read_object
 from ript_ray.types import Arrays, Group, GroupSummary, Rollout, Version
 
 SCHEMA = 1
@@ -79,20 +81,23 @@ class KeptGroups:
     def note(self, index: int) -> Note | None:
         """Return the note of a group, or None if there is none that can be read."""
         try:
-            note = _READ.validate_python(json.loads(self._file(index, "json").read_bytes()))
-        except (OSError, ValueError):
+            note = _READ.validate_python(read_object(self._file(index, "json")))
+        except (CheckpointError, ValueError):
             return None
         return note if note.schema == SCHEMA and note.summary.index == index else None
 
     def group(self, note: Note) -> Group | None:
         """Return the group that a note is of, or None if it is missing, damaged or another one."""
         try:
-            content = self._file(note.summary.index, "group").read_bytes()
-        except OSError:
+            content = read_bytes(self._file(note.summary.index, "group"))
+        except CheckpointError:
             return None
         if hashlib.sha256(content[HASH_BYTES:]).digest() != content[:HASH_BYTES]:
             return None
-        group = _decode(content[HASH_BYTES:])
+        try:
+            group = _decode(content[HASH_BYTES:])
+        except (ValueError, KeyError, TypeError, SafetensorError):
+            return None
         summary = replace(summarize(group, None), num_parts=note.summary.num_parts)
         return group if summary == note.summary else None
 
@@ -159,7 +164,7 @@ def _encode(group: Group) -> bytes:
 
 def _decode(content: bytes) -> Group:
     end = 8 + int.from_bytes(content[:8], "little")
-    header, arrays = json.loads(content[8:end]), load(content[end:])
+    header, arrays = parse_json(content[8:end]), load(content[end:])
 
     def rollout(member: int, success: bool, num_steps: int) -> Rollout:
         record = f"{member}/record/"

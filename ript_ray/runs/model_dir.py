@@ -4,9 +4,9 @@
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.checks import require
@@ -81,6 +81,7 @@ class Model:
         Raises:
             CheckpointError: The weights do not fit the card.
         """
+        self.card.policy.check_arrays(self.card.environment, self.arrays)
         policy = self.card.policy.build(self.card.environment)
         policy.load_state_arrays(self.arrays)
         return policy
@@ -109,14 +110,13 @@ def initial_policy(experiment: Experiment) -> SavedPolicy:
             f"start-from must name what the stage {first} starts from: a model folder, a checkpoint, or a run's folder",
         )
         return SavedPolicy.initial(experiment)
-    policy = SavedPolicy(experiment, load_start(experiment.start_from, experiment))
-    policy.check()
+    policy = load_start(experiment.start_from, experiment)
     logger.info("starting from %s", experiment.start_from)
     return policy
 
 
-def load_start(path: Path, experiment: Experiment) -> Arrays:
-    """Return the weights that an experiment is to start from.
+def load_start(path: Path, experiment: Experiment) -> SavedPolicy:
+    """Return the policy that an experiment is to start from, with the weights of another one.
 
     Args:
         path: A model folder, a checkpoint, or the folder of a run that has finished.
@@ -124,19 +124,17 @@ def load_start(path: Path, experiment: Experiment) -> Arrays:
 
     Raises:
         CheckpointError: There is none, part of it is missing, damaged or foreign, the run has not finished, it did not
-            train the stage before, or its weights mean something else.
+            train the stage before, or its weights do not fit or mean something else.
     """
     if is_model(path):
         model = load_model(path)
-        _require_same_meaning(path, model.card.policy, experiment.policy)
-        return model.arrays
+        return _fitting(path, model.card.policy, SavedPolicy(experiment, model.arrays))
     found = checkpoint.find(path)
     if found != path and not RunDir(path).results.exists():
         raise CheckpointError(f"{path} has not finished; resume it, or name one of its checkpoints, such as {found}")
     saved = checkpoint.load(found)
     _require_stage_before(path, saved.experiment, experiment)
-    _require_same_meaning(path, saved.experiment.policy, experiment.policy)
-    return saved.arrays
+    return _fitting(path, saved.experiment.policy, SavedPolicy(experiment, saved.arrays))
 
 
 def _require_stage_before(path: Path, trained: Experiment, experiment: Experiment) -> None:
@@ -148,12 +146,30 @@ def _require_stage_before(path: Path, trained: Experiment, experiment: Experimen
         )
 
 
-def _require_same_meaning(path: Path, trained: PolicyConfig, wanted: PolicyConfig) -> None:
-    """Check what shapes do not show: weights that fit could mean something else."""
-    for name in ("kind", *wanted.semantic_fields):
-        expected, actual = getattr(wanted, name), getattr(trained, name, None)
-        if expected != actual:
-            raise CheckpointError(f"{path} was trained with policy.{name.replace('_', '-')} {actual}, not {expected}")
+def _fitting(path: Path, trained: PolicyConfig, policy: SavedPolicy) -> SavedPolicy:
+    """Return a policy, if weights that were trained with another configuration fit its own.
+
+    Raises:
+        CheckpointError: They do not, or mean something else, which shapes do not show; the message names the settings.
+    """
+    wanted = policy.experiment.policy
+    names = [field.name for field in fields(cast(Any, wanted))] if trained.kind == wanted.kind else ["kind"]
+    differing = [name for name in names if getattr(wanted, name) != getattr(trained, name, None)]
+    misfit: CheckpointError | None = None
+    try:
+        policy.check()
+    except CheckpointError as error:
+        misfit = error
+    telling = differing if misfit else [name for name in differing if name in ("kind", *wanted.semantic_fields)]
+    if telling:
+        settings = [
+            f"policy.{name.replace('_', '-')} is {getattr(trained, name, None)} there, {getattr(wanted, name)} here"
+            for name in telling
+        ]
+        raise CheckpointError(f"{path} does not fit this experiment: {'; '.join(settings)}") from misfit
+    if misfit:
+        raise misfit
+    return policy
 
 
 def is_model(folder: Path) -> bool:

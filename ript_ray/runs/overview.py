@@ -1,6 +1,5 @@
 """The runs below a folder and how they stand, from their files alone: damaged ones, and those of plugins, too."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from ript_ray.config.changes import in_words
 from ript_ray.errors import CheckpointError
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.storage.jsonl import parse_lines
+from ript_ray.storage.reading import parse_json, read_object
 from ript_ray.types import RIPT
 
 MARKS = ("config.json", "run-id", "versions.json", ".lock", "checkpoints")
@@ -76,17 +76,17 @@ def overview(root: Path) -> list[RunOverview]:
 def _read(run: RunDir) -> RunOverview:
     try:
         return _read_sound(run)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # boundary: other runs are to be seen
-        what = str(error) if isinstance(error, (OSError, _DamagedError)) else repr(error)
+    except (OSError, CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:  # boundary: a row each
+        what = str(error) if isinstance(error, (OSError, CheckpointError)) else repr(error)
+        what = what.removeprefix(f"{run.path}/")
         return RunOverview(run.path, RunState.DAMAGED, what)
 
 
 def _read_sound(run: RunDir) -> RunOverview:
-    config, results, before = (_content(path) for path in (run.config, run.results, run.before))
-    if config is None:
-        raise _DamagedError(f"{run.config.name} is missing")
-    points, damaged = parse_lines(run.metrics_log, lambda line: dict(json.loads(line)))
-    state = _state(run, has_results=results is not None)
+    config = read_object(run.config)
+    results, before, status = (_content(path) for path in (run.results, run.before, run.status))
+    points, damaged = parse_lines(run.metrics_log, lambda line: dict(parse_json(line)))
+    state = _state(run, status, has_results=results is not None)
     detail = "" if state is RunState.FINISHED else _progress(points, int(config["num_updates"]))
     if damaged:
         detail += f" (damaged lines in {run.metrics_log.name}: {len(damaged)})"
@@ -106,10 +106,10 @@ def _read_sound(run: RunDir) -> RunOverview:
     )
 
 
-def _state(run: RunDir, *, has_results: bool) -> RunState:
+def _state(run: RunDir, ended: Mapping[str, Any] | None, *, has_results: bool) -> RunState:
     if run.is_running:
         return RunState.RUNNING
-    status = (_content(run.status) or {}).get("status")
+    status = (ended or {}).get("status")
     if status in ("KILLED", "FAILED"):
         return RunState.INTERRUPTED if status == "KILLED" else RunState.FAILED
     return RunState.FINISHED if has_results else RunState.KILLED
@@ -128,16 +128,4 @@ def _success(evaluation: Mapping[str, Any] | None) -> float | None:
 
 def _content(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or none if there is no file."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise _DamagedError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise _DamagedError(f"{path.name} is not a JSON object")
-    return content
-
-
-class _DamagedError(ValueError):
-    """A file of a run is missing or cannot be read; the message names it."""
+    return read_object(path) if path.exists() else None

@@ -26,6 +26,7 @@ from ript_ray.rl.weights import snapshot, tensors_of
 from ript_ray.runs.retention import prune_weights
 from ript_ray.storage.atomic import atomic_write, make_directory, os_errors_as_storage_error
 from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
+from ript_ray.storage.reading import parse_json, require_regular
 from ript_ray.types import GroupSummary, Progress, Version, Weights
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def _read(path: Path) -> tuple[list[GroupRecord], list[int]]:
 
 
 def _parse(line: bytes, path: Path) -> GroupRecord:
-    _require_known_schema(json.loads(line), path)
+    _require_known_schema(parse_json(line), path)
     return _READ.validate_json(line, strict=True)
 
 
@@ -193,6 +194,7 @@ def load_weights(path: Path, policy: Policy) -> None:
     Raises:
         CheckpointError: The file is missing or damaged, or does not fit the policy; the message names it.
     """
+    require_regular(path)
     try:
         tensors = load_file(path)
         with safe_open(path, "pt") as file:

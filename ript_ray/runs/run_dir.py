@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -20,7 +21,10 @@ from ript_ray.errors import CheckpointError, RunInUseError, StorageError
 from ript_ray.runs.provenance import differences, versions
 from ript_ray.storage.atomic import atomic_symlink, atomic_write, fsync_path, make_directory, os_errors_as_storage_error
 from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
+from ript_ray.storage.reading import parse_json, read_bytes, read_object
 from ript_ray.types import RIPT
+
+logger = logging.getLogger(__name__)
 
 POST_TRAINING_PREFIX = "update"
 """What the names of post-training checkpoints begin with; those of a supervised stage begin with its name."""
@@ -114,8 +118,8 @@ class RunDir:
     def changes(self) -> dict[str, str] | None:
         """What the run's options changed of its experiment's file, by option; none if that is not known."""
         try:
-            return {str(name): str(value) for name, value in json.loads(self.changes_file.read_text()).items()}
-        except (OSError, ValueError, AttributeError):
+            return {name: str(value) for name, value in read_object(self.changes_file).items()}
+        except CheckpointError:
             return None
 
     def _write_changes(self, changes: Mapping[str, str]) -> None:
@@ -189,20 +193,22 @@ class RunDir:
         path = self.path / "run-id"
         if not path.exists():  # the directory is older than such ids
             atomic_write(path, uuid.uuid4().hex)
-        return tuple(path.read_text().split())
+        content = read_bytes(path)
+        if not re.fullmatch(rb"\s*[0-9a-f]{32}(\s+[0-9a-f]{32})*\s*", content):
+            raise CheckpointError(
+                f"{path} is damaged: it must hold ids of 32 hexadecimal digits; delete it, and the run gets another "
+                "one, which is a new entry in the tracking store"
+            )
+        return tuple(content.decode().split())
 
-    @property
+    @functools.cached_property
     def versions(self) -> dict[str, str]:
-        """Versions of all software when the run began.
-
-        Raises:
-            CheckpointError: They are missing or cannot be read.
-        """
-        path = self.path / "versions.json"
+        """Versions of all software when the run began; none, with a warning, if they cannot be read."""
         try:
-            return {str(name): str(version) for name, version in json.loads(path.read_text()).items()}
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+            return {name: str(version) for name, version in read_object(self.path / "versions.json").items()}
+        except CheckpointError as error:
+            logger.warning("%s: whether anything has changed since the run began is not known", error)
+            return {}
 
     def record_resumption(self, point: str, now: dict[str, str]) -> None:
         """Record that the run is resumed from `point`, the name of a checkpoint, with the versions `now`."""
@@ -213,7 +219,7 @@ class RunDir:
     @property
     def resumed_versions(self) -> dict[str, str]:
         """What processes that resumed the run changed of `versions`, by name; the last one counts."""
-        later, _ = parse_lines(self.resumptions, lambda line: dict(json.loads(line)["versions"]))
+        later, _ = parse_lines(self.resumptions, lambda line: dict(parse_json(line)["versions"]))
         return {name: now[name] for now in later for name in differences(self.versions, now)}
 
     def extend(self, experiment: Experiment, end: int) -> None:

@@ -1,6 +1,5 @@
 """Runs of one experiment with several seeds, read from their folders."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.evaluate import EvaluationResult
 from ript_ray.evaluation.summary import Summary
 from ript_ray.runs.run_dir import RunDir
+from ript_ray.storage.reading import read_object
 
 FREE = (
     *("name", "seed", "start_from", "evaluation.every"),
@@ -55,8 +55,8 @@ def _read(path: Path) -> tuple[EvaluationResult, EvaluationResult]:
     results = RunDir(path).results
     if not results.exists():
         raise CheckpointError(f"{path} has not finished: it has no {results.name}; resume it")
+    content = read_object(results)
     try:
-        content = json.loads(results.read_text())
         return EvaluationResult.from_json(content["before"]), EvaluationResult.from_json(content["after"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{results} has no success before and after post-training: {error!r}") from error

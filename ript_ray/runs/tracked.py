@@ -1,7 +1,6 @@
 """How a run is known to its trackers: name, parameters, tags, files."""
 
 import hashlib
-import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from ript_ray.config.changes import in_words
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import flatten, to_json
 from ript_ray.runs.run_dir import RunDir
+from ript_ray.storage.reading import read_object
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.mlflow_run import SEEDS_TAG, Identity
 from ript_ray.tracking.store import Origin
@@ -48,12 +48,12 @@ def artifacts(folder: RunDir) -> list[Path]:
         folder.curve,
         *sorted(folder.videos.glob("*.gif")),
     )
-    return [path for path in files if path.exists()]
+    return [path for path in files if path.is_file()]
 
 
 def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
     """Return how a run is known in the tracking store."""
-    where: dict[str, Any] = json.loads(folder.machine.read_text()) if folder.machine.exists() else {}
+    where = read_object(folder.machine) if folder.machine.exists() else {}
     same_but_seed = to_json(replace(experiment, seed=0, start_from=None))
     changes = folder.changes
     tags = {

@@ -14,8 +14,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ript_ray.errors import CheckpointError, StorageError
+from ript_ray.errors import CheckpointError, StorageError, first_few
 from ript_ray.storage.atomic import fsync_path, make_directory, os_errors_as_storage_error
+from ript_ray.storage.reading import read_object, require_regular
 from ript_ray.types import Arrays
 
 SCHEMA = 1
@@ -73,10 +74,10 @@ def verify_manifest(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, str]:
+    manifest = read_object(path)
     try:
-        manifest = json.loads(path.read_text())
         schema, hashes = manifest["schema"], dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error!r}") from error
     if schema != SCHEMA:
         raise CheckpointError(f"{path} has schema {schema!r}; this version reads {SCHEMA}")
@@ -89,9 +90,12 @@ def require_finite(arrays: Arrays) -> None:
     Raises:
         CheckpointError: Some arrays are not finite; the message names them.
     """
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        raise CheckpointError(f"refusing to save weights that are not finite: {', '.join(broken)}")
+    if broken := _not_finite(arrays):
+        raise CheckpointError(f"refusing to save weights that are not finite: {broken}")
+
+
+def _not_finite(arrays: Arrays) -> str:
+    return ", ".join(first_few([name for name, array in arrays.items() if not np.isfinite(array).all()]))
 
 
 def save_arrays(arrays: Arrays, path: Path) -> None:
@@ -110,12 +114,16 @@ def load_arrays(path: Path) -> Arrays:
     """Read named arrays from safetensors.
 
     Raises:
-        CheckpointError: The file is missing or not valid, or has a dtype that NumPy lacks.
+        CheckpointError: The file is missing or not valid, has a dtype that NumPy lacks, or values that are not finite.
     """
+    require_regular(path)
     try:
-        return dict(load_file(path))
+        arrays: Arrays = load_file(path)
     except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a dtype that NumPy lacks
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if broken := _not_finite(arrays):
+        raise CheckpointError(f"{path} has values that are not finite: {broken}")
+    return arrays
 
 
 def sha256_of(path: Path) -> str:

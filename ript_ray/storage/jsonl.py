@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ript_ray.storage.atomic import atomic_write, fsync_path, os_errors_as_storage_error
+from ript_ray.storage.reading import read_bytes
 
 T = TypeVar("T")
 
@@ -25,10 +26,13 @@ def parse_lines(path: Path, parse: Callable[[bytes], T]) -> tuple[list[T], list[
 
     Returns:
         What the lines hold, and the numbers, from 1, of those that were skipped with a warning.
+
+    Raises:
+        CheckpointError: Something else than a file is at `path`.
     """
     values: list[T] = []
     damaged: list[int] = []
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = read_bytes(path).splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             values.append(parse(line))
@@ -53,12 +57,15 @@ class AppendOnlyLog:
         Args:
             path: An existing log is continued.
             line_noun: What to call the lines in `error`, plural.
+
+        Raises:
+            CheckpointError: Something else than a file is at `path`.
         """
         self.error: str | None = None
         self._path = path
         self._line_noun = line_noun
         self._unwritten: list[bytes] = []
-        self._end = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0  # end of the last complete line
+        self._end = read_bytes(path).rfind(b"\n") + 1 if path.exists() else 0  # end of the last complete line
 
     def append(self, line: str) -> None:
         """Buffer a line, given without its line break, until `flush`."""

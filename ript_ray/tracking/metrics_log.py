@@ -5,10 +5,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
+
+import pydantic
 
 from ript_ray.errors import CheckpointError
 from ript_ray.storage.jsonl import AppendOnlyLog, parse_lines
+from ript_ray.storage.reading import parse_json
 
 METRICS_SCHEMA = 3
 """Version of the line format, written to every line; version 1 has neither a schema nor a kind, 2 no validation."""
@@ -33,9 +36,9 @@ class MetricPoint:
 
     update: int
     env_steps: int
-    wall_s: float
+    wall_s: pydantic.FiniteFloat
     timestamp_ms: int
-    metrics: dict[str, float]
+    metrics: dict[str, pydantic.FiniteFloat]
     kind: PointKind
     stage: str = "ript"
 
@@ -54,6 +57,9 @@ def over_axes(point: MetricPoint) -> list[tuple[str, int, float]]:
         for name, value in point.metrics.items()
         if not axis or name.endswith("/success_rate")
     ]
+
+
+_READ = pydantic.TypeAdapter(MetricPoint)
 
 
 class MetricsLog:
@@ -138,7 +144,7 @@ def _line_of(point: MetricPoint) -> str:
 
 
 def _parse(line: bytes, path: Path) -> MetricPoint:
-    content = json.loads(line)
+    content = parse_json(line)
     schema = content.get("schema", 1)
     if schema > METRICS_SCHEMA:
         raise CheckpointError(
@@ -148,9 +154,7 @@ def _parse(line: bytes, path: Path) -> MetricPoint:
     known = {field.name: content[field.name] for field in fields(MetricPoint) if field.name in content}
     if schema == 1:
         known["kind"] = _kind_of(known.get("metrics", {}))
-    if known.get("kind") not in get_args(PointKind):
-        raise ValueError(f"unknown kind: {known.get('kind')!r}")
-    return MetricPoint(**known)
+    return _READ.validate_json(json.dumps(known), strict=True)
 
 
 def _kind_of(metrics: dict[str, float]) -> PointKind:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.request import url2pathname
 
+from ript_ray.errors import CheckpointError
 from ript_ray.storage.atomic import atomic_write
+from ript_ray.storage.reading import read_object
 
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 ORIGIN = "tracking.json"
@@ -54,10 +56,10 @@ class Origin:
     def read(cls, folder: Path) -> Self:
         """Return the origin of the run in a folder; of one that does not say it, or not legibly, the defaults."""
         try:
-            content = json.loads((folder / ORIGIN).read_text())
+            content = read_object(folder / ORIGIN)
             known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
             return cls(**{**known, "trackers": tuple(known.get("trackers", cls.trackers))})
-        except (OSError, ValueError, TypeError):
+        except (CheckpointError, TypeError):
             return cls()
 
     def write(self, folder: Path) -> None:

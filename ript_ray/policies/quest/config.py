@@ -1,10 +1,12 @@
 """Configuration of QueST and of its supervised stages. The defaults are the published model's."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.checks import require, require_at_least, require_between, require_positive
+from ript_ray.errors import CheckpointError
 from ript_ray.policies.base import PolicyConfig
 from ript_ray.policies.supervised import Augmentation, SFTConfig, SupervisedStage, SupervisedTask
 from ript_ray.types import Arrays
@@ -20,6 +22,13 @@ ACTIONS_PER_TOKEN = 4
 
 PIXELS_PER_FEATURE = 8
 """Downsampling factor of the image encoder: pixels per entry of its last feature map, along either side."""
+
+# Far above any policy, so that a mistyped or forged size is named before anything of that size is built:
+MAX_WIDTH = 65_536
+MAX_LAYERS = 1_000
+MAX_CHUNK = 1_000
+MAX_IMAGE_SIZE = 4_096
+MAX_VOCABULARY = 1_000_000
 
 TEXT = "text/"
 """Prefix of the arrays with an instruction's text features, followed by the instruction."""
@@ -74,23 +83,25 @@ class QuestConfig(PolicyConfig):
             language model, stored with the weights), index (position in `instructions`, with a learned embedding).
             Source: ours, hashed; published: features (LIBERO), index (MetaWorld).
         instructions: The instructions of task_input index, at most num_tasks; otherwise empty.
-        num_tasks: Learned embeddings of task_input index, at least 1.
-        chunk_length: Actions decoded per query, in environment steps; a multiple of 4, at least 4.
+        num_tasks: Learned embeddings of task_input index, 1 to 1,000,000.
+        chunk_length: Actions decoded per query, in environment steps; a multiple of 4, 4 to 1,000.
         num_executed: Actions executed before the next query, 1 to chunk_length.
-        fsq_levels: Levels of the skill quantizer, each at least 2; their product is the vocabulary.
-        skill_width: Width of the autoencoder, a multiple of 8.
-        skill_layers: Layers of the autoencoder's encoder and decoder, each at least 1.
-        prior_width: Width of the prior, a multiple of 2 * prior_heads.
-        prior_layers: Layers of the prior, at least 1.
-        prior_heads: Attention heads of the prior, at least 1.
-        state_width: Width of the encoder of each low-dimensional sensor, at least 1.
-        image_size: Side of the encoder's input images, in pixels, a multiple of 8. Larger images are scaled down.
-        image_channels: Channels of the first stage of each camera's encoder, at least 1.
-        image_width: Width of each camera's encoder, at least 1.
-        text_features: Length of an instruction's vector with task_input hashed or features, at least 1.
+        fsq_levels: Levels of the skill quantizer, each at least 2; their product is the vocabulary, at most
+            1,000,000.
+        skill_width: Width of the autoencoder, a multiple of 8, at most 65,536.
+        skill_layers: Layers of the autoencoder's encoder and decoder, each 1 to 1,000.
+        prior_width: Width of the prior, a multiple of 2 * prior_heads, at most 65,536.
+        prior_layers: Layers of the prior, 1 to 1,000.
+        prior_heads: Attention heads of the prior, 1 to 65,536.
+        state_width: Width of the encoder of each low-dimensional sensor, 1 to 65,536.
+        image_size: Side of the encoder's input images, in pixels, a multiple of 8, at most 4,096. Larger images are
+            scaled down.
+        image_channels: Channels of the first stage of each camera's encoder, 1 to 65,536.
+        image_width: Width of each camera's encoder, 1 to 65,536.
+        text_features: Length of an instruction's vector with task_input hashed or features, 1 to 65,536.
         dropout: Dropout probability in the supervised stages, 0 to below 1.
         top_k: Sample tokens among the top_k most likely ones; 0 for all.
-        temperature: Sampling temperature, above 0.
+        temperature: Sampling temperature, above 0 and finite.
         scored_against: Distribution that scores a sampled token: all (all tokens at temperature 1) or candidates (the
             top_k that it was drawn from, at the sampling temperature). Source: authors' code, all; see
             docs/decisions/0007-scored-distribution.md.
@@ -135,30 +146,33 @@ class QuestConfig(PolicyConfig):
     def __post_init__(self) -> None:
         self._check_inputs()
         require(
-            self.chunk_length > 0 and self.chunk_length % ACTIONS_PER_TOKEN == 0,
-            f"policy.chunk-length must be a multiple of {ACTIONS_PER_TOKEN}, at least {ACTIONS_PER_TOKEN}, "
-            f"not {self.chunk_length}",
+            0 < self.chunk_length <= MAX_CHUNK and self.chunk_length % ACTIONS_PER_TOKEN == 0,
+            f"policy.chunk-length must be a multiple of {ACTIONS_PER_TOKEN}, from {ACTIONS_PER_TOKEN} to "
+            f"{MAX_CHUNK}, not {self.chunk_length}",
         )
         require_between("policy.num-executed", self.num_executed, 1, self.chunk_length)
         require(
-            len(self.fsq_levels) > 0 and min(self.fsq_levels) >= 2,
-            f"policy.fsq-levels must be one or more numbers, each at least 2, not {self.fsq_levels}",
+            len(self.fsq_levels) > 0 and min(self.fsq_levels) >= 2 and math.prod(self.fsq_levels) <= MAX_VOCABULARY,
+            "policy.fsq-levels must be one or more numbers, each at least 2, with a product of at most "
+            f"{MAX_VOCABULARY}, not {self.fsq_levels}",
         )
         require(
-            self.skill_width > 0 and self.skill_width % 8 == 0,
-            f"policy.skill-width must be a multiple of 8, not {self.skill_width}",
+            0 < self.skill_width <= MAX_WIDTH and self.skill_width % 8 == 0,
+            f"policy.skill-width must be a multiple of 8, at most {MAX_WIDTH}, not {self.skill_width}",
         )
-        require(min(self.skill_layers) >= 1, f"policy.skill-layers must each be at least 1, not {self.skill_layers}")
-        for name in ("prior_layers", "prior_heads", "state_width", "text_features", "image_channels", "image_width"):
-            require_at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 1)
+        for layers in self.skill_layers:
+            require_between("policy.skill-layers", layers, 1, MAX_LAYERS)
+        for name in ("prior_heads", "state_width", "text_features", "image_channels", "image_width"):
+            require_between(f"policy.{name.replace('_', '-')}", getattr(self, name), 1, MAX_WIDTH)
+        require_between("policy.prior-layers", self.prior_layers, 1, MAX_LAYERS)
         require(
-            self.prior_width > 0 and self.prior_width % (2 * self.prior_heads) == 0,
+            0 < self.prior_width <= MAX_WIDTH and self.prior_width % (2 * self.prior_heads) == 0,
             f"policy.prior-width must be a multiple of 2 * prior-heads = {2 * self.prior_heads}, "
-            f"not {self.prior_width}",
+            f"at most {MAX_WIDTH}, not {self.prior_width}",
         )
         require(0 <= self.dropout < 1, f"policy.dropout must be from 0 to below 1, not {self.dropout}")
         require_at_least("policy.top-k", self.top_k, 0)
-        require(self.temperature > 0, f"policy.temperature must be above 0, not {self.temperature}")
+        require_positive("policy.temperature", self.temperature)
 
     def build(self, spec: EnvironmentSpec) -> "QuestPolicy":
         """Build the policy with random weights; see `PolicyConfig.build`."""
@@ -167,12 +181,17 @@ class QuestConfig(PolicyConfig):
         state_dims = {name: spec.state_dims[name] for name in self.sensors}
         return QuestPolicy(self, action_dim=spec.action_dim, state_dims=state_dims)
 
+    def check_arrays(self, spec: EnvironmentSpec, arrays: Arrays) -> None:
+        """Check that arrays fit, without memory for a policy: sizes in a file may be out of this world."""
+        try:
+            policy = self._build_without_memory(spec)
+        except (KeyError, RuntimeError, TypeError) as error:  # a foreign specification
+            raise CheckpointError(f"no policy can be built for {spec.name}: {str(error).splitlines()[0]}") from error
+        policy.load_state_arrays(arrays)
+
     def card(self, spec: EnvironmentSpec, arrays: Arrays) -> dict[str, str]:
         """Return rows for the model card."""
-        import torch
-
-        with torch.device("meta"):
-            num_parameters = sum(value.numel() for value in self.build(spec).parameters())
+        num_parameters = sum(value.numel() for value in self._build_without_memory(spec).parameters())
         texts = [name.removeprefix(TEXT) for name in arrays if name.startswith(TEXT)]
         known = {"features": texts, "index": list(self.instructions)}.get(self.task_input)
         return {
@@ -195,6 +214,12 @@ class QuestConfig(PolicyConfig):
         other = "text_features" if is_learned else "num_tasks"
         return unused | {other: f"policy.task-input is {self.task_input}"}
 
+    def _build_without_memory(self, spec: EnvironmentSpec) -> "QuestPolicy":
+        import torch
+
+        with torch.device("meta"):
+            return self.build(spec)
+
     def _check_inputs(self) -> None:
         names = self.cameras + self.sensors
         require(bool(names), "policy.sensors and policy.cameras must together name at least one")
@@ -202,10 +227,11 @@ class QuestConfig(PolicyConfig):
         has_dot = any("." in name for name in names)
         require(not has_dot, f"policy.sensors and policy.cameras must contain no dot, not {names}")
         require(
-            self.image_size > 0 and self.image_size % PIXELS_PER_FEATURE == 0,
-            f"policy.image-size must be a positive multiple of {PIXELS_PER_FEATURE}, not {self.image_size}",
+            0 < self.image_size <= MAX_IMAGE_SIZE and self.image_size % PIXELS_PER_FEATURE == 0,
+            f"policy.image-size must be a multiple of {PIXELS_PER_FEATURE}, from {PIXELS_PER_FEATURE} to "
+            f"{MAX_IMAGE_SIZE}, not {self.image_size}",
         )
-        require_at_least("policy.num-tasks", self.num_tasks, 1)
+        require_between("policy.num-tasks", self.num_tasks, 1, MAX_VOCABULARY)
         require(
             len(set(self.instructions)) == len(self.instructions),
             f"policy.instructions must differ from each other, not {self.instructions}",

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ript_ray.errors import CheckpointError
-from ript_ray.storage.atomic import atomic_write
+from ript_ray.errors import CheckpointError, first_few
+from ript_ray.storage.atomic import atomic_write, require_absent
+from ript_ray.storage.reading import require_regular
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,12 @@ COMPUTED_CALLS = frozenset({"STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 MAX_PICKLE_BYTES = 16_000_000
 """Largest accepted pickle, without tensors; that of a published policy has about 40 kB."""
 
+MAX_TUPLES = 20_000
+"""Most tuples of an accepted pickle; a policy with its optimizers' state has about 6,000.
+
+Tuples within tuples, hundreds of thousands deep, would overflow the stack of the process once they are hashed.
+"""
+
 
 def upstream_format(name: str) -> UpstreamFormat:
     """Return the format of that name; raises CheckpointError if there is none."""
@@ -99,15 +106,19 @@ def read_upstream_checkpoint(path: Path) -> UpstreamCheckpoint:
     except Exception as error:  # a corrupt file can fail anywhere in torch
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     entries = _model_in(content, path)
-    strange = [str(name) for name, value in entries.items() if not (isinstance(name, str) and _is_plain(value))]
+    strange = [_name_of(name) for name, value in entries.items() if not (isinstance(name, str) and _is_plain(value))]
     if strange or not entries:
-        raise CheckpointError(f"{path} contains {', '.join(strange) or 'no entry'} where named tensors are expected")
+        raise CheckpointError(
+            f"{path} contains {', '.join(first_few(strange)) or 'no entry'} where named tensors are expected"
+        )
     prefixed = [name for name in entries if name.startswith(PREFIX["ript"])]
     if not prefixed:
         return UpstreamCheckpoint("sft", dict(entries))
     if len(prefixed) < len(entries):
         odd = [name for name in entries if name not in prefixed]
-        raise CheckpointError(f"{path} mixes two formats: these entries lack the prefix 'module.': {', '.join(odd)}")
+        raise CheckpointError(
+            f"{path} mixes two formats: these entries lack the prefix 'module.': {', '.join(first_few(odd))}"
+        )
     return UpstreamCheckpoint("ript", {name.removeprefix(PREFIX["ript"]): value for name, value in entries.items()})
 
 
@@ -115,11 +126,9 @@ def write_upstream_checkpoint(path: Path, arrays: Mapping[str, NDArray[np.generi
     """Write the entries of a state dict to a file, which must not exist.
 
     Raises:
-        CheckpointError: The file exists.
-        StorageError: The file cannot be written; nothing is left behind.
+        StorageError: The file exists or cannot be written; nothing is left behind.
     """
-    if path.exists():
-        raise CheckpointError(f"{path} exists already and is not overwritten")
+    require_absent(path)
     file = io.BytesIO()
     torch.save({"model": {PREFIX[layout] + name: torch.from_numpy(array) for name, array in arrays.items()}}, file)
     atomic_write(path, file.getvalue())
@@ -144,8 +153,9 @@ def _model_in(content: object, path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{path} is not a dict with the key 'model' and a state dict as its value")
     others = content.keys() - {"model"}
-    if unknown := sorted(map(str, others - IGNORED_KEYS)):
-        raise CheckpointError(f"{path} has keys that the authors' files do not have: {', '.join(unknown)}")
+    if unknown := sorted(map(_name_of, others - IGNORED_KEYS)):
+        listed = ", ".join(first_few(unknown))
+        raise CheckpointError(f"{path} has keys that the authors' files do not have: {listed}")
     if others:
         logger.info("ignoring all of %s but its model: %s", path, ", ".join(sorted(others)))
     if content.get("stage") == 0:
@@ -155,30 +165,57 @@ def _model_in(content: object, path: Path) -> dict[Any, Any]:
 
 
 def _refuse_code(path: Path) -> None:
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            pickles = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
-            if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
-                raise CheckpointError(f"{path} is not a file of one state dict: it contains {len(pickles)} pickles")
-            called = _calls(archive.read(pickles[0]))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is nothing at {path}") from error
+            called = _calls(_read_pickle(archive))
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} is not a file that torch.save wrote: {error}") from error
-    refused = sorted(called - ALLOWED - REPLACED.keys())
-    if refused:
-        raise CheckpointError(f"{path} was refused without executing anything: it calls {', '.join(refused)}")
+    if refused := sorted(called - ALLOWED - REPLACED.keys()):
+        listed = ", ".join(first_few(refused))
+        raise CheckpointError(f"{path} was refused without executing anything: it calls {listed}")
+
+
+def _read_pickle(archive: zipfile.ZipFile) -> bytes:
+    """Return the pickle of an archive, the same that torch will find.
+
+    Python looks for an archive at the end of a file, torch at its beginning, and for names in any case.
+
+    Raises:
+        ValueError: The archive does not begin where the file does, or has not one pickle of a sensible size.
+    """
+    entries = archive.infolist()
+    if not entries or min(entry.header_offset for entry in entries) > 0:
+        raise ValueError("it does not begin with its archive")
+    pickles = [entry for entry in entries if entry.filename.lower().endswith(".pkl")]
+    if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
+        raise ValueError(f"it does not have one state dict, but {len(pickles)} pickles")
+    if pickles[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("it is packed by a method that torch does not read")
+    return archive.read(pickles[0])
 
 
 def _calls(pickle: bytes) -> set[str]:
-    """Return every callable that a pickle names, as `module name`."""
+    """Return every callable that a pickle names, as `module name`.
+
+    Raises:
+        ValueError: It is damaged, or has more than `MAX_TUPLES` tuples.
+    """
     called: set[str] = set()
+    num_tuples = 0
     for operation, argument, _ in pickletools.genops(pickle):
+        num_tuples += "TUPLE" in operation.name
+        if num_tuples > MAX_TUPLES:
+            raise ValueError(f"it has more than {MAX_TUPLES:,} tuples")
         if operation.name in ("GLOBAL", "INST"):
             called.add(str(argument))
         elif operation.name in COMPUTED_CALLS:
             called.add(f"a computed callable ({operation.name})")
     return called
+
+
+def _name_of(key: object) -> str:
+    return key if isinstance(key, str) else f"a {type(key).__name__}"  # others may be too deep to be shown
 
 
 def _is_plain(value: object) -> bool:

@@ -65,7 +65,7 @@ def test_a_newer_field_without_a_value_from_before_makes_an_older_file_refused_b
         ({"motor": {"power": 3, "gear": 2}}, r"unknown motor\.gear \(did you mean gears\?\)"),
         ({"motor": {}}, r"missing motor\.power"),
         ({"motor": {"power": "3"}}, "valid integer"),
-        ([3], "it is not a JSON object"),
+        ([3], r"car\.json cannot be read: it is JSON, but no object"),
     ],
 )
 def test_an_invalid_file_is_refused_with_the_reason(tmp_path: Path, content: object, message: str) -> None:

@@ -95,8 +95,8 @@ def test_contexts_are_read_from_a_file_to_the_last_bit_for_the_tasks_and_the_num
 
 
 BAD_CONTEXT_FILES = {
-    "missing": (None, "contexts.json is not a valid context file"),
-    "not JSON": ("[{", "contexts.json is not a valid context file"),
+    "missing": (None, "contexts.json is missing"),
+    "not JSON": ("[{", "contexts.json cannot be read: it is not JSON"),
     "not a list of contexts": ('{"task": "left"}', "contexts.json is not a valid context file"),
     "no state": ('[{"task": "left"}]', "KeyError.*initial_state"),
     "a state of words": ('[{"task": "left", "initial_state": ["a"]}]', "contexts.json is not a valid context file"),

@@ -208,8 +208,8 @@ def test_the_splits_of_the_papers_go_to_train_and_test() -> None:
     assert set(paths) == set(ML45_TRAIN + ML45_HELD_OUT)
     assert {path.parent.name for task, path in paths.items() if task in ML45_TRAIN} == {"train"}
     assert {str(paths[task].parent) for task in ML45_HELD_OUT} == {"data/metaworld/ML45_PRISE/test"}
-    with pytest.raises(ConfigError, match="or ml45-train or ml45-test for a set of tasks"):
-        files_of(MetaWorld(), Path("data"), ["ml45"])
+    with pytest.raises(ConfigError, match="did you mean ml45-train"):
+        files_of(MetaWorld(), Path("data"), ["ml45-trian"])
     with pytest.raises(ConfigError, match="name at least one"):
         files_of(MetaWorld(), Path("data"), [])
 

@@ -16,6 +16,7 @@ from ript_ray.cli.convert import ImportMetadata, export_checkpoint, import_check
 from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError, ConfigError, StorageError
 from ript_ray.policies.quest.policy import QuestPolicy
+from ript_ray.policies.quest.presets import Variant
 from ript_ray.policies.quest.upstream_checkpoint import read_upstream_checkpoint
 from ript_ray.runs import checkpoint
 from ript_ray.runs.model_dir import from_pretrained
@@ -122,7 +123,7 @@ def test_export_restores_every_tensor_byte_for_byte_in_its_original_format(impor
     for name, tensor in theirs.items():
         assert ours["model"][name].dtype == tensor.dtype
         assert ours["model"][name].numpy().tobytes() == tensor.contiguous().numpy().tobytes(), name
-    with pytest.raises(CheckpointError, match=r"out\.pth exists already"):
+    with pytest.raises(StorageError, match=r"out\.pth exists already"):
         export_checkpoint(imported, tmp_path / "out.pth")
 
 
@@ -190,7 +191,7 @@ def spoiled(policy: QuestPolicy) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_every_missing_surplus_and_misshapen_entry_is_listed_and_nothing_is_written(
+def test_the_first_entries_that_do_not_fit_are_shown_and_the_rest_is_counted(
     metaworld: QuestPolicy, tmp_path: Path, prefix: str
 ) -> None:
     torch.save({"model": {prefix + name: value for name, value in spoiled(metaworld).items()}}, tmp_path / "bad.pth")
@@ -199,13 +200,23 @@ def test_every_missing_surplus_and_misshapen_entry_is_listed_and_nothing_is_writ
             tmp_path / "bad.pth", tmp_path / "out", variant="metaworld", metadata=ImportMetadata(instructions=TASKS)
         )
     assert str(caught.value).splitlines()[1:] == [
-        "  missing image_encoders.corner_rgb.block_1.bn1.running_var",
-        "  missing policy_prior.head.bias",
-        "  unknown surplus",
         "  obs_proj.weight has shape (3, 3), not (384, 384)",
-        "  obs_proj.bias has type int64, not float32",
+        "  missing image_encoders.corner_rgb.block_1.bn1.running_var",
+        "  unknown surplus",
+        "  and 2 more",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+
+
+def test_a_file_of_the_other_variant_is_named_as_such(metaworld: QuestPolicy, tmp_path: Path) -> None:
+    torch.save({"model": metaworld.state_dict()}, tmp_path / "metaworld.pth")
+    cases: tuple[tuple[Path, Variant, Variant], ...] = (
+        (tmp_path / "metaworld.pth", "libero", "metaworld"),
+        (published_file("ript"), "metaworld", "libero"),
+    )
+    for path, variant, other in cases:
+        with pytest.raises(CheckpointError, match=f"is the {other} variant, not {variant}: try --variant {other}$"):
+            import_checkpoint(path, tmp_path / "out", variant=variant, metadata=ImportMetadata())
 
 
 def test_weights_that_are_not_finite_are_not_imported(metaworld: QuestPolicy, tmp_path: Path) -> None:
@@ -239,7 +250,7 @@ def test_a_file_of_another_kind_is_refused_with_the_reason(case: str, tmp_path: 
 
 
 def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is nothing at .*nowhere\.pth"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth is missing"):
         read_upstream_checkpoint(tmp_path / "nowhere.pth")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "text.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -335,7 +346,11 @@ def test_a_run_is_loaded_as_a_policy_but_not_exported_if_the_authors_code_could_
     with pytest.raises(CheckpointError, match="none of the published policies") as caught:
         export_checkpoint(tmp_path / "run", tmp_path / "out.pth")
     assert "unknown lowdim_encoders.state.offset" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 5, "a wall of entries"
     assert not (tmp_path / "out.pth").exists()
+    (tmp_path / "there.pth").touch()
+    with pytest.raises(StorageError, match=r"there\.pth exists already"):
+        export_checkpoint(tmp_path / "nowhere", tmp_path / "there.pth")
     with pytest.raises(CheckpointError, match="there is nothing at"):
         from_pretrained(tmp_path / "nowhere")
 

@@ -1,9 +1,11 @@
 import ast
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.numpy import save_file
@@ -13,9 +15,10 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.errors import CheckpointError, StorageError
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.model_dir import from_pretrained, initial_policy
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.storage import hashed_dir
-from ript_ray.types import Progress
+from ript_ray.types import RIPT, Progress
 from tests.commands import ROOT
 from tests.conftest import TINY_QUEST
 from tests.disk import full_disk
@@ -143,6 +146,59 @@ def test_an_invalid_experiment_is_refused(saved: Path, old: str, new: str, messa
         checkpoint.load(saved)
 
 
+def test_weights_that_are_not_finite_are_refused_when_they_are_read(source: SavedPolicy, saved: Path) -> None:
+    arrays = {name: array.copy() for name, array in source.arrays.items()}
+    arrays["obs_proj.bias"][0] = np.nan
+    save_file(arrays, saved / "policy.safetensors")
+    rehash(saved)
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors has values that are not finite: obs_proj\.bias$"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("state_width", "8", "1" + 30 * "0"),
+        ("prior_width", "16", "96000000"),
+        ("skill_width", "16", "1000000000"),
+        ("text_features", "16", "1000000000"),
+        ("prior_layers", "2", "1000000"),
+        ("chunk_length", "4", "1000000000"),
+        ("text_features", "16", "65536"),
+        ("prior_layers", "2", "1000"),
+    ],
+)
+def test_sizes_out_of_this_world_are_refused_before_anything_is_built(
+    saved: Path, name: str, old: str, new: str
+) -> None:
+    path = saved / "experiment.json"
+    assert path.read_text().count(f'"{name}": {old}') == 1
+    path.write_text(path.read_text().replace(f'"{name}": {old}', f'"{name}": {new}'))
+    rehash(saved)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(CheckpointError, match=f"policy.{name.replace('_', '-')} must|does not fit|do not fit"):
+        from_pretrained(saved)
+    assert psutil.Process().memory_info().rss < before + 300e6
+
+
+def test_a_setting_that_a_file_has_twice_is_refused(saved: Path) -> None:
+    path = saved / "experiment.json"
+    path.write_text(path.read_text().replace('"seed": 4', '"seed": 0, "seed": 4'))
+    rehash(saved)
+    with pytest.raises(CheckpointError, match=r"experiment\.json cannot be read: it has 'seed' twice"):
+        checkpoint.load(saved)
+
+
+def test_other_sizes_than_those_of_the_weights_are_named_by_their_setting(saved: Path) -> None:
+    (saved.parents[1] / "results.json").touch()
+    wider = replace(TINY_QUEST, prior_width=32)
+    experiment = Experiment("wider", ("reach-v3",), policy=wider, stages=(RIPT,), start_from=saved)
+    with pytest.raises(CheckpointError, match=r"not fit this experiment: policy\.prior-width is 16 there, 32 here$"):
+        initial_policy(experiment)
+    fitting = replace(experiment, policy=replace(TINY_QUEST, top_k=3))
+    assert initial_policy(fitting).experiment == fitting, "what does not change the weights may differ"
+
+
 def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Path) -> None:
     path = saved / "experiment.json"
     path.write_text(path.read_text().replace('"prior_layers": 2', '"prior_layers": 1'))
@@ -223,7 +279,9 @@ def test_foreign_weights_with_a_matching_hash_are_refused_by_name(saved: Path) -
     save_file({"foreign.weight": np.zeros((2, 2), np.float32)}, saved / "policy.safetensors")
     rehash(saved)
     run = saved.parent.parent
-    with pytest.raises(CheckpointError, match=r"update-00003/policy\.safetensors is foreign(.|\n)*foreign\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"policy\.safetensors is foreign(.|\n)*foreign\.weight\n(.|\n)*and \d+ more"
+    ):
         checkpoint.latest_valid(run)
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 
 from ript_envs.contract import EnvironmentSpec
 from ript_envs.metaworld.benchmark import MetaWorld
+from ript_ray import api
 from ript_ray.cli.main import Compare, Evaluate, Replay
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import PPO, Evaluation, Sampling
@@ -230,8 +231,10 @@ def test_a_policy_without_experiment_is_compared_on_the_others_contexts(run: Pat
     )
     before, found = (json.loads(path.read_text()) for path in (run / "before.json", tmp_path / "out.json"))
     assert found["B"]["outcomes"] == {task: before["outcomes"][task] for task in EXPERIMENT.tasks[:1]}
-    with pytest.raises(CheckpointError, match="holds a policy without experiment"):
+    with pytest.raises(CheckpointError, match=r"model is a model folder.* `ript-ray compare RUN .*--start-from"):
         Compare(tmp_path / "model", run, cluster=HERE).run()
+    with pytest.raises(CheckpointError, match="model is a model folder"):
+        api.evaluate(tmp_path / "model", cluster=HERE)
     foreign = EnvironmentSpec("foreign", action_dim=7, state_dims={"state": 9})
     model = Model(
         Card("foreign", EXPERIMENT.policy, foreign, (), provenance), EXPERIMENT.policy.build(foreign).state_arrays()

@@ -90,10 +90,20 @@ def test_where_no_file_states_the_experiment_what_changed_is_not_known(folder: R
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
-def test_versions_that_cannot_be_read_are_named(folder: RunDir, content: str) -> None:
+def test_versions_that_cannot_be_read_are_told_once_and_stop_nothing(
+    folder: RunDir, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder.path / "versions.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"versions\.json cannot be read"):
-        _ = folder.versions
+    folder.record_resumption("update-00001", {"python": "3"})
+    assert (folder.versions, folder.resumed_versions) == ({}, {})
+    assert caplog.text.count("versions.json cannot be read") == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"garbage", b"", b"0123456789abcdef0123456789abcdeX"])
+def test_a_damaged_id_is_named_with_what_to_do(folder: RunDir, content: bytes) -> None:
+    (folder.path / "run-id").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"run-id is damaged: .* delete it, and the run gets another one"):
+        _ = folder.run_id
 
 
 def test_a_run_is_locked_by_one_process_and_unlocked_by_its_death(folder: RunDir) -> None:
