@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from ript_ray.checks import require
-from ript_ray.cli.entrypoint import print_line, register_plugins, run_command
+from ript_ray.cli.entrypoint import begin_loading, print_line, register_plugins, run_command
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import ViewMode, console_logging
@@ -82,11 +82,12 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
     """Resume or extend a run and print its results; returns the exit code. See `resume_experiment`."""
-    from ript_ray.pipeline import resume_experiment
-    from ript_ray.tracking.console import View
-
     console = Console()
     with console_logging(mode.log_level, console):
+        begin_loading(run)
+        from ript_ray.pipeline import resume_experiment
+        from ript_ray.tracking.console import View
+
         results = resume_experiment(
             run,
             cluster,
@@ -121,16 +122,15 @@ def report(results: "Results", console: Console) -> int:
 
 
 def _run(launch: Launch) -> int:
-    # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
-    from ript_ray.pipeline import run_experiment
-    from ript_ray.tracking.console import View
-
     console = Console()
-    with (
-        console_logging(launch.view.log_level, console),
-        View(launch.view, launch.experiment.num_updates, console) as view,
-    ):
-        results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label)
+    with console_logging(launch.view.log_level, console):
+        begin_loading()
+        # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
+        from ript_ray.pipeline import run_experiment
+        from ript_ray.tracking.console import View
+
+        with View(launch.view, launch.experiment.num_updates, console) as view:
+            results = run_experiment(launch.experiment, launch.cluster, runs=launch.runs, view=view, label=launch.label)
     return report(results, console)
 
 
