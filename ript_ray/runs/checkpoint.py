@@ -8,6 +8,7 @@ read by unpickling.
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -312,7 +313,12 @@ def find(path: Path) -> Path:
 
 
 def quarantine_newer(folder: Path) -> None:
-    """Rename the checkpoints of a run that are newer than `folder`: the resumed run will make them again."""
+    """Rename the checkpoints of a run that are newer than `folder`, which the resumed run will make again.
+
+    What a killed process has left of a checkpoint that it was saving is removed: its update may never be saved again.
+    """
+    for unfinished in folder.parent.glob(f".*{UNFINISHED}"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     saved = saved_in(folder.parent.parent)
     for newer in saved[saved.index(folder) + 1 :]:
         newer.rename(newer.with_name(f".{newer.name}.skipped-{time.time_ns()}"))

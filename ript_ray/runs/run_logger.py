@@ -14,8 +14,8 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import flatten, to_json
 from ript_ray.errors import StorageError
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.driver_watch import DriverWatch
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind, read_metrics
 from ript_ray.tracking.mlflow_run import SEEDS_TAG, Identity
 from ript_ray.tracking.tracker import RunStatus, Tracker, now_ms
@@ -61,9 +61,12 @@ class RunLogger:
             folder.renew_run_id()
         totals = state.totals if state else RunTotals()
         self._earlier_s = max([totals.wall_s, *(point.wall_s for point in self.restored_points)])
-        self._tracker = Tracker(self._metrics_log, tracking_identity(folder, experiment), self.restored_points)
+        self._identity = tracking_identity(folder, experiment)
+        self._tracker = Tracker(self._metrics_log, self._identity, self.restored_points)
+        self._watch: DriverWatch | None = None
 
     def __enter__(self) -> Self:
+        self._watch = DriverWatch(self.folder.path, self._identity)
         return self
 
     def __exit__(
@@ -77,10 +80,12 @@ class RunLogger:
             what = "stopped" if kind is KeyboardInterrupt else "failed; once the cause is mended,"
             logger.warning("the run has %s: it goes on with ript-ray resume %s", what, self.folder.path)
         with contextlib.suppress(StorageError):  # a disk that is full now has ended the run with its own error
-            atomic_write(self.folder.status, json.dumps({"status": status}) + "\n")
+            self.folder.write_status(status)
         self._metrics_log.flush()
         self._tracker.log_files(artifacts(self.folder))
         self.tracking_error = self._tracker.close(status)
+        if self._watch:
+            self._watch.end()
 
     @property
     def wall_s(self) -> float:

@@ -120,7 +120,8 @@ def test_without_a_valid_checkpoint_there_is_no_silent_start_from_scratch(run: P
         checkpoint.latest_valid(run)
 
 
-def test_newer_checkpoints_are_quarantined_and_not_deleted(run: Path) -> None:
+def test_newer_checkpoints_are_quarantined_and_not_deleted_but_an_unfinished_one_is(run: Path) -> None:
+    (run / "checkpoints" / ".update-00007.unfinished").mkdir()
     checkpoint.quarantine_newer(run / "checkpoints" / "update-00002")
     assert checkpoint.find(run).name == "update-00002"
     assert len(list((run / "checkpoints").iterdir())) == 5
