@@ -40,8 +40,6 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     """
     let_threads_sleep()
     address = cluster.joined_address
-    if address is not None:
-        _require_ray(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     with _replaced(ray_worker, "print_to_stdstream", _log_report):
         _connect(address)
@@ -63,11 +61,14 @@ def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is not None:
+            _require_ray(address)
             ray.init(address=address, **quiet)
             return
         # Ray then listens on this machine's loopback address alone, as it does on macOS; there is no option for it.
         with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
             ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
+    except WorkerError:
+        raise
     except Exception as error:  # boundary: where Ray times out, it raises the plain class
         raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
 
@@ -102,7 +103,7 @@ def _require_ray(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
         with grpc_utils.init_grpc_channel(location) as channel:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_TIMEOUT_S)
-    except (OSError, OverflowError) as error:  # the latter: no port has such a number
+    except OSError as error:
         raise _no_cluster(address, str(error)) from error
     except grpc.FutureTimeoutError as error:
         raise _no_cluster(address, "what listens there does not answer as Ray does") from error
