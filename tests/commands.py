@@ -52,9 +52,10 @@ def ript_ray_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str
 
 @contextlib.contextmanager
 def _as_command(command: list[str], cwd: Path) -> Iterator[subprocess.CompletedProcess[str]]:
-    """Imitate a child process: arguments, working directory, output, exit code, signal handler."""
+    """Imitate a child process: arguments, working directory, output, exit code, signal handlers."""
     result = subprocess.CompletedProcess(command, 0, "", "")
-    output, errors, argv, on_terminate = io.StringIO(), io.StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
+    output, errors, argv = io.StringIO(), io.StringIO(), sys.argv
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     sys.argv = command
     try:
         with contextlib.chdir(cwd), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
@@ -63,5 +64,6 @@ def _as_command(command: list[str], cwd: Path) -> Iterator[subprocess.CompletedP
         result.returncode = int(end.code or 0)
     finally:
         sys.argv = argv
-        signal.signal(signal.SIGTERM, on_terminate)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         result.stdout, result.stderr = output.getvalue(), errors.getvalue()

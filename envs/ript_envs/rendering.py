@@ -6,9 +6,7 @@ shared by all environments of one task.
 """
 
 import atexit
-import ctypes
 import importlib
-import os
 import threading
 import weakref
 from collections.abc import Hashable
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Rendering
+from ript_envs.gl import BACKENDS, RenderingError, chosen_backend, has_library, require_gl
 
 _THREAD = threading.local()
 
@@ -35,7 +34,7 @@ class OffscreenRenderer:
             rendering: Image quality.
 
         Raises:
-            RuntimeError: OpenGL is not available on this machine.
+            RenderingError: OpenGL is not available on this machine.
         """
         _make_context_current()
         model.vis.global_.offwidth = model.vis.global_.offheight = size
@@ -109,21 +108,14 @@ def _new_context() -> Any:
 
     There is one backend per process: PyOpenGL binds to the first one used.
     """
-    backend = os.environ.get("MUJOCO_GL", "").lower().strip() or ("egl" if _has_egl() else "osmesa")
-    if backend not in ("egl", "osmesa", "glfw"):
-        raise RuntimeError(f"MUJOCO_GL is {backend!r}; to render images it must be egl, osmesa, glfw or unset")
+    require_gl()
+    backend = chosen_backend() or ("egl" if has_library("egl") else "osmesa")
+    if backend not in BACKENDS:
+        raise RenderingError(f"MUJOCO_GL is {backend!r}; to render images it must be {', '.join(BACKENDS)} or unset")
     try:
         return importlib.import_module(f"mujoco.{backend}").GLContext(64, 64)
     except Exception as error:  # the libraries raise all kinds of exceptions
-        raise RuntimeError(
+        raise RenderingError(
             f"this machine cannot render images with {backend} ({type(error).__name__}: {error}); "
             "install libegl1 and libgl1, or libosmesa6 and set MUJOCO_GL=osmesa"
         ) from error
-
-
-def _has_egl() -> bool:
-    try:
-        ctypes.CDLL("libEGL.so.1")
-    except OSError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Checks of the installation and the machine, with suggested fixes.
+"""`ript-ray doctor`: checks of the installation and the machine, with suggested fixes.
 
 Imports no package at module level that could be the one that is missing.
 """
@@ -7,15 +7,12 @@ import ctypes.util
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from rich.console import Console
-from rich.table import Table
-
+from ript_envs.gl import RenderingError, chosen_backend, require_gl
 from ript_ray.runtime.host import memory_bytes, num_cpus
 
 GIB = 2**30
@@ -41,20 +38,29 @@ class Finding:
     needed: bool
     fix: str
 
+    @property
+    def mark(self) -> str:
+        """The finding in a word."""
+        return "ok" if self.good else "missing" if self.needed else "optional"
 
-def diagnose(console: Console) -> int:
-    """Print all findings; return 1 if a required one fails, else 0."""
-    findings = [*hardware(), *rendering(), *packages()]
-    table = Table(title="ript-ray doctor", title_justify="left")
-    for column in ("", "thing", "found", "to fix it"):
-        table.add_column(column)
-    for finding in findings:
-        mark = "[green]ok[/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]optional[/]"
-        table.add_row(mark, finding.thing, finding.found, "" if finding.good else finding.fix)
-    console.print(table)
-    missing = [finding.thing for finding in findings if finding.needed and not finding.good]
-    console.print(f"missing: {', '.join(missing)}" if missing else "everything that the quickstart needs is here")
-    return 1 if missing else 0
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check the installation and suggest fixes."""
+
+    def run(self) -> int:
+        """Print all findings; return 1 if a required one fails, else 0."""
+        findings = [*hardware(), *rendering(), *packages()]
+        rows = [
+            (finding.mark, finding.thing, finding.found, "" if finding.good else finding.fix) for finding in findings
+        ]
+        try:
+            _print_table(rows)
+        except ImportError:  # rich is what is missing
+            print("\n".join("  ".join(row) for row in rows))
+        missing = [finding.thing for finding in findings if finding.needed and not finding.good]
+        print(f"missing: {', '.join(missing)}" if missing else "everything that the quickstart needs is here")
+        return 1 if missing else 0
 
 
 def hardware() -> Iterator[Finding]:
@@ -79,7 +85,13 @@ def hardware() -> Iterator[Finding]:
 
 
 def rendering() -> Iterator[Finding]:
-    """Check the GL libraries that MuJoCo renders with."""
+    """Check what MuJoCo renders with: the GL libraries, and which of them MUJOCO_GL asks for."""
+    try:
+        require_gl()
+        wrong = ""
+    except RenderingError as error:
+        wrong = str(error)
+    yield Finding("MUJOCO_GL", chosen_backend() or "not set", not wrong, True, wrong)
     for library, package in (("EGL", "libegl1"), ("OSMesa", "libosmesa6"), ("GL", "libgl1")):
         found = ctypes.util.find_library(library)
         fix = f"apt-get install {package}"
@@ -88,6 +100,11 @@ def rendering() -> Iterator[Finding]:
 
 def packages() -> Iterator[Finding]:
     """Check the version of every required package."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        yield Finding("packaging", "not installed", False, True, INSTALL)
+        return
     try:
         requirements = metadata.requires("ript-ray") or []
     except metadata.PackageNotFoundError:
@@ -104,6 +121,19 @@ def packages() -> Iterator[Finding]:
         good = requirement.specifier.contains(version)
         found = version if good else f"{version}, not {requirement.specifier}"
         yield Finding(requirement.name, found, good, True, INSTALL)
+
+
+def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    colors = {"ok": "green", "missing": "red", "optional": "yellow"}
+    table = Table(title="ript-ray doctor", title_justify="left")
+    for column in ("", "thing", "found", "to fix it"):
+        table.add_column(column)
+    for mark, *cells in rows:
+        table.add_row(f"[{colors[mark]}]{mark}[/]", *cells)
+    Console().print(table)
 
 
 def _gpu() -> Finding:

@@ -1,5 +1,9 @@
-"""Exit codes and error messages of the commands; errors that a user can fix are printed without a traceback."""
+"""How a command begins, is interrupted and ends: first line, exit code, errors without a traceback."""
 
+import contextlib
+import io
+import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -10,8 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
-from ript_ray.errors import RiptError
+from ript_envs.gl import RenderingError, require_gl
+from ript_ray.errors import CheckpointError, RiptError
 from ript_ray.runtime.host import let_threads_sleep
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+GIVE_UP = "stopping: what is finished is being saved; press Ctrl-C once more to give that up\n"
+SHOW_CURSOR = b"\x1b[?25h"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,19 +42,36 @@ class WithPlugins:
 def run_command(command: Callable[[], int]) -> None:
     """Run a command and exit with its code; on an error, print the message and exit with the error's code."""
     let_threads_sleep()  # before torch is imported
-    signal.signal(signal.SIGTERM, _terminate)  # sent by `kill` and job schedulers: shut down as on Ctrl-C
+    _take_any_text()
+    _handle_interrupts()
+    message = ""
     try:
         code = command()
-    except RiptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
+    except (RiptError, RenderingError, OSError) as error:
+        message, code = f"error: {error}", getattr(error, "exit_code", 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        message, code = "interrupted", INTERRUPTED
+    if message:
+        with contextlib.suppress(OSError):  # the terminal is gone
+            print(message, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def begin_loading(*paths: Path) -> None:
+    """Print a command's first line, before it imports torch, Ray or a simulator; that takes seconds.
+
+    Args:
+        paths: What the command reads.
+
+    Raises:
+        CheckpointError: There is nothing at one of the paths.
+        RenderingError: MUJOCO_GL is wrong.
+    """
+    for path in paths:
+        if not path.exists():
+            raise CheckpointError(f"there is nothing at {path}")
+    require_gl()
+    logger.info("loading torch and other packages")
 
 
 def import_plugin(reference: str) -> Any:
@@ -74,5 +104,37 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _take_any_text() -> None:
+    """Have an output that cannot encode a character, as in the locale C, print a question mark in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _handle_interrupts() -> None:
+    """Stop on Ctrl-C, on SIGTERM (`kill`, job schedulers) and on SIGHUP (the terminal is gone); see `_Interrupt`."""
+    interrupt = _Interrupt()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it, and `&` in a script
+            signal.signal(number, interrupt)
+
+
+class _Interrupt:
+    """The first signal raises KeyboardInterrupt, and the command saves; a second Ctrl-C warns, a third one ends it."""
+
+    def __init__(self) -> None:
+        self._is_stopping = False
+        self._is_warned = False
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
+            raise KeyboardInterrupt
+        if number != signal.SIGINT:
+            return
+        if self._is_warned:
+            if sys.stdout.isatty():
+                os.write(1, SHOW_CURSOR)  # a live view may have hidden it
+            os._exit(INTERRUPTED)
+        self._is_warned = True
+        os.write(2, GIVE_UP.encode())  # not print: it may be what was interrupted

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from ript_ray.checks import require
-from ript_ray.cli.entrypoint import print_line, register_plugins, run_command
+from ript_ray.cli.entrypoint import begin_loading, print_line, register_plugins, run_command
 from ript_ray.config.changes import require_effect, with_kinds
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
@@ -95,11 +95,12 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
     """Resume or extend a run and print its results; returns the exit code. See `resume_experiment`."""
-    from ript_ray.pipeline import resume_experiment
-    from ript_ray.tracking.console import View
-
     console = Console()
     with console_logging(mode.log_level, console):
+        begin_loading(run)
+        from ript_ray.pipeline import resume_experiment
+        from ript_ray.tracking.console import View
+
         results = resume_experiment(
             run,
             cluster,
@@ -137,7 +138,6 @@ def report(results: "Results", console: Console) -> int:
 
 
 def _run(launch: Launch, base: Experiment, description: str) -> int:
-    # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
     from ript_ray.cli.seeds import run_seeds, with_seeds
 
     require_effect(base, launch.experiment)
@@ -147,6 +147,7 @@ def _run(launch: Launch, base: Experiment, description: str) -> int:
         return _run_one(replace(launch, experiment=experiment), base, description, console)
 
     with console_logging(launch.view.log_level, console):
+        begin_loading()
         if not launch.seeds:
             return run(launch.experiment)[1]
         require(
@@ -156,6 +157,7 @@ def _run(launch: Launch, base: Experiment, description: str) -> int:
 
 
 def _run_one(launch: Launch, base: Experiment, description: str, console: Console) -> tuple[Path, int]:
+    # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
     from ript_ray.pipeline import run_experiment
     from ript_ray.tracking.console import View
 

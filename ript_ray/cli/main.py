@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from ript_ray import __version__
 from ript_ray.cli.conformance import CheckBenchmark, CheckPolicy
-from ript_ray.cli.doctor import diagnose
-from ript_ray.cli.entrypoint import WithPlugins, register_plugins, run_command
+from ript_ray.cli.doctor import Doctor
+from ript_ray.cli.entrypoint import WithPlugins, begin_loading, register_plugins, run_command
 from ript_ray.cli.runs import Runs
 from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
@@ -64,6 +63,7 @@ class Evaluate(WithPlugins):
 
     def run(self) -> int:
         """Evaluate and print; write the files that were asked for."""
+        begin_loading(self.checkpoint)
         # Imported here: `doctor` must answer where one of these packages is missing or broken.
         from ript_ray.api import EvaluationOverrides
         from ript_ray.cli.evaluate import evaluate_checkpoint
@@ -108,6 +108,7 @@ class Compare(WithPlugins):
 
     def run(self) -> int:
         """Evaluate both and print; write the file that was asked for."""
+        begin_loading(self.first, self.second)
         from ript_ray.api import EvaluationOverrides
         from ript_ray.cli.evaluate import compare_checkpoints
 
@@ -140,6 +141,7 @@ class Replay(WithPlugins):
 
     def run(self) -> int:
         """Replay, and print what it was."""
+        begin_loading(self.run_folder)
         from ript_ray.cli.replay import replay_member
         from ript_ray.evaluation.video import VideoSettings
 
@@ -301,6 +303,7 @@ class Demos(WithPlugins):
 
     def run(self) -> int:
         """Record; each file is logged."""
+        begin_loading()
         from ript_ray.config.experiment import BENCHMARKS
         from ript_ray.data.recording import Plan, files_of, record_files
 
@@ -319,15 +322,6 @@ class Demos(WithPlugins):
         )
         record_files(plan, files_of(benchmark, self.out, self.task), self.cluster)
         return 0
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """Check the installation and suggest fixes."""
-
-    def run(self) -> int:
-        """Print the findings; 1 where something that is needed is missing."""
-        return diagnose(Console())
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Runs whose process was killed by force: it could not write how it ended, neither to disk nor to MLflow."""
 
 import contextlib
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from ript_ray.errors import RiptError
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.storage.atomic import atomic_write
+from ript_ray.storage.reading import read_object
 from ript_ray.tracking.mlflow_run import find_run, open_client
 from ript_ray.tracking.store import SQLITE, Origin
 from ript_ray.tracking.tracker import RunStatus
@@ -21,9 +20,10 @@ PATIENCE_S = 5.0
 
 
 def close_killed_run(path: Path) -> bool:
-    """Note how the run in a folder ended, on disk and in MLflow, if its process was killed by force.
+    """Write how the run in a folder ended, to disk and to MLflow, if its process was killed by force.
 
     Costs a fraction of a millisecond unless there is something to close. A run that a process works on holds its lock.
+    MLflow is told without the lock: a run may be resumed at once.
 
     Args:
         path: The run's folder.
@@ -41,10 +41,33 @@ def close_killed_run(path: Path) -> bool:
     with folder.lock():
         if folder.status.exists():  # its process ended in the meantime
             return False
-        status = RunStatus.FINISHED if folder.results.exists() else RunStatus.KILLED
-        _close_in_store(folder, status)
-        atomic_write(folder.status, json.dumps({"status": status}) + "\n")
+        folder.write_status(RunStatus.FINISHED if folder.results.exists() else RunStatus.KILLED)
+    try:
+        close_in_store(folder)
+    except Exception:
+        folder.status.unlink(missing_ok=True)
+        raise
     return True
+
+
+def close_in_store(folder: RunDir) -> None:
+    """Give MLflow the status that a run's folder has, where MLflow believes that the run goes on.
+
+    Raises:
+        RiptError: The folder cannot be read.
+        Exception: Whatever MLflow raises.
+    """
+    status = RunStatus(read_object(folder.status)["status"])
+    experiment = folder.experiment.name
+    origin = Origin.read(folder.path)
+    store = origin.store(folder.path, experiment)
+    is_missing = store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE)).exists()
+    if "mlflow" not in origin.trackers or is_missing:
+        return
+    client = open_client(store)
+    run = find_run(client, experiment, folder.run_id)
+    if run is not None and run.info.status == "RUNNING" and folder.status.exists():  # otherwise resumed by now
+        client.set_terminated(run.info.run_id, status)
 
 
 @contextlib.contextmanager
@@ -68,16 +91,3 @@ def _close_all(runs: Path) -> None:
         except Exception as error:  # boundary: a store of another run must not disturb this one
             reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
             logger.debug("%s cannot be closed in MLflow: %s", lock.parent, reason)
-
-
-def _close_in_store(folder: RunDir, status: RunStatus) -> None:
-    experiment = folder.experiment.name
-    origin = Origin.read(folder.path)
-    store = origin.store(folder.path, experiment)
-    is_missing = store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE)).exists()
-    if "mlflow" not in origin.trackers or is_missing:
-        return
-    client = open_client(store)
-    run = find_run(client, experiment, folder.run_id)
-    if run is not None and run.info.status == "RUNNING":
-        client.set_terminated(run.info.run_id, status)

@@ -240,6 +240,14 @@ class RunDir:
             self._write_changes({**changes, "num-updates": str(experiment.num_updates)})
         atomic_write(self.config, to_json(experiment))
 
+    def write_status(self, status: str) -> None:
+        """Write how the run has ended.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        atomic_write(self.status, json.dumps({"status": status}) + "\n")
+
     def earlier_results(self, update: int) -> Path:
         """Return where the results are kept of a run that ended after `update` and was extended."""
         return self.path / f"results-{update:05d}.json"

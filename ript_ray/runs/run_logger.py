@@ -1,7 +1,6 @@
 """What a run logs, whatever stage it is in: its clock, its metrics, and how it ended."""
 
 import contextlib
-import json
 import logging
 import time
 from types import TracebackType
@@ -10,9 +9,9 @@ from typing import Self
 from ript_ray.config.experiment import Experiment
 from ript_ray.errors import StorageError
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
+from ript_ray.runs.driver_watch import DriverWatch
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.tracked import artifacts, open_trackers
-from ript_ray.storage.atomic import atomic_write
 from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind, read_metrics
 from ript_ray.tracking.tracker import RunStatus, now_ms
 from ript_ray.types import RIPT
@@ -60,8 +59,10 @@ class RunLogger:
         self._trackers = open_trackers(folder, experiment, self.restored_points)
         for tracker in self._trackers:
             tracker.log_files(artifacts(folder))  # what is there already, so that a run that dies is known by it
+        self._watch: DriverWatch | None = None
 
     def __enter__(self) -> Self:
+        self._watch = DriverWatch(self.folder.path)
         return self
 
     def __exit__(
@@ -75,11 +76,13 @@ class RunLogger:
             what = "stopped" if kind is KeyboardInterrupt else "failed; once the cause is mended,"
             logger.warning("the run has %s: it goes on with ript-ray resume %s", what, self.folder.path)
         with contextlib.suppress(StorageError):  # a disk that is full now has ended the run with its own error
-            atomic_write(self.folder.status, json.dumps({"status": status}) + "\n")
+            self.folder.write_status(status)
         self._metrics_log.flush()
         for tracker in self._trackers:
             tracker.log_files(artifacts(self.folder))
         self.tracking_error = "; ".join(filter(None, [tracker.close(status) for tracker in self._trackers])) or None
+        if self._watch:
+            self._watch.end()
 
     @property
     def wall_s(self) -> float:

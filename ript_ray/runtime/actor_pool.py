@@ -20,7 +20,7 @@ from ript_ray.runtime.actor_slot import ActorSlot, LoadingWeights, RollingOut, S
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.limits import MAX_FAILURES, MAX_INVALID, Limits, RecentFaults
 from ript_ray.runtime.pool_counts import PoolCounts
-from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, place_of
+from ript_ray.runtime.ray_calls import describe, is_ready, live_nodes, lost_its_node, place_of, was_killed
 from ript_ray.runtime.remote_logs import Logged, LogRelay
 from ript_ray.runtime.run_ahead import RunAhead
 from ript_ray.runtime.schedule import IdleActors, RequestKey, RunningRequests, key_of
@@ -269,7 +269,7 @@ class ActorPool:
             self._replace(actor, error, is_start=True)
             return
         actor.version = call.version
-        self._counts.failed_starts = 0
+        self._counts.failed_starts = self._counts.killed_starts = 0
 
     def _on_rolled(self, actor: ActorSlot, call: RollingOut, summary: GroupSummary) -> None:
         counts = self._counts
@@ -336,14 +336,18 @@ class ActorPool:
         counts, limits, now = self._counts, self._limits, time.monotonic()
         is_certain = not isinstance(error, ray.exceptions.ActorUnavailableError)  # so begins the death of a node
         num_recent = self._faults.count(now, live_nodes())
-        counts.failed_starts += is_start and is_certain
-        max_failed_starts = max(limits.max_failed_starts, self.num_actors)
-        if num_recent + is_certain > limits.max_replacements or counts.failed_starts >= max_failed_starts:
+        counts.killed_starts += is_start and is_certain and was_killed(error)
+        counts.failed_starts += is_start and is_certain and not was_killed(error)
+        max_failed = max(limits.max_failed_starts, self.num_actors)
+        max_killed = max(limits.max_killed_starts, self.num_actors)
+        starts_failed = counts.failed_starts >= max_failed or counts.killed_starts >= max_killed
+        if num_recent + is_certain > limits.max_replacements or starts_failed:
             raise WorkerError(
                 f"rollout actor {actor.slot} failed ({describe(error)}) and is not replaced: "
                 f"{num_recent} of at most {limits.max_replacements} actors have been replaced within "
                 f"{limits.replacement_period_s:g} s (cluster.max-replacements), {counts.failed_starts} of at most "
-                f"{max_failed_starts} consecutive starts have failed"
+                f"{max_failed} consecutive starts have failed, {counts.killed_starts} of at most {max_killed} actors "
+                "were killed while they started"
             ) from error
         self._faults.add(now, actor.node, is_certain=is_certain)
         counts.deaths[actor.slot] += is_certain

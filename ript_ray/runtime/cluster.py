@@ -10,6 +10,9 @@ from ript_ray.checks import require, require_at_least, require_positive
 USED_IN_PROCESS = ("in_process", "max_environments", "checkpoint_minutes", "keep_groups")
 """Settings that matter without Ray, too."""
 
+SMALLEST_CPU = 1e-4
+"""The unit in which Ray allocates cores."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -19,9 +22,9 @@ class Cluster:
         num_actors: Rollout actors, at least 1; by default as many as the machine or cluster has capacity for at the
             start. If a joined cluster has too few nodes, the run starts with fewer actors and adds the others when
             nodes join.
-        cpus_per_actor: Cores that Ray reserves per rollout actor, above 0.
-        learner_cpus: Cores that Ray reserves per learner, at least 0. At lag 0 the learner works while the actors
-            wait for new weights, so the default is none; with max-policy-lag above 0 reserve some.
+        cpus_per_actor: Cores that Ray reserves per rollout actor, at least 0.0001.
+        learner_cpus: Cores that Ray reserves per learner, 0 or at least 0.0001. At lag 0 the learner works while the
+            actors wait for new weights, so the default is none; with max-policy-lag above 0 reserve some.
         max_environments: Environments that a rollout actor keeps open, at least 1; above it, those of the least
             recently used task are closed first. A group that needs more gets them. A MetaWorld environment without
             images takes about 25 MB and half a second to build.
@@ -68,8 +71,9 @@ class Cluster:
             require(has_effect, f"cluster.{each.name.replace('_', '-')} has no effect with cluster.in-process")
         if self.num_actors is not None:
             require_at_least("cluster.num-actors", self.num_actors, 1)
-        require_positive("cluster.cpus-per-actor", self.cpus_per_actor)
-        require_at_least("cluster.learner-cpus", self.learner_cpus, 0.0)
+        require_at_least("cluster.cpus-per-actor", self.cpus_per_actor, SMALLEST_CPU)
+        if self.learner_cpus != 0:
+            require_at_least("cluster.learner-cpus, unless it is 0,", self.learner_cpus, SMALLEST_CPU)
         require_at_least("cluster.max-environments", self.max_environments, 1)
         require(self.straggler_factor > 1, f"cluster.straggler-factor must be above 1, not {self.straggler_factor}")
         require_at_least("cluster.max-replacements", self.max_replacements, 0)
@@ -88,8 +92,8 @@ class Cluster:
         free = list(node_cpus)
         for _ in range(num_learners if free else 0):
             free[free.index(max(free))] -= self.learner_cpus
-        # Ray allocates cores in units of 1e-4; without the tolerance, rounding could make 2 / 0.2 nine actors.
-        return sum(max(0, math.floor(cpus / self.cpus_per_actor + 1e-4)) for cpus in free)
+        # Without the tolerance, rounding could make 2 / 0.2 nine actors.
+        return sum(max(0, math.floor(cpus / self.cpus_per_actor + SMALLEST_CPU)) for cpus in free)
 
     def count_actors(self, node_cpus: Sequence[float], num_learners: int = 1) -> int:
         """Return the number of actors to start on nodes with `node_cpus` cores.

@@ -9,7 +9,8 @@ from typing import Any
 from ript_ray.rl.protocols import Components, Runtime
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import memory_bytes, num_cpus, processor
-from ript_ray.runtime.ray_runtime import RayRuntime, node_cpus, ray_session
+from ript_ray.runtime.ray_runtime import RayRuntime
+from ript_ray.runtime.ray_session import node_cpus, ray_session
 from ript_ray.runtime.serial import SerialRuntime
 
 

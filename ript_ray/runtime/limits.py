@@ -32,6 +32,7 @@ class Limits:
         max_attempts: Failed attempts after which a request itself, rather than its actors, counts as the cause.
         max_failed_starts: Consecutive failed starts that are always allowed; with more actors, one per actor.
             Bounds the time spent on an actor that can never start.
+        max_killed_starts: The same for actors that were killed while they started: the cause may lie outside.
         replacement_period_s: Period of `max_replacements`, in seconds.
     """
 
@@ -42,6 +43,7 @@ class Limits:
     min_straggler_s: float = 0.5
     max_attempts: int = 5
     max_failed_starts: int = 3
+    max_killed_starts: int = 10
     replacement_period_s: float = 3600.0
 
     def request_timeout_s(self, *, num_failures: int, longest_s: float) -> float:

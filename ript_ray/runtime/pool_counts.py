@@ -18,7 +18,8 @@ class PoolCounts:
         duplicated: Copies cancelled because another one was faster.
         speculated: Copies run ahead of need and cancelled.
         replaced: Actors replaced.
-        failed_starts: Consecutive failed starts.
+        failed_starts: Consecutive failed starts, without those of actors that were killed.
+        killed_starts: Actors that were killed while they started, since one has started.
         deaths: Actors that each slot lost since its last finished request.
         attempts: Failed attempts at each unfinished request.
         durations_s: Durations of the latest requests, in seconds.
@@ -31,6 +32,7 @@ class PoolCounts:
     speculated: int = 0
     replaced: int = 0
     failed_starts: int = 0
+    killed_starts: int = 0
     deaths: Counter[int] = field(default_factory=Counter)
     attempts: Counter[RequestKey] = field(default_factory=Counter)
     durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))

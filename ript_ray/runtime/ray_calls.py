@@ -1,7 +1,6 @@
 """Results and failures of calls to Ray actors."""
 
 import logging
-import socket
 import time
 from typing import Any
 
@@ -14,27 +13,7 @@ from ript_ray.runtime.host import processor_kind
 NO_TASK_EVENTS = {"enable_task_events": False}
 """Actor option: do not store the actor's calls for Ray's dashboard, where a week of them would fill memory."""
 
-LISTENER_TIMEOUT_S = 10.0
-
 logger = logging.getLogger(__name__)
-
-
-def require_listener(address: str) -> None:
-    """Check that something listens at the address of a Ray cluster: Ray itself would try for many minutes.
-
-    Raises:
-        WorkerError: Nothing does within `LISTENER_TIMEOUT_S`.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):
-        return  # a word such as auto: Ray finds the cluster, or says why not
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_TIMEOUT_S).close()
-    except OSError as error:
-        raise WorkerError(
-            f"there is no Ray cluster at {address} (cluster.address, or RAY_ADDRESS if that is not given): {error}; "
-            "without an address, Ray is started on this machine"
-        ) from error
 
 
 def is_ready(reference: ray.ObjectRef) -> bool:
@@ -73,9 +52,14 @@ def lost_its_node(error: Exception, node: str | None) -> bool:
     """
     # The text is Ray's only sign of it for an actor that was still starting; an error of a constructor has any text.
     died_with_node = "node has died" in str(error)
-    if died_with_node and isinstance(error, ray.exceptions.ActorDiedError) and not error.actor_init_failed:
+    if died_with_node and was_killed(error):
         return True
     return node is not None and node not in live_nodes()
+
+
+def was_killed(error: Exception) -> bool:
+    """Return whether an actor's process died, rather than that its code raised an exception or took too long."""
+    return isinstance(error, ray.exceptions.ActorDiedError) and not error.actor_init_failed
 
 
 def describe(error: Exception) -> str:

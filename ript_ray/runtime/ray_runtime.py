@@ -5,14 +5,10 @@ object store (results above about 100 kB) moves from actor to learner without pa
 broadcast as one object that all actors of a node share.
 """
 
-import contextlib
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import ray
 
@@ -24,52 +20,16 @@ from ript_ray.runtime.actor_pool import ActorPool
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.heartbeat import HEARTBEAT_S, Heartbeat
-from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
-from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result, require_listener
+from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
+from ript_ray.runtime.ray_session import node_cpus
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.runtime.run_ahead import Finished, RunAhead
 from ript_ray.runtime.usage import total
 from ript_ray.types import Arrays, Group, GroupSummary, RolloutRequest, Version, Weights
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def ray_session(cluster: Cluster) -> Iterator[None]:
-    """Start Ray on this machine or join a running cluster, and disconnect at the end.
-
-    Raises:
-        WorkerError: There is no Ray cluster at the address, or Ray does not start.
-        ConfigError: The requested actors do not fit on this machine. (Not checked for a joined cluster: it may grow.)
-    """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    let_threads_sleep()
-    address = cluster.joined_address
-    if address is not None:
-        require_listener(address)
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        if address is None:
-            ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except Exception as error:  # boundary: where Ray times out, it raises the plain class
-        raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would exit without saving
-    try:
-        if address is None:
-            cluster.count_actors(node_cpus())
-        yield
-    finally:
-        ray.shutdown()
-
-
-def node_cpus() -> list[float]:
-    """Return the number of cores of each live node."""
-    return [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
 
 
 class RayRuntime:

@@ -13,7 +13,7 @@ from ript_ray.errors import RiptError, WorkerError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import session
 from ript_ray.runtime.ray_calls import describe
-from ript_ray.runtime.ray_runtime import node_cpus
+from ript_ray.runtime.ray_session import node_cpus
 
 MAX_ATTEMPTS = 3
 """Attempts per item before the item itself, rather than a process or node, counts as the cause of failure."""

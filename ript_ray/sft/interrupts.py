@@ -6,12 +6,12 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM within the block wait for its end; the second one acts at once.
+    """Let the first Ctrl-C, SIGTERM or SIGHUP within the block wait for its end; the second one acts at once.
 
     Outside the main thread, where signals never arrive, this does nothing.
     """

@@ -4,14 +4,17 @@ Source: Yu et al. 2019 (Meta-World); the package `metaworld` 3.x. Camera, robot 
 et al. 2024).
 """
 
+import importlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Rendering, require_task
+from ript_envs.gl import require_gl
 from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
 
 STATE_DIMS = {"state": 39, "relative": 10, "robot_states": 8}
@@ -105,16 +108,12 @@ class MetaWorld(Benchmark):
 
     def make(self, task: str) -> Environment:
         require_task(task, self.tasks, "MetaWorld")
-        from ript_envs.metaworld.environment import MetaWorldEnvironment
-
-        return MetaWorldEnvironment(task, self)
+        return _simulator().MetaWorldEnvironment(task, self)
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw the task's reset vector (object and goal positions in metres) as the simulator does."""
         require_task(task, self.tasks, "MetaWorld")
-        from ript_envs.metaworld.environment import drawing_environment
-
-        return drawing_environment(task).draw_initial_state(seed)
+        return _simulator().drawing_environment(task).draw_initial_state(seed)
 
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
@@ -123,9 +122,7 @@ class MetaWorld(Benchmark):
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, "MetaWorld")
-        from ript_envs.metaworld.environment import drawing_environment
-
-        environment, generator = drawing_environment(task), np.random.default_rng(seed)
+        environment, generator = _simulator().drawing_environment(task), np.random.default_rng(seed)
         x_and_y = slice(3, 5) if task in GOAL_DECIDES else slice(0, 2)
         for _ in range(MAX_MOVES):
             moved = np.array(initial_state, dtype=np.float64)
@@ -138,3 +135,13 @@ class MetaWorld(Benchmark):
         """Return the path that QueST's loader expects: in metaworld/ML45_PRISE, under train or test."""
         split = "test" if task in ML45_HELD_OUT else "train"
         return Path("metaworld", "ML45_PRISE", split, f"{task}.hdf5")
+
+
+def _simulator() -> ModuleType:
+    """Import the environments, and MuJoCo with them.
+
+    Raises:
+        RenderingError: MUJOCO_GL keeps it from being imported.
+    """
+    require_gl()
+    return importlib.import_module("ript_envs.metaworld.environment")

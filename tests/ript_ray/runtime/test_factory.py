@@ -1,5 +1,7 @@
 """What can be checked before anything is started is checked then."""
 
+import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,3 +28,12 @@ def test_an_address_where_nothing_listens_is_named_at_once(address: str, monkeyp
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(WorkerError, match=f"no Ray cluster at {address} .*RAY_ADDRESS.*refused"), session(Cluster()):
         pass
+
+
+def test_something_else_than_ray_at_the_address_is_named_within_15_s() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(WorkerError, match=f"no Ray cluster at {address} .*does not answer as Ray does"):
+            session(Cluster(address=address)).__enter__()
+        assert time.monotonic() - started < 15

@@ -64,6 +64,23 @@ def test_actors_that_die_more_often_than_the_limit_end_the_run(tmp_path: Path) -
         finish_three_requests(tmp_path, period_s=3600.0)
 
 
+class DiesWhileItStarts:
+    def __init__(self) -> None:
+        os._exit(1)
+
+
+def test_actors_killed_while_they_start_are_counted_apart_from_failed_starts_and_named_as_such() -> None:
+    actor_class = ray.remote(num_cpus=0.1)(DiesWhileItStarts)
+    limits = Limits(start_timeout_s=300, group_timeout_s=300, max_replacements=9, max_killed_starts=4)
+    capacity = ActorCapacity(lambda: 1, 1, timeout_s=300)
+    pool = ActorPool(actor_class.remote, 1, limits, capacity=capacity, ahead=RunAhead(0))
+    message = "0 of at most 3 consecutive starts have failed, 4 of at most 4 actors were killed while they started"
+    with pytest.raises(WorkerError, match=message):  # noqa: PT012 (which of the polls it is varies)
+        while not pool.num_ready:
+            pool.poll()
+    pool.kill()
+
+
 class TakesThreeSeconds:
     def roll_logged(self, request: RolloutRequest) -> tuple[Logged[GroupSummary], None]:
         time.sleep(3)

@@ -1,7 +1,10 @@
 """A run stopped in an orderly way loses no finished update, whatever the interval of its checkpoints."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -18,6 +21,7 @@ from ript_ray.types import GroupSummary
 from tests.commands import environment, only_folder
 
 EXPERIMENT = replace(EXAMPLE, num_updates=5, checkpoint_every=10, sampling=replace(EXAMPLE.sampling, batch_rollouts=16))
+SESSIONS = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
 IN_PROCESS = Cluster(in_process=True)
 LAST = Path("checkpoints") / "update-00005"
 
@@ -34,6 +38,30 @@ class Stop(View):
             raise KeyboardInterrupt
 
 
+class StopInSave(View):
+    """Interrupts the run in the middle of the save of update 3."""
+
+    def on_group(self, stats: RolloutStats, summary: GroupSummary, verdict: Verdict) -> None:
+        if stats.update == 3:
+            sys.setprofile(self._watch)
+
+    def _watch(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "return" and frame.f_code.co_name == "save_arrays":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_interrupted_in_the_save_of_a_due_checkpoint_saves_it_whole(tmp_path: Path) -> None:
+    each = replace(EXPERIMENT, checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(each, IN_PROCESS, runs=tmp_path, view=StopInSave(ViewMode.QUIET, 5))
+    (stopped,) = (tmp_path / "extending").iterdir()
+    point = checkpoint.latest_valid(stopped)
+    assert (point.folder.name, point.skipped) == ("update-00003", ())
+    assert not list(stopped.glob("checkpoints/.*"))
+
+
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     "cluster", [IN_PROCESS, pytest.param(Cluster(num_actors=2, cpus_per_actor=0.5), marks=pytest.mark.ray)]
@@ -42,6 +70,7 @@ def test_a_run_interrupted_after_update_3_resumes_from_it_to_the_same_weights(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # of the actors, which build the example's policy
+    session_folders = set(SESSIONS.glob(f"session_*_{os.getpid()}"))
     run_experiment(EXPERIMENT, IN_PROCESS, runs=tmp_path / "undisturbed", view=View(ViewMode.QUIET, 5))
     with pytest.raises(KeyboardInterrupt):
         run_experiment(EXPERIMENT, cluster, runs=tmp_path / "stopped", view=Stop(3))
@@ -53,3 +82,4 @@ def test_a_run_interrupted_after_update_3_resumes_from_it_to_the_same_weights(
         assert (stopped / LAST / name).read_bytes() == (undisturbed / LAST / name).read_bytes(), name
     updates = [point.update for point in read_metrics(stopped / "metrics.jsonl") if point.stage == "ript"]
     assert updates == [0, 1, 2, 3, 4, 5, 5], "each update once, and both evaluations"
+    assert set(SESSIONS.glob(f"session_*_{os.getpid()}")) == session_folders, "Ray's folders are removed"

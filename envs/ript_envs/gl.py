@@ -1,0 +1,53 @@
+"""Whether MuJoCo can be imported and can render on this machine, found out without importing it."""
+
+import ctypes.util
+import os
+
+BACKENDS = ("egl", "osmesa", "glfw")
+"""Those that render images without a window."""
+
+LIBRARIES = {"egl": ("libEGL.so.1", "libegl1"), "osmesa": ("libOSMesa.so.8", "libosmesa6")}
+"""What a backend loads, and the package that has it."""
+
+WORDS = ("glx", "on", "off", "enable", "disable", "enabled", "disabled", "true", "false", "1", "0", "")
+"""What else MuJoCo takes; the middle ones switch rendering on or off."""
+
+
+class RenderingError(RuntimeError):
+    """This machine cannot render images as it was asked to; the message says what to change."""
+
+
+def chosen_backend() -> str:
+    """Return the value of MUJOCO_GL, as MuJoCo reads it; empty if it is not set."""
+    return os.environ.get("MUJOCO_GL", "").lower().strip()
+
+
+def require_gl() -> None:
+    """Check MUJOCO_GL before MuJoCo is imported: with a wrong value its import fails, and no image is needed for that.
+
+    Raises:
+        RenderingError: MuJoCo does not know the value, or this machine lacks what it asks for.
+    """
+    backend = chosen_backend()
+    if backend not in (*BACKENDS, *WORDS):
+        raise RenderingError(f"MUJOCO_GL is {backend!r}; it must be {', '.join(BACKENDS)} or unset")
+    if backend in LIBRARIES and not has_library(backend):
+        library, package = LIBRARIES[backend]
+        raise RenderingError(
+            f"MUJOCO_GL is {backend}, but there is no {library}: install {package}, or unset MUJOCO_GL"
+        )
+    if backend == "glfw" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise RenderingError(
+            "MUJOCO_GL is glfw, which needs a display, but neither DISPLAY nor WAYLAND_DISPLAY is set: set it to "
+            "egl or osmesa, or unset it"
+        )
+
+
+def has_library(backend: str) -> bool:
+    """Return whether a backend's library can be loaded."""
+    library = LIBRARIES[backend][0]
+    try:
+        ctypes.CDLL(library)
+    except OSError:  # another version, perhaps
+        return ctypes.util.find_library(library.removeprefix("lib").partition(".")[0]) is not None
+    return True
