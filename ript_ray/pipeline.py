@@ -122,6 +122,7 @@ def resume_experiment(
         RunInUseError: It is still running.
     """
     folder = RunDir(run)
+    run = folder.path  # what a link to the run leads to now
     with folder.lock():
         if folder.results.exists() and num_updates is None:
             raise CheckpointError(f"{run} has finished: there is nothing to resume; num-updates extends it")

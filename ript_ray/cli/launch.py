@@ -66,7 +66,9 @@ def launch(experiment: Experiment, description: str) -> None:
 
     def parse() -> Launch:
         chosen = _with_kinds(experiment, sys.argv[1:])
-        return tyro.cli(Launch, default=Launch(chosen), description=_describe(description), config=CONFIG)
+        return tyro.cli(
+            Launch, prog=_program(), default=Launch(chosen), description=_describe(description), config=CONFIG
+        )
 
     run_command(lambda: _run(parse(), experiment, description))
 
@@ -83,6 +85,7 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
         chosen = {name: _with_kinds(preset, sys.argv[1:]) for name, preset in presets.items()}
         return tyro.extras.overridable_config_cli(
             {name: (f"preset {name}", Launch(preset)) for name, preset in chosen.items()},
+            prog=_program(),
             description=_describe(description),
             config=CONFIG,
         )
@@ -172,6 +175,12 @@ def _run_one(launch: Launch, base: Experiment, description: str, console: Consol
             origin=Origin.here(launch.trackers, re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())),
         )
     return results.folder, report(results, console)
+
+
+def _program() -> str:
+    """What the user has typed: `python -m MODULE`, or the file."""
+    module = sys.modules["__main__"].__spec__
+    return f"python -m {module.name}" if module else sys.argv[0]
 
 
 def _describe(description: str) -> str:

@@ -153,7 +153,7 @@ class Replay(WithPlugins):
 
 @dataclass(frozen=True)
 class Resume(WithPlugins):
-    """Resume an interrupted run from its newest valid checkpoint, exactly; or extend one, also if it has finished.
+    """Resume an interrupted run from its newest checkpoint, exactly; or extend one, finished or not (--num-updates).
 
     Attributes:
         run_folder: The run's folder.
@@ -346,7 +346,7 @@ def main() -> None:
         if sys.argv[1:] == ["--version"]:
             print(f"ript-ray {__version__}")
             return 0
-        command = tyro.extras.subcommand_cli_from_dict(commands)
+        command = tyro.extras.subcommand_cli_from_dict(commands, prog="ript-ray")
         with console_logging():
             register_plugins(getattr(command, "plugin", ()))
             return int(command.run())

@@ -229,7 +229,8 @@ def _structure_totals(content: Content) -> Content:
 
 
 def saved_in(run: Path) -> list[Path]:
-    """List the checkpoints of a run, oldest first: stage by stage, each by its number."""
+    """List the checkpoints of a run, oldest first: stage by stage, each by its number; not by way of a link to it."""
+    run = run.resolve() if run.is_symlink() else run  # `latest` may lead elsewhere before they are read
     folders = [path for path in (run / "checkpoints").glob("[!.]*-*") if path.name.rpartition("-")[2].isdecimal()]
     prefixes = [*_stages_of(folders), POST_TRAINING_PREFIX]
     known = [folder for folder in folders if _prefix_of(folder) in prefixes]

@@ -136,3 +136,11 @@ def test_a_run_takes_no_more_disk_than_was_expected() -> None:
 def test_at_least_one_of_the_newest_is_kept(option: str) -> None:
     with pytest.raises(ConfigError, match=f"{option.replace('_', '-')} must be at least 1, not 0"):
         replace(EXPERIMENT, **{option: 0})  # type: ignore[arg-type]
+
+
+def test_checkpoints_of_the_latest_run_are_found_where_they_are(folder: RunDir, tmp_path: Path) -> None:
+    latest = tmp_path.with_name(f"{tmp_path.name}-latest")
+    latest.symlink_to(tmp_path)
+    newest = folder.path / "checkpoints" / "update-00005"
+    assert checkpoint.find(latest) == checkpoint.latest_valid(latest).folder == newest
+    assert checkpoint.find(folder.best) == folder.best

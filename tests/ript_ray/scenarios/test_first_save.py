@@ -95,7 +95,7 @@ def test_a_run_whose_first_save_met_a_full_disk_is_resumed_to_the_same_weights(
         pytest.skip("this system lets no user mount a file system of their own")
     (tmp_path / "runs").mkdir()
     mount = f"mount -t tmpfs -o size=32k tmpfs {tmp_path}/runs"
-    command = f"{mount} && {sys.executable} -c '{ON_A_FULL_DISK}' && cp -r runs/extending/* end"
+    command = f"{mount} && {sys.executable} -c '{ON_A_FULL_DISK}' && cp -rL runs/extending/latest end"
     result = run(*own_mounts, "sh", "-c", command, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "regression-0000000 cannot be written: " in result.stdout
