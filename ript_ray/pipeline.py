@@ -157,9 +157,11 @@ def _extended(experiment: Experiment, num_updates: int) -> Experiment:
 def _compare_versions(folder: RunDir, experiment: Experiment, point: str, *, strict: bool) -> None:
     """Warn, or refuse if `strict`, where the run would go on with something else than it began with; record it."""
     now = versions(experiment.benchmark.packages)
-    changed = differences(folder.versions, now)
-    text = ", ".join(f"{name} {change}" for name, change in changed.items())
-    require(not (strict and changed), f"{folder.path} is not resumed, for it would not be the same run: {text}")
+    known = folder.versions
+    changed = differences(known, now)
+    text = ", ".join(f"{name} {change}" for name, change in changed.items()) or "what it began with is not known"
+    is_same = bool(known) and not changed
+    require(is_same or not strict, f"{folder.path} is not resumed, for it would not be the same run: {text}")
     if changed:
         logger.warning("changed since the run began, so the weights may differ in their last bits or more: %s", text)
     folder.record_resumption(point, now)

@@ -197,9 +197,9 @@ def load_state(folder: Path) -> TrainingState | None:
 
 
 def _require_possible(content: _TrainingFile, path: Path) -> None:
-    """Check every count and time, because only here they can be told from a file that was forged."""
+    """Check that every count and time is a number from 0 to `LARGEST`, before anything starts from them."""
     for name, value in flatten(asdict(content)).items():
-        if not isinstance(value, str) and not 0 <= value <= LARGEST:  # not a number fails, too
+        if not isinstance(value, str) and not 0 <= value <= LARGEST:  # NaN fails, too
             raise CheckpointError(f"{path} does not describe a training state: {name} is {value}")
 
 

@@ -67,8 +67,7 @@ def verify_manifest(folder: Path, names: tuple[str, ...]) -> None:
     hashes = _read_manifest(folder / MANIFEST)
     for name in names:
         path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
+        require_regular(path)
         if sha256_of(path) != hashes.get(name):
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
 

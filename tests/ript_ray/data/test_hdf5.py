@@ -345,6 +345,17 @@ def test_an_invalid_file_is_named_with_the_problem(case: str, recorded: Path, tm
         assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("recipe", ["[" * 30_000, "{", "[1]", '{"benchmark": 3}'])
+def test_a_recipe_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path, recipe: str) -> None:
+    paths = files_of(MetaWorld(), tmp_path, ["reach-v3"])
+    paths["reach-v3"].parent.mkdir(parents=True)
+    with h5py.File(paths["reach-v3"], "w") as file:
+        file.create_group("data").attrs["recipe"] = recipe
+    message = r"reach-v3\.hdf5 is corrupt .*; delete it or move it away, and it is recorded again"
+    with pytest.raises(RiptError, match=message):
+        record_files(PLAN, paths, HERE)
+
+
 @pytest.mark.sim
 def test_missing_files_and_sensors_are_named_with_the_available_ones(recorded: Path, tmp_path: Path) -> None:
     with pytest.raises(RiptError, match=r"no file push-v3.hdf5 \(there are files of drawer-open-v3, reach-v3\)"):

@@ -231,7 +231,7 @@ def test_a_policy_without_experiment_is_compared_on_the_others_contexts(run: Pat
     )
     before, found = (json.loads(path.read_text()) for path in (run / "before.json", tmp_path / "out.json"))
     assert found["B"]["outcomes"] == {task: before["outcomes"][task] for task in EXPERIMENT.tasks[:1]}
-    with pytest.raises(CheckpointError, match=r"model is a model folder.* `ript-ray compare RUN .*--start-from"):
+    with pytest.raises(CheckpointError, match=r"model is a model folder.*`ript-ray compare RUN .*--start-from"):
         Compare(tmp_path / "model", run, cluster=HERE).run()
     with pytest.raises(CheckpointError, match="model is a model folder"):
         api.evaluate(tmp_path / "model", cluster=HERE)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from ript_ray import api
 from ript_ray.config.experiment import Experiment
-from ript_ray.errors import CheckpointError, RunInUseError, StorageError
+from ript_ray.errors import CheckpointError, ConfigError, RunInUseError, StorageError
 from ript_ray.runs.run_dir import RunDir
+from ript_ray.runtime.cluster import Cluster
 from tests.commands import environment
 from tests.disk import flushed_paths, full_disk
 
@@ -97,6 +99,12 @@ def test_versions_that_cannot_be_read_are_told_once_and_stop_nothing(
     folder.record_resumption("update-00001", {"python": "3"})
     assert (folder.versions, folder.resumed_versions) == ({}, {})
     assert caplog.text.count("versions.json cannot be read") == 1
+
+
+def test_a_run_whose_versions_are_unknown_is_not_resumed_if_they_must_be_the_same(folder: RunDir) -> None:
+    (folder.path / "versions.json").write_text("garbage")
+    with pytest.raises(ConfigError, match=r"is not resumed, .* what it began with is not known"):
+        api.resume(folder.path, Cluster(in_process=True), strict=True)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"garbage", b"", b"0123456789abcdef0123456789abcdeX"])

@@ -1,6 +1,7 @@
 """Whatever stands in place of a file that is read, the error names it, and nothing hangs."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ript_ray.storage.hashed_dir import load_arrays, save_arrays, verify_manifes
 from ript_ray.storage.jsonl import AppendOnlyLog
 from ript_ray.storage.reading import MAX_NESTING, parse_json, read_json
 from ript_ray.tracking.metrics_log import MetricsLog, read_metrics
+from tests.commands import ROOT
 from tests.conftest import tiny_quest
 
 EXPERIMENT = Experiment("small", ("reach-v3",))
@@ -74,6 +76,12 @@ def test_a_line_of_deep_json_is_skipped_as_any_damaged_line(
     path.write_text(f"{DEEP}\n")
     assert LINES[name](path) == []
     assert "cannot read line 1; skipping" in caplog.text
+
+
+def test_nothing_else_in_the_package_parses_files_as_json() -> None:
+    for path in sorted((ROOT / "ript_ray").rglob("*.py")):
+        if path.name != "reading.py":
+            assert not re.search(r"json\.load(s\((?!json\.dumps)|\()", path.read_text()), path
 
 
 def test_json_is_read_up_to_the_stated_nesting(tmp_path: Path) -> None:
