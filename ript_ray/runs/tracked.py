@@ -19,7 +19,7 @@ from ript_ray.tracking.store import Origin
 from ript_ray.tracking.tensorboard import TensorBoardTracker
 from ript_ray.tracking.tracker import MlflowTracker, Tracker
 
-MAX_NAME = 80
+MAX_NAME = 100
 """Longest text of a run's changes in its name, in characters; the tag `changed` has all of it."""
 
 
@@ -70,12 +70,12 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
     if parent is not None:
         tags["started_from"] = parent.path.absolute()
     tasks = experiment.tasks[0] if len(experiment.tasks) == 1 else f"{len(experiment.tasks)}-tasks"
-    changed = textwrap.shorten(in_words(changes or {}), MAX_NAME, placeholder=" ...")
+    changed = textwrap.shorten(in_words(changes or {}), MAX_NAME, placeholder=" ...", break_on_hyphens=False)
     group = changed or f"{tasks}-{experiment.policy.kind}"
     return Identity(
         run_id=folder.run_id,
         experiment=experiment.name,
-        run=f"{group} {seed_first(folder.name)}",
+        run=name_in_lists(folder, group),
         params=as_params({**asdict(experiment), "cluster": where.get("cluster", {})}),
         tags={name: str(value) for name, value in tags.items()},
         parent=(parent.experiment.name, parent.run_id) if parent else None,
@@ -97,9 +97,9 @@ def run_of(path: Path) -> RunDir | None:
     return next((RunDir(each) for each in (path, path.parent.parent) if (each / "run-id").exists()), None)
 
 
-def seed_first(name: str) -> str:
-    """Turn the name of a run's folder around, as lists cut names off at their ends: "seed0 20261122-093000"."""
-    return re.sub(r"^(\d{8}-\d{6})-(.+)$", r"\2 \1", name)
+def name_in_lists(folder: RunDir, what: str) -> str:
+    """Return a name for a list that shows its beginning: "seed0 clip-high=0.28 20261122-093000"."""
+    return re.sub(r"^(\d{8}-\d{6})-(\S+)(.*)$", r"\2\3 \1", f"{folder.name} {what}")
 
 
 def _columns(origin: Origin, versions: Mapping[str, str]) -> dict[str, str]:

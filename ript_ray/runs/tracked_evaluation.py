@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.tracked import as_params, run_of, seed_first
+from ript_ray.runs.tracked import as_params, name_in_lists, run_of
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.mlflow_run import Identity
 from ript_ray.tracking.store import MLFLOW_URI, SQLITE, Origin, without_password
@@ -63,7 +63,7 @@ def _identity(command: str, folder: RunDir, experiment: str, settings: Mapping[s
     return Identity(
         run_id=uuid.uuid4().hex,
         experiment=experiment,
-        run=f"{command} {seed_first(folder.name)}",
+        run=f"{command} {name_in_lists(folder, str(settings['split']))}",
         params=as_params({name: value for name, value in settings.items() if value is not None}),
         tags={
             "folder": str(folder.path),

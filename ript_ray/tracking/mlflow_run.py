@@ -148,7 +148,7 @@ class MlflowRun:
             return
         parent = find_run(self._client, identity.experiment, own_id)
         if parent is None:
-            name, tags = f"{identity.group}-all-seeds", {RUN_ID_TAG: own_id}
+            name, tags = f"{identity.group} all seeds", {RUN_ID_TAG: own_id}
             parent = self._client.create_run(experiment, run_name=name, tags=tags)
             self._client.set_terminated(parent.info.run_id)
         for run in alone:

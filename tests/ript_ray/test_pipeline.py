@@ -125,7 +125,7 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
     store = f"sqlite:///{home}/mlflow.db"
     client = MlflowClient(store)
     run_info = find_run(client, "small", RunDir(folder).run_id)
-    assert run_info.info.run_name.startswith("name=small tasks=button-press-topdown-v3,window-open-v3 ")
+    assert run_info.info.run_name.startswith("seed0 name=small tasks=button-press-topdown-v3,window-open-v3 ")
     assert run_info.data.tags["mlflow.note.content"].startswith("Does RIPT lift a policy that saw one demonstration")
     assert run_info.data.tags["mlflow.source.name"] == "python -m experiments.quickstart"
     assert f"tracking: MLflow, {store}, experiment small" in printed

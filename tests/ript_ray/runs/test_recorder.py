@@ -41,7 +41,11 @@ DISK_BYTES = 4000
 @pytest.fixture
 def folder(tmp_path: Path) -> RunDir:
     """A run without trackers: they see the full disk, too, and have tests of their own."""
-    folder = RunDir.create(tmp_path, EXPERIMENT)
+    return untracked(tmp_path, EXPERIMENT)
+
+
+def untracked(runs: Path, experiment: Experiment) -> RunDir:
+    folder = RunDir.create(runs, experiment)
     Origin(trackers=()).write(folder.path)
     return folder
 
@@ -177,7 +181,7 @@ def test_uniform_groups_that_are_trained_do_not_count_as_rejected_in_the_results
     tmp_path: Path, dynamic: bool, accepted: int, num_failed: int
 ) -> None:
     experiment = replace(EXPERIMENT, sampling=Sampling(dynamic=dynamic))
-    folder, end = RunDir.create(tmp_path, experiment), record(1)
+    folder, end = untracked(tmp_path, experiment), record(1)
     end.stats.dynamic, end.stats.num_uniform_trained = dynamic, 0 if dynamic else 1
     end.stats.verdicts[Verdict.ALL_FAILED] = 1
     with recording(folder, replace(SOURCE, experiment=experiment)) as recorder:

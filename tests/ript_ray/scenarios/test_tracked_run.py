@@ -84,7 +84,7 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     assert steps(store, run, "train/success_rate") == [1, 2, 3, 4]
     assert steps(store, run, "eval/success_rate") == [0, 4]
     assert (run.info.status, path.name[-11:]) == ("FINISHED", "-lost-power")
-    assert run.info.run_name == f"num-updates=4 seed0-lost-power {path.name[:15]}"
+    assert run.info.run_name == f"seed0-lost-power num-updates=4 {path.name[:15]}"
     assert doubled_points(store) == []
     events = events_of(path / "tensorboard")
     assert [step for step, _ in events["train/success_rate"]] == [1, 2, 3, 4]
@@ -189,7 +189,7 @@ def test_runs_that_differ_in_their_seeds_alone_are_nested_below_one_run(store: s
     for letter in "bc":
         MlflowRun(replace(first, run_id=letter * 32, run=f"line-{letter}"), store)
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
-    parent = runs["line-all-seeds"]
+    parent = runs["line all seeds"]
     nested = {name for name, run in runs.items() if run.data.tags.get(PARENT_TAG) == parent.info.run_id}
     assert nested == {"line-seed0", "line-b", "line-c"}
     assert parent.info.status == "FINISHED"

@@ -77,6 +77,28 @@ def test_a_store_that_rejects_files_gets_all_points_and_the_status_and_the_files
     assert problems == [None]
 
 
+@pytest.mark.parametrize("wrong", ["garbage://nowhere", "http://127.0.0.1:9", "sqlite:////dev/null/mlflow.db"])
+def test_a_store_that_takes_nothing_is_named_once_and_early(wrong: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ript_ray")
+    tracker = MlflowTracker(IDENTITY, wrong, max_pause_s=1)
+    wait_until(lambda: bool(own_messages(caplog)), "the warning")
+    time.sleep(2)  # some attempts
+    (message,) = own_messages(caplog)
+    assert message.startswith(f"tracking: MLflow, {wrong}, takes nothing (")
+    assert "everything is kept in metrics.jsonl" in message
+    assert "points" not in str(tracker.close(RunStatus.KILLED)).split("(")[0]
+
+
+def test_a_store_that_answers_is_named_with_its_experiment(store: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ript_ray")
+    assert MlflowTracker(IDENTITY, store).close(RunStatus.FINISHED) is None
+    assert own_messages(caplog) == [f"tracking: MLflow, {store}, experiment line"]
+
+
+def own_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("ript_ray")]
+
+
 # --- Failing servers -------------------------------------------------------------------------------------------------
 
 TRACK = """
