@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ript_ray.rl.callbacks import RolloutStats, TrainResult, UpdateRecord
 from ript_ray.rl.dynamic_sampling import Verdict
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.ledger import Ledger
+from ript_ray.rl.protocols import RuntimeUsage
 from ript_ray.rl.weights import snapshot
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
@@ -72,6 +74,7 @@ def record(update: int, **broken: float) -> UpdateRecord:
         num_replaced=0,
         learner_state=lambda: {"exp_avg/x": np.full(3, update, np.float32)},
         broadcast_s=0.1,
+        usage=RuntimeUsage(cpu_s=time.process_time()),  # it includes that of this process
     )
 
 
