@@ -21,12 +21,14 @@ FREE = (
 
 
 def summarize_runs(runs: Sequence[Path]) -> Summary:
-    """Summarize finished runs that differ in their seeds alone.
+    """Summarize finished runs that differ in their seeds alone; a link to one, such as `latest`, does not count.
 
     Raises:
         CheckpointError: A folder is not that of a run, or the run has not finished or did not post-train.
         ConfigError: There are fewer than two, two have the same seed, or they differ in anything else.
     """
+    named = {path.resolve() for path in runs if not path.is_symlink()}
+    runs = [path for path in runs if not path.is_symlink() or path.resolve() not in named]
     require(len(runs) > 1, f"an interval over seeds needs at least two runs, not {len(runs)}")
     experiments = {path: RunDir(path).experiment for path in runs}
     first = runs[0]

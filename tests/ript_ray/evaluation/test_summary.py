@@ -90,6 +90,8 @@ def test_runs_that_differ_in_their_seeds_alone_are_summarized(
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["overall"]["after"]["worst"] == 0.5
     assert summarize_runs(runs) == Summary.of(found, shares_contexts=True)
+    latest = runs[0].parent / "latest"
+    assert summarize_runs([*runs, latest]) == summarize_runs(runs), "as typed with an asterisk"
 
 
 def test_runs_that_cannot_be_summarized_are_refused_by_name(tmp_path: Path) -> None:
