@@ -81,6 +81,7 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
         parent=(parent.experiment.name, parent.run_id) if parent else None,
         replaced=folder.replaced_run_ids,
         group=group,
+        started_ms=int(1000 * (folder.path / "versions.json").stat().st_mtime),  # written once, at the start
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.tracked import as_params, name_in_lists, run_of
 from ript_ray.tracking.metrics_log import MetricPoint
-from ript_ray.tracking.mlflow_run import Identity
+from ript_ray.tracking.mlflow_run import Identity, MlflowRun
 from ript_ray.tracking.store import MLFLOW_URI, SQLITE, Origin, without_password
-from ript_ray.tracking.tracker import MlflowTracker, RunStatus, now_ms
+from ript_ray.tracking.tracker import RunStatus, now_ms
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def track_evaluation(
 ) -> None:
     """Log an evaluation where the run of its policy is tracked; of a policy without such a run, nothing.
 
-    A store that does not answer delays the end of the command, by 10 s at most, and is named; nothing is raised.
+    A store that does not answer is named after its first request has timed out; nothing is raised.
 
     Args:
         command: evaluate or compare.
@@ -46,16 +46,20 @@ def track_evaluation(
     store = Origin.read(folder.path).store(folder.path, experiment)
     if MLFLOW_URI not in os.environ and store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE)).exists():
         return
-    tracker = MlflowTracker(_identity(command, folder, experiment, {"policy": policy, **settings}), store)
-    tracker.log(MetricPoint(update, 0, 0.0, now_ms(), metrics, "evaluation"))
-    with tempfile.TemporaryDirectory() as place:
-        paths = [Path(place, name) for name in files]
-        for path, text in zip(paths, files.values(), strict=True):
-            path.write_text(text)
-        tracker.log_files(paths)
-        error = tracker.close(RunStatus.FINISHED)
-    if error:
-        logger.warning("tracking: MLflow, %s: %s", without_password(store), error)
+    identity = _identity(command, folder, experiment, {"policy": policy, **settings})
+    try:
+        run = MlflowRun(identity, store)
+        run.log([MetricPoint(update, 0, 0.0, now_ms(), metrics, "evaluation")])
+        run.end(RunStatus.FINISHED)
+        with tempfile.TemporaryDirectory() as place:
+            for name, text in files.items():
+                Path(place, name).write_text(text)
+            run.log_files(sorted(Path(place).iterdir()))
+    except Exception as error:  # boundary: the client library may raise anything, and the figures are printed already
+        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        logger.warning("tracking: MLflow, %s, takes nothing (%s)", without_password(store), reason)
+    else:
+        logger.info("tracking: MLflow, %s, experiment %s", without_password(store), experiment)
 
 
 def _identity(command: str, folder: RunDir, experiment: str, settings: Mapping[str, Any]) -> Identity:

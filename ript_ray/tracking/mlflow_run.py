@@ -67,6 +67,7 @@ class Identity:
         parent: MLflow experiment and id of the run that this one started from, if any.
         replaced: Ids that the run had before updates of it were dropped, to be made again.
         group: What its name shares with those of runs that differ in their seeds alone.
+        started_ms: Unix time of its start, which may be long before the store answers; now, unless given.
     """
 
     run_id: str
@@ -77,6 +78,7 @@ class Identity:
     parent: tuple[str, str] | None = None
     replaced: tuple[str, ...] = ()
     group: str = ""
+    started_ms: int | None = None
 
 
 class MlflowRun:
@@ -134,7 +136,7 @@ class MlflowRun:
         if identity.parent is not None and (parent := find_run(self._client, *identity.parent)):
             tags[PARENT_TAG] = parent.info.run_id
         experiment = self._experiment(identity.experiment)
-        run = self._client.create_run(experiment, run_name=identity.run, tags=tags)
+        run = self._client.create_run(experiment, identity.started_ms, run_name=identity.run, tags=tags)
         if PARENT_TAG not in tags and SEEDS_TAG in tags:
             self._nest_seeds(experiment, identity)
         return run

@@ -10,9 +10,10 @@ import sqlite3
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 from urllib.request import url2pathname
 
+from ript_ray.checks import require
 from ript_ray.errors import CheckpointError
 from ript_ray.storage.atomic import atomic_write
 from ript_ray.storage.reading import read_object
@@ -44,7 +45,9 @@ class Origin:
 
     @classmethod
     def here(cls, trackers: tuple[TrackerName, ...] = ("mlflow",), description: str = "") -> Self:
-        """Return the origin of what this process starts."""
+        """Return the origin of what this process starts; raises ConfigError where a tracker is unknown."""
+        unknown = [name for name in trackers if name not in get_args(TrackerName)]
+        require(not unknown, f"trackers must be {' or '.join(get_args(TrackerName))}, not {', '.join(unknown)}")
         try:
             user = getpass.getuser()
         except (KeyError, OSError):  # a container's user may have no name

@@ -88,6 +88,12 @@ def test_a_run_can_be_uploaded_to_a_second_store(store: str, folder: RunDir, mon
     assert history(other) == rates(1, 2, 3, 4, 5)
 
 
+def test_an_upload_much_later_tells_when_the_run_began(store: str, folder: RunDir) -> None:
+    os.utime(folder.path / "versions.json", (1_700_000_000, 1_700_000_000))
+    sync_tracking(folder)
+    assert only_run(store).info.start_time == 1_700_000_000_000
+
+
 def test_a_long_metrics_log_is_uploaded_in_batches(store: str, folder: RunDir) -> None:
     many = {f"metric/{number}": 1.0 for number in range(30)}
     folder.metrics_log.unlink()

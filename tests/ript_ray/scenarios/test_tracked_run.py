@@ -25,6 +25,7 @@ from ript_ray.runs import checkpoint
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runs.tracked import tracking_identity
+from ript_ray.runs.tracked_evaluation import track_evaluation
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
@@ -151,6 +152,18 @@ def check_evaluations_are_nested(store: str, path: Path, run: Any) -> None:
         assert each.info.status == "FINISHED"
         files = {file.path for file in client.list_artifacts(each.info.run_id)}
         assert files == {f"{command}.json", f"{command}.txt"}
+
+
+def test_a_store_that_is_down_costs_an_evaluation_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    folder = RunDir.create(tmp_path / "runs", EXPERIMENT)
+    track_evaluation(
+        "evaluate", folder.path, update=4, settings={"split": "test"}, metrics={"eval/success_rate": 0.5}, files={}
+    )
+    (message,) = caplog.messages[-1:]
+    assert message.startswith("tracking: MLflow, http://127.0.0.1:9, takes nothing (MlflowException: ")
 
 
 def test_a_run_that_never_succeeds_has_failed(store: str, tmp_path: Path) -> None:

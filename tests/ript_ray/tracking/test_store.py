@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ript_ray.errors import ConfigError
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
 from ript_ray.tracking.store import Origin, follow_a_move, ui_command
 from tests.tracked import only_run
@@ -59,6 +60,11 @@ def test_a_run_without_a_legible_origin_has_the_defaults(run: Path, content: str
     if content is not None:
         (run / "tracking.json").write_text(content)
     assert Origin.read(run) == Origin()
+
+
+def test_an_unknown_tracker_is_named() -> None:
+    with pytest.raises(ConfigError, match="trackers must be mlflow or tensorboard, not wandb"):
+        Origin.here(("mlflow", "wandb"))  # type: ignore[arg-type]
 
 
 def test_artifacts_of_earlier_and_later_runs_are_beside_a_store_that_was_moved(
