@@ -42,7 +42,7 @@ def close_killed_run(path: Path) -> bool:
         if folder.status.exists():  # its process ended in the meantime
             return False
         status = RunStatus.FINISHED if folder.results.exists() else RunStatus.KILLED
-        _close_in_store(folder, status)
+        close_in_store(folder, status)
         atomic_write(folder.status, json.dumps({"status": status}) + "\n")
     return True
 
@@ -70,7 +70,8 @@ def _close_all(runs: Path) -> None:
             logger.debug("%s cannot be closed in MLflow: %s", lock.parent, reason)
 
 
-def _close_in_store(folder: RunDir, status: RunStatus) -> None:
+def close_in_store(folder: RunDir, status: RunStatus) -> None:
+    """End a run in MLflow if it stands there as running; raises whatever MLflow raises."""
     experiment = folder.experiment.name
     origin = Origin.read(folder.path)
     store = origin.store(folder.path, experiment)
