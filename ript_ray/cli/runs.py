@@ -35,12 +35,14 @@ class Runs:
 
     def run(self) -> int:
         """Print one table per experiment, and how to go on with what has not finished."""
+        from ript_ray.runs.killed import closing_killed_runs
         from ript_ray.runs.overview import RunState, overview
 
         console = Console()
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = FILE_WIDTH
-        runs = overview(self.folder)
+        with closing_killed_runs(self.folder):
+            runs = overview(self.folder)
         for experiment, group in itertools.groupby(runs, key=lambda run: run.folder.absolute().parent):
             console.print(_table(experiment.name, list(group), console.width))
         if not runs:

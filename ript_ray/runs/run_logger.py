@@ -73,8 +73,8 @@ class RunLogger:
         else:
             status = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
         if kind is not None:
-            what = "stopped" if kind is KeyboardInterrupt else "failed; once the cause is mended,"
-            logger.warning("the run has %s: it goes on with ript-ray resume %s", what, self.folder.path)
+            what = "has stopped:" if kind is KeyboardInterrupt else "has failed; once the cause is mended,"
+            logger.warning("the run %s it goes on with ript-ray resume %s", what, self.folder.path)
         with contextlib.suppress(StorageError):  # a disk that is full now has ended the run with its own error
             self.folder.write_status(status)
         self._metrics_log.flush()
