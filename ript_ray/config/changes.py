@@ -57,7 +57,7 @@ def unused_options(experiment: Experiment) -> dict[str, str]:
     if not policy.cameras:
         unused |= {f"benchmark.{name}": "the policy reads no camera" for name in experiment.benchmark.render_settings}
     unused |= {f"sft.{name}": f"{name} is not among the stages" for name in experiment.sft.stages if name not in stages}
-    if not experiment.supervised_tasks:
+    if stages == (RIPT,):
         unused["sft"] = "there is no supervised stage"
         if experiment.sampling.context_source != "demos":
             unused["demos"] = "there is no supervised stage, and contexts are not those of demonstrations"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import RIPT_RAY, environment
+from tests.commands import QUICKSTART, RIPT_RAY, environment
 
 pytestmark = pytest.mark.cli
 
@@ -126,3 +126,11 @@ def test_a_path_with_nothing_there_is_named_before_any_package_is_imported(tmp_p
     command = (*RIPT_RAY, "evaluate", "nowhere")
     result = subprocess.run(command, env=shadowed(tmp_path), capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (1, "error: there is nothing at nowhere\n")
+
+
+def test_a_launcher_says_its_first_line_before_any_package_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
+    command = (*QUICKSTART, "--seed", "1", "--ppo.clip-high", "0.28")
+    result = subprocess.run(command, env=shadowed(tmp_path), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout.endswith("  loading torch and other packages\n")
+    assert result.stderr == "torch is imported\n"
