@@ -5,6 +5,7 @@ at work. The command line is made of the same functions.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode, console_logging
 from ript_ray.tracking.store import Origin, TrackerName
 from ript_ray.types import Context, Rollout, RolloutRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -271,6 +274,7 @@ def _requests(overrides: EvaluationOverrides, experiment: Experiment, *others: E
 
 def _evaluate(parts: Components, requests: Sequence[RolloutRequest], cluster: Cluster) -> EvaluationResult:
     with open_runtime(parts, cluster, with_learner=False) as runtime:
+        logger.info("evaluating on held-out contexts: %d", sum(len(request.contexts) for request in requests))
         return evaluate_on(runtime, requests)
 
 

@@ -61,9 +61,11 @@ def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is not None:
+            logger.info("connecting to Ray at %s", address)
             _require_ray(address)
             ray.init(address=address, **quiet)
             return
+        logger.info("starting Ray on this machine")
         # Ray then listens on this machine's loopback address alone, as it does on macOS; there is no option for it.
         with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
             ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
