@@ -20,7 +20,7 @@ from ript_ray.rl.train import train
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
 from ript_ray.runs.kept_groups import KeptGroups, KeptGroupsCleaner
-from ript_ray.runs.killed import closing_killed_runs
+from ript_ray.runs.killed import closing_killed_runs, closing_killed_runs_beside
 from ript_ray.runs.model_dir import initial_policy
 from ript_ray.runs.preflight import require_start
 from ript_ray.runs.provenance import differences, versions
@@ -90,9 +90,8 @@ def run_experiment(
     experiment = _with_absolute_paths(experiment)
     start = require_start(experiment, cluster, runs)
     with closing_killed_runs(runs), session(cluster):
-        folder = RunDir.create(
-            runs, experiment, label, changes=changes
-        )  # nothing is written before all that can be checked has been
+        # Nothing is written before all that can be checked has been.
+        folder = RunDir.create(runs, experiment, label, changes=changes)
         with folder.lock():
             (origin or Origin.here()).write(folder.path)
             logger.info("run folder %s", folder.path)
@@ -134,7 +133,7 @@ def resume_experiment(
         _compare_versions(folder, experiment, point.folder.name if point else "the start", strict=strict)
         if num_updates is not None:
             folder.extend(experiment, point.state.progress.update if point else 0)
-        with view_of(experiment) as view, closing_killed_runs(run.absolute().parents[1]), session(cluster):
+        with view_of(experiment) as view, closing_killed_runs_beside(run), session(cluster):
             if point is None:
                 logger.info("%s has no checkpoint: restarting it", folder.path)
                 return _run_stages(folder, initial_policy(experiment), None, cluster, view)

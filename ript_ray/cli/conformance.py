@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from ript_ray.cli.entrypoint import WithPlugins
+from ript_ray.cli.entrypoint import WithPlugins, begin_loading
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class CheckPolicy(WithPlugins):
 
     def run(self) -> int:
         """Print a table of the checks; 1 if one fails."""
+        begin_loading()
         from ript_ray.cli.check import check_policy_named
 
         return check_policy_named(self.policy, benchmark=self.benchmark, instructions=self.instructions)
@@ -46,6 +47,7 @@ class CheckBenchmark(WithPlugins):
 
     def run(self) -> int:
         """Print a table of the checks; 1 if one fails."""
+        begin_loading()
         from ript_ray.cli.check import check_benchmark_named
 
         return check_benchmark_named(self.benchmark, task=self.task)

@@ -1,6 +1,5 @@
 """`ript-ray evaluate` and `ript-ray compare`: evaluations as tables, JSON files and videos."""
 
-import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +15,11 @@ from ript_ray.errors import CheckpointError
 from ript_ray.evaluation.tables import difference_table, results_table
 from ript_ray.evaluation.video import VideoSettings
 from ript_ray.runs import checkpoint
-from ript_ray.runs.killed import closing_killed_runs
+from ript_ray.runs.killed import closing_killed_runs_beside
 from ript_ray.runs.metrics import gain_metrics, rate_metrics
 from ript_ray.runs.recorder import success_metrics
 from ript_ray.runs.replay import write_evaluation_videos
 from ript_ray.runs.saved_policy import SavedPolicy
-from ript_ray.runs.tracked import run_of
 from ript_ray.runs.tracked_evaluation import track_evaluation
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.storage.atomic import atomic_write, require_absent
@@ -53,7 +51,7 @@ def evaluate_checkpoint(
         ReplayError: A rollout to film does not come out as it was evaluated.
     """
     _require_writable(out, videos)
-    with _killed_runs_beside(path):
+    with closing_killed_runs_beside(path):
         result = api.evaluate(path, overrides, cluster=cluster)
     console = Console(record=True)
     console.print(results_table({"success": result}, f"{path}: {overrides.split} contexts"))
@@ -89,7 +87,7 @@ def compare_checkpoints(
         StorageError: `out` exists or cannot be written.
     """
     _require_writable(out)
-    with _killed_runs_beside(first):
+    with closing_killed_runs_beside(first):
         found = api.compare(first, second, overrides, cluster=cluster)
     results, console = {"A": found.first, "B": found.second}, Console(record=True)
     print_line(console, f"A: {first}\nB: {second}")
@@ -134,16 +132,10 @@ def _track(
     track_evaluation(
         command,
         path,
-        update=checkpoint.number_of(checkpoint.find(path).resolve()),
         settings={**settings, **asdict(overrides)},
         metrics=metrics,
         files={f"{command}.json": figures, f"{command}.txt": console.export_text()},
     )
-
-
-def _killed_runs_beside(path: Path) -> contextlib.AbstractContextManager[None]:
-    run = run_of(path.absolute())
-    return closing_killed_runs(run.path.parents[1]) if run else contextlib.nullcontext()
 
 
 def _require_writable(*paths: Path | None) -> None:

@@ -144,11 +144,13 @@ class Replay(WithPlugins):
         begin_loading(self.run_folder)
         from ript_ray.cli.replay import replay_member
         from ript_ray.evaluation.video import VideoSettings
+        from ript_ray.runs.killed import closing_killed_runs_beside
 
         video_settings = VideoSettings(self.size, self.rendering)
-        return replay_member(
-            self.run_folder, group=self.group, member=self.member, out=self.out, video_settings=video_settings
-        )
+        with closing_killed_runs_beside(self.run_folder):
+            return replay_member(
+                self.run_folder, group=self.group, member=self.member, out=self.out, video_settings=video_settings
+            )
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class Resume(WithPlugins):
 class SyncTracking(WithPlugins):
     """Upload the metrics and results of a run that were not delivered to the tracking store during the run.
 
-    The store is the one that MLFLOW_TRACKING_URI names. What it has already is not stored twice.
+    The store is the one that MLFLOW_TRACKING_URI names, else the one that the run was started with (docs/mlflow.md).
+    What it has already is not stored twice.
 
     Attributes:
         run_folder: The run's folder.
@@ -196,6 +199,7 @@ class SyncTracking(WithPlugins):
 
     def run(self) -> int:
         """Upload, and print the number of points."""
+        begin_loading(self.run_folder)
         from ript_ray.cli.sync_tracking import sync_tracking
         from ript_ray.runs.run_dir import RunDir
 
@@ -231,6 +235,7 @@ class Import:
 
     def run(self) -> int:
         """Write the folder, and print what it holds."""
+        begin_loading(self.checkpoint)
         from ript_ray.cli.convert import ImportMetadata, import_checkpoint
 
         metadata = ImportMetadata(self.tasks, self.instructions, self.text_features)
@@ -256,9 +261,12 @@ class Export(WithPlugins):
 
     def run(self) -> int:
         """Write the file, and print its format."""
+        begin_loading(self.model)
         from ript_ray.cli.convert import export_checkpoint
+        from ript_ray.runs.killed import closing_killed_runs_beside
 
-        layout = export_checkpoint(self.model, self.out, layout=self.layout)
+        with closing_killed_runs_beside(self.model):
+            layout = export_checkpoint(self.model, self.out, layout=self.layout)
         print(f"{self.out}: upstream format {layout}")
         return 0
 

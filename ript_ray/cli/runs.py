@@ -41,14 +41,14 @@ class Runs:
         console = Console()
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = FILE_WIDTH
-        with closing_killed_runs(self.folder):
-            runs = overview(self.folder)
-        for experiment, group in itertools.groupby(runs, key=lambda run: run.folder.absolute().parent):
-            console.print(_table(experiment.name, list(group), console.width))
-        if not runs:
-            print_line(console, f"there are no runs in {self.folder}")
-        if any(run.state in (RunState.INTERRUPTED, RunState.FAILED, RunState.KILLED) for run in runs):
-            print_line(console, "what has not finished goes on with: ript-ray resume RUN")
+        runs = overview(self.folder)
+        with closing_killed_runs(self.folder):  # read before: closing a run takes its lock
+            for experiment, group in itertools.groupby(runs, key=lambda run: run.folder.absolute().parent):
+                console.print(_table(experiment.name, list(group), console.width))
+            if not runs:
+                print_line(console, f"there are no runs in {self.folder}")
+            if any(run.state in (RunState.INTERRUPTED, RunState.FAILED) for run in runs):
+                print_line(console, "what has not finished goes on with: ript-ray resume RUN")
         return 0
 
 
@@ -56,7 +56,7 @@ def _table(experiment: str, runs: "list[RunOverview]", width: int) -> Table:
     padding = (0, 1) if width >= 100 else 0  # a terminal of 80 columns is wide enough
     table = Table(title=escape(experiment), title_justify="left", box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
     table.add_column("run", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", min_width=len("interrupted"))
     table.add_column("changed", overflow="fold")
     for name in ("before", "after", "gain", "rollouts", "steps", "min"):
         table.add_column(name, justify="right", no_wrap=True)

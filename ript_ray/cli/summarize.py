@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from ript_ray.cli.entrypoint import WithPlugins
+from ript_ray.cli.entrypoint import WithPlugins, begin_loading
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,17 @@ class Summarize(WithPlugins):
 
     def run(self) -> int:
         """Print the table; write the file that was asked for."""
+        begin_loading(*self.runs)
         from ript_ray.config.serialization import SCHEMA
         from ript_ray.evaluation.tables import summary_table
+        from ript_ray.runs.killed import closing_killed_runs_beside
         from ript_ray.runs.summary import summarize_runs
         from ript_ray.storage.atomic import atomic_write, require_absent
 
         if self.out is not None:
             require_absent(self.out)
-        summary = summarize_runs(self.runs)
+        with closing_killed_runs_beside(self.runs[0]):
+            summary = summarize_runs(self.runs)
         Console().print(summary_table(summary))
         if self.out is not None:
             atomic_write(self.out, json.dumps({"schema": SCHEMA, **summary.to_json()}, indent=2) + "\n")

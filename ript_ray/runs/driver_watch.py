@@ -17,7 +17,7 @@ EXIT_TIMEOUT_S = 5.0
 
 
 class DriverWatch:
-    """A process that waits, as long as this one lives, and closes the run then if this one has not."""
+    """A process that waits for this one to end, and closes the run if it was left open."""
 
     def __init__(self, folder: Path):
         """Start the process.

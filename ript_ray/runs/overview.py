@@ -24,7 +24,6 @@ class RunState(StrEnum):
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
-    KILLED = "killed"
     DAMAGED = "damaged"
 
 
@@ -68,9 +67,13 @@ def overview(root: Path) -> list[RunOverview]:
     """
     if not root.is_dir():
         raise CheckpointError(f"there is no folder {root}")
+    return [_read(RunDir(folder)) for folder in run_folders(root)]
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Return the folders of runs below a folder: of all experiments, of one, or that one run; oldest first."""
     folders = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-    runs = [folder for folder in folders if not folder.is_symlink() and any((folder / mark).exists() for mark in MARKS)]
-    return [_read(RunDir(folder)) for folder in runs]
+    return [folder for folder in folders if not folder.is_symlink() and any((folder / mark).exists() for mark in MARKS)]
 
 
 def _read(run: RunDir) -> RunOverview:
@@ -110,9 +113,9 @@ def _state(run: RunDir, ended: Mapping[str, Any] | None, *, has_results: bool) -
     if run.is_running:
         return RunState.RUNNING
     status = (ended or {}).get("status")
-    if status in ("KILLED", "FAILED"):
-        return RunState.INTERRUPTED if status == "KILLED" else RunState.FAILED
-    return RunState.FINISHED if has_results else RunState.KILLED
+    if status == "FAILED":
+        return RunState.FAILED
+    return RunState.FINISHED if has_results else RunState.INTERRUPTED
 
 
 def _progress(points: list[dict[str, Any]], num_updates: int) -> str:

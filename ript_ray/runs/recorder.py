@@ -42,7 +42,7 @@ class _Unsaved:
 
 
 class Recorder:
-    """Writes everything to the run's directory; metrics go to MLflow as well.
+    """Writes everything to the run's directory; metrics go to the trackers as well.
 
     A context manager: however the block ends, the last finished update is saved with all that resuming needs. Therefore
     the learner's state is fetched after every update (twice the size of the trainable weights): at the end the learner

@@ -32,8 +32,6 @@ POST_TRAINING_PREFIX = "update"
 LATEST = "latest"
 """Name of the link to the newest run of an experiment, beside its runs."""
 
-logger = logging.getLogger(__name__)
-
 
 class RunDir:
     """The directory runs/<experiment>/<time>-seed<seed>/ of one run.
@@ -113,6 +111,30 @@ class RunDir:
     def experiment(self) -> Experiment:
         """The resolved experiment; raises CheckpointError where it cannot be read."""
         return read_experiment(self.config)
+
+    @property
+    def experiment_name(self) -> str:
+        """The experiment's name, also where its policy or benchmark is of a kind that is not known here.
+
+        Raises:
+            CheckpointError: The configuration cannot be read.
+        """
+        try:
+            return str(read_object(self.config)["name"])
+        except KeyError as error:
+            raise CheckpointError(f"{self.config} does not describe an experiment: it has no name") from error
+
+    @property
+    def runs_folder(self) -> Path | None:
+        """The folder of the runs of all experiments, if this one lies in it as every run does at first; else None."""
+        place = self.path.absolute().parent
+        return place.parent if self.config.is_file() and place.name == self.experiment_name else None
+
+    @property
+    def started_ms(self) -> int | None:
+        """When the run began, in milliseconds of Unix time, or None if that is not known any more."""
+        path = self.path / "versions.json"  # written once, at the start
+        return int(1000 * path.stat().st_mtime) if path.is_file() else None
 
     @property
     def changes(self) -> dict[str, str] | None:
@@ -240,13 +262,18 @@ class RunDir:
             self._write_changes({**changes, "num-updates": str(experiment.num_updates)})
         atomic_write(self.config, to_json(experiment))
 
-    def write_status(self, status: str) -> None:
+    def write_status(self, status: str, *, is_tracked: bool = True) -> None:
         """Write how the run has ended.
+
+        Args:
+            status: How.
+            is_tracked: False where the tracking store is yet to be told.
 
         Raises:
             StorageError: It cannot be written.
         """
-        atomic_write(self.status, json.dumps({"status": status}) + "\n")
+        content = {"status": status} if is_tracked else {"status": status, "is_tracked": False}
+        atomic_write(self.status, json.dumps(content) + "\n")
 
     def earlier_results(self, update: int) -> Path:
         """Return where the results are kept of a run that ended after `update` and was extended."""

@@ -12,7 +12,7 @@ from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.driver_watch import DriverWatch
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.tracked import artifacts, open_trackers
-from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind, read_metrics
+from ript_ray.tracking.metrics_log import MetricPoint, MetricsLog, PointKind
 from ript_ray.tracking.tracker import RunStatus, now_ms
 from ript_ray.types import RIPT
 
@@ -48,12 +48,13 @@ class RunLogger:
         stage, number = (state.stage, state.number) if state else (experiment.stages[0], 0)
         evaluation = folder.before if number == 0 else folder.earlier_results(number)  # neither is made again
         is_evaluated = stage == RIPT and evaluation.exists()
-        earlier = read_metrics(folder.metrics_log)
         self.restored_points = self._metrics_log.truncate_after(
-            stage, number, stages=experiment.all_stages, keep_evaluation=is_evaluated
+            stage,
+            number,
+            stages=experiment.all_stages,
+            keep_evaluation=is_evaluated,
+            before_dropping=folder.renew_run_id,  # before: a store that has these points would have them twice
         )
-        if len(self.restored_points) < len(earlier):
-            folder.renew_run_id()
         totals = state.totals if state else RunTotals()
         self._earlier_s = max([totals.wall_s, *(point.wall_s for point in self.restored_points)])
         self._trackers = open_trackers(folder, experiment, self.restored_points)
@@ -62,7 +63,10 @@ class RunLogger:
         self._watch: DriverWatch | None = None
 
     def __enter__(self) -> Self:
-        self._watch = DriverWatch(self.folder.path)
+        try:
+            self._watch = DriverWatch(self.folder.path)
+        except OSError as error:
+            logger.warning("no process watches this one (%s): if it is killed by force, nothing closes the run", error)
         return self
 
     def __exit__(

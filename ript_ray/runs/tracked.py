@@ -78,10 +78,10 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
         run=name_in_lists(folder, group),
         params=as_params({**asdict(experiment), "cluster": where.get("cluster", {})}),
         tags={name: str(value) for name, value in tags.items()},
-        parent=(parent.experiment.name, parent.run_id) if parent else None,
+        parent=(parent.experiment_name, parent.run_id) if parent else None,
         replaced=folder.replaced_run_ids,
         group=group,
-        started_ms=int(1000 * (folder.path / "versions.json").stat().st_mtime),  # written once, at the start
+        started_ms=folder.started_ms,
     )
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ript_ray.runs import checkpoint
 from ript_ray.runs.run_dir import RunDir
 from ript_ray.runs.tracked import as_params, name_in_lists, run_of
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
-from ript_ray.tracking.store import MLFLOW_URI, SQLITE, Origin, without_password
+from ript_ray.tracking.store import MLFLOW_URI, Origin, without_password
 from ript_ray.tracking.tracker import RunStatus, now_ms
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,6 @@ def track_evaluation(
     command: str,
     policy: Path,
     *,
-    update: int,
     settings: Mapping[str, Any],
     metrics: dict[str, float],
     files: Mapping[str, str],
@@ -34,21 +34,21 @@ def track_evaluation(
     Args:
         command: evaluate or compare.
         policy: A run or a checkpoint of one.
-        update: Updates that the policy had.
         settings: What the command was asked for.
         metrics: What it found.
         files: Texts to keep, by the names of their files.
     """
-    folder = run_of(policy.absolute())
-    if folder is None or "mlflow" not in Origin.read(folder.path).trackers:
-        return
-    experiment = folder.experiment.name
-    store = Origin.read(folder.path).store(folder.path, experiment)
-    if MLFLOW_URI not in os.environ and store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE)).exists():
-        return
-    identity = _identity(command, folder, experiment, {"policy": policy, **settings})
+    store = ""
     try:
-        run = MlflowRun(identity, store)
+        folder = run_of(policy.absolute())
+        if folder is None or "mlflow" not in (origin := Origin.read(folder.path)).trackers:
+            return
+        experiment = folder.experiment_name
+        if MLFLOW_URI not in os.environ and not origin.has_store(folder.path, experiment):
+            return
+        store = origin.store(folder.path, experiment)
+        run = MlflowRun(_identity(command, folder, experiment, {"policy": policy, **settings}), store)
+        update = checkpoint.number_of(checkpoint.find(policy).resolve())
         run.log([MetricPoint(update, 0, 0.0, now_ms(), metrics, "evaluation")])
         run.end(RunStatus.FINISHED)
         with tempfile.TemporaryDirectory() as place:

@@ -20,8 +20,8 @@ from ript_ray.errors import WorkerError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
 
-ANSWER_TIMEOUT_S = 10.0
-"""Within this time a Ray cluster answers at its address."""
+ANSWER_TIMEOUT_S = 6.0
+"""Within this time something listens at the address of a Ray cluster, and within as much again it answers as Ray."""
 
 WATCH_S = 0.5
 """How often the watch looks whether Ray's processes are alive; Ray ends this process some seconds after them."""

@@ -7,19 +7,22 @@ from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+IMPATIENT = 3
+"""That many Ctrl-C do not wait."""
 
 
 @contextlib.contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP within the block wait for its end; the second one acts at once.
+    """Let Ctrl-C, SIGTERM and SIGHUP within the block wait for its end; a third Ctrl-C acts at once.
 
-    Outside the main thread, where signals never arrive, this does nothing.
+    Outside the main thread, where signals never arrive, this does nothing; nor does it to signals that are ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in handlers.items():
@@ -27,9 +30,11 @@ def deferred_interrupts() -> Iterator[None]:
 
     def wait(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        restore()
+        if received.count(signal.SIGINT) == IMPATIENT:
+            restore()
+            signal.raise_signal(number)
 
-    for number in SIGNALS:
+    for number in handlers:
         signal.signal(number, wait)
     try:
         yield

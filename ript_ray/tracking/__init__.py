@@ -1,1 +1,1 @@
-"""Metrics log, MLflow, console, curve."""
+"""Metrics log, MLflow, TensorBoard, console, curve."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -92,7 +92,13 @@ class MetricsLog:
         self._file.flush()
 
     def truncate_after(
-        self, stage: str, number: int, *, stages: Sequence[str], keep_evaluation: bool
+        self,
+        stage: str,
+        number: int,
+        *,
+        stages: Sequence[str],
+        keep_evaluation: bool,
+        before_dropping: Callable[[], None] = lambda: None,
     ) -> list[MetricPoint]:
         """Drop the points that a resumed run will log again.
 
@@ -101,6 +107,7 @@ class MetricsLog:
             number: Updates of that stage to keep; in a supervised stage, optimizer steps.
             stages: Names of the run's stages, in order.
             keep_evaluation: Whether to keep an evaluation at exactly that update.
+            before_dropping: Called before a point is dropped, if one is.
 
         Returns:
             The points that are kept.
@@ -122,6 +129,8 @@ class MetricsLog:
             at = (stages.index(point.stage), point.update)
             if at < end or (at == end and (point.kind != "evaluation" or keep_evaluation)):
                 kept.append(point)
+        if len(kept) < len(points):
+            before_dropping()
         self._file.rewrite(map(_line_of, kept), keep_old=bool(damaged))
         return kept
 

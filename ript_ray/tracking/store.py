@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 from urllib.request import url2pathname
 
+import pydantic
+
 from ript_ray.checks import require
 from ript_ray.errors import CheckpointError
 from ript_ray.storage.atomic import atomic_write
@@ -59,10 +61,10 @@ class Origin:
     def read(cls, folder: Path) -> Self:
         """Return the origin of the run in a folder; of one that does not say it, or not legibly, the defaults."""
         try:
-            content = read_object(folder / ORIGIN)
-            known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-            return cls(**{**known, "trackers": tuple(known.get("trackers", cls.trackers))})
-        except (CheckpointError, TypeError):
+            known = {field.name for field in fields(cls)}
+            content = {name: value for name, value in read_object(folder / ORIGIN).items() if name in known}
+            return pydantic.TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
+        except (CheckpointError, pydantic.ValidationError):
             return cls()
 
     def write(self, folder: Path) -> None:
@@ -82,6 +84,11 @@ class Origin:
         place = folder.absolute().parent
         project = place.parent.parent if place.name == experiment else place
         return _named_store() or self.uri or f"{SQLITE}{project / 'mlflow.db'}"
+
+    def has_store(self, folder: Path, experiment: str) -> bool:
+        """Return whether the store of the run in a folder is there, as far as that is known without asking it."""
+        store = self.store(folder, experiment)
+        return not store.startswith(SQLITE) or Path(store.removeprefix(SQLITE)).exists()
 
 
 def _named_store() -> str | None:
@@ -116,7 +123,7 @@ def artifact_location(store: str) -> str | None:
     """Return where the artifacts of a database's experiments go: beside it; None for stores that decide themselves."""
     if not store.startswith(SQLITE):
         return None
-    return Path(store.removeprefix(SQLITE)).absolute().with_name("mlruns").as_uri()
+    return Path(store.removeprefix(SQLITE)).resolve().with_name("mlruns").as_uri()
 
 
 def follow_a_move(store: str) -> None:
@@ -129,7 +136,9 @@ def follow_a_move(store: str) -> None:
     if location is None or not database.is_file():
         return
     with (
-        contextlib.suppress(sqlite3.OperationalError),  # a file without MLflow's tables
+        contextlib.suppress(
+            sqlite3.OperationalError
+        ),  # without MLflow's tables, or locked: the next command tries again
         contextlib.closing(sqlite3.connect(database, timeout=5)) as connection,
         connection,
     ):
@@ -147,7 +156,8 @@ def follow_a_move(store: str) -> None:
 
 
 def _is_moved(earlier: str | None, location: str) -> bool:
-    """Whether a location is one that `artifact_location` gave to a database somewhere else."""
+    """Whether a location is one that `artifact_location` gave to a database somewhere else, and has moved with it."""
     if earlier is None or earlier == location or not earlier.startswith("file:///"):
         return False
-    return Path(url2pathname(earlier.removeprefix("file://"))).name == "mlruns"
+    before, now = (Path(url2pathname(each.removeprefix("file://"))) for each in (earlier, location))
+    return before.name == "mlruns" and (now.exists() or not before.exists())

@@ -60,7 +60,7 @@ def test_a_finished_run_without_post_training_has_a_success_rate_and_no_gain(tmp
 UNFINISHED: dict[str, tuple[str | None, RunState]] = {
     "ended by its user": ("KILLED", RunState.INTERRUPTED),
     "ended by an error": ("FAILED", RunState.FAILED),
-    "killed without a chance to say so": (None, RunState.KILLED),
+    "killed without a chance to say so": (None, RunState.INTERRUPTED),
 }
 
 
@@ -78,7 +78,7 @@ def test_a_run_in_progress_is_known_by_its_lock_and_looking_at_it_does_not_take_
         assert (only(tmp_path).state, only(tmp_path).detail) == (RunState.RUNNING, "prior, step 20")
     with folder.lock():
         pass
-    assert only(tmp_path).state is RunState.KILLED
+    assert only(tmp_path).state is RunState.INTERRUPTED
 
 
 DAMAGE: dict[str, tuple[Callable[[RunDir], object], str]] = {
@@ -101,7 +101,7 @@ def test_a_damaged_run_is_a_row_that_says_so_and_the_others_are_shown(case: str,
     damaged, sound = overview(tmp_path)
     assert damaged.state is RunState.DAMAGED
     assert what in damaged.detail
-    assert sound.state is RunState.KILLED
+    assert sound.state is RunState.INTERRUPTED
 
 
 def test_damaged_lines_of_metrics_are_counted(tmp_path: Path) -> None:
@@ -115,7 +115,10 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
         overview(tmp_path / "nowhere")
 
 
-def test_the_command_prints_one_table_per_experiment_and_how_to_go_on(tmp_path: Path) -> None:
+def test_the_command_prints_one_table_per_experiment_and_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # parallel tests have it
     create(tmp_path / "runs", status="KILLED", num_updates=2)
     result = ript_ray_here("runs", cwd=tmp_path)
     assert result.returncode == 0

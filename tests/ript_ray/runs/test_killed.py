@@ -55,9 +55,20 @@ def test_a_store_that_is_down_delays_nothing_and_the_run_is_closed_later(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with closing_killed_runs(tmp_path / "runs"):
         pass
-    assert not folder.status.exists()
+    assert json.loads(folder.status.read_text()) == {"status": "KILLED", "is_tracked": False}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    MlflowRun(tracking_identity(folder, EXPERIMENT), store).mark_running()
     assert close_killed_run(folder.path)
+    assert (only_run(store).info.status, json.loads(folder.status.read_text())) == ("KILLED", {"status": "KILLED"})
+
+
+def test_a_killed_run_with_a_policy_of_an_unknown_kind_is_closed_too(store: str, tmp_path: Path) -> None:
+    folder = killed_run(tmp_path / "runs")
+    MlflowRun(tracking_identity(folder, EXPERIMENT), store).mark_running()
+    content = json.loads(folder.config.read_text())
+    folder.config.write_text(json.dumps({**content, "policy": {"kind": "of-a-plugin"}}))
+    assert close_killed_run(folder.path)
+    assert only_run(store).info.status == "KILLED"
 
 
 @pytest.mark.cli

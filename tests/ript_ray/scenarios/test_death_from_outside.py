@@ -15,7 +15,7 @@ import pytest
 
 from ript_ray.runs import checkpoint
 from ript_ray.runs.run_dir import RunDir
-from tests.commands import environment
+from tests.commands import environment, only_folder
 
 pytestmark = pytest.mark.cli
 
@@ -43,8 +43,7 @@ def started(*options: str, home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def folder_of(home: Path) -> RunDir:
-    (folder,) = (home / "runs" / "extending").iterdir()
-    return RunDir(folder)
+    return RunDir(only_folder(home / "runs" / "extending"))
 
 
 def status_of(folder: RunDir) -> str:

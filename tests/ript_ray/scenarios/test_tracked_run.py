@@ -159,9 +159,7 @@ def test_a_store_that_is_down_costs_an_evaluation_a_warning(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     folder = RunDir.create(tmp_path / "runs", EXPERIMENT)
-    track_evaluation(
-        "evaluate", folder.path, update=4, settings={"split": "test"}, metrics={"eval/success_rate": 0.5}, files={}
-    )
+    track_evaluation("evaluate", folder.path, settings={"split": "test"}, metrics={"eval/success_rate": 0.5}, files={})
     (message,) = caplog.messages[-1:]
     assert message.startswith("tracking: MLflow, http://127.0.0.1:9, takes nothing (MlflowException: ")
 

@@ -167,7 +167,7 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end_and_nothing_of_the_s
     assert torch.equal(linear.weight, expected.weight)
 
 
-def test_a_second_signal_acts_at_once() -> None:
+def test_a_second_interrupt_waits_and_a_third_acts_at_once() -> None:
     reached = []
 
     def work() -> None:
@@ -176,7 +176,9 @@ def test_a_second_signal_acts_at_once() -> None:
             reached.append("after the first")
             signal.raise_signal(signal.SIGINT)
             reached.append("after the second")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the third")
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert reached == ["after the first"]
+    assert reached == ["after the first", "after the second"]
