@@ -23,7 +23,7 @@ def chosen_backend() -> str:
 
 
 def require_gl() -> None:
-    """Check MUJOCO_GL before MuJoCo is imported: with a wrong value its import fails, and no image is needed for that.
+    """Check MUJOCO_GL before MuJoCo is imported: with a wrong value its import fails, even if no image is rendered.
 
     Raises:
         RenderingError: MuJoCo does not know the value, or this machine lacks what it asks for.
@@ -41,6 +41,20 @@ def require_gl() -> None:
             "MUJOCO_GL is glfw, which needs a display, but neither DISPLAY nor WAYLAND_DISPLAY is set: set it to "
             "egl or osmesa, or unset it"
         )
+
+
+def require_renderer() -> None:
+    """Check that this machine can render images without a window, as far as that is known before it is tried.
+
+    Raises:
+        RenderingError: MUJOCO_GL is wrong, switches rendering off, or is not set and there is no library.
+    """
+    require_gl()
+    backend = chosen_backend()
+    if backend and backend not in BACKENDS:
+        raise RenderingError(f"MUJOCO_GL is {backend!r}; to render images it must be {', '.join(BACKENDS)} or unset")
+    if not backend and not any(has_library(each) for each in LIBRARIES):
+        raise RenderingError("images cannot be rendered here: install libegl1 and libgl1, or libosmesa6")
 
 
 def has_library(backend: str) -> bool:

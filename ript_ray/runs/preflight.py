@@ -4,6 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from ript_envs.gl import require_renderer
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.contexts import held_out_contexts, require_movable, require_untrained, training_contexts
 from ript_ray.data.dataset import require_demonstrations
@@ -26,8 +27,11 @@ def require_start(experiment: Experiment, cluster: Cluster, runs: Path) -> Saved
     Raises:
         RiptError: A policy, demonstrations or contexts that it needs are missing, damaged, too few, do not fit or are
             among those that it will be evaluated on; or it cannot run where it is to. Nothing is written.
+        RenderingError: The policy has cameras, and this machine cannot render.
     """
     require_fit(cluster, experiment.num_learners)
+    if experiment.policy.cameras and "mujoco" in experiment.benchmark.packages:
+        require_renderer()
     start = initial_policy(experiment)
     if experiment.supervised_tasks:
         require_demonstrations(experiment)

@@ -20,6 +20,7 @@ from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
 from ript_ray.runs.metrics import TaskCounts, memory_metrics, rate_metrics, result_metrics
+from ript_ray.runs.model_card import model_card
 from ript_ray.runs.retention import prune_checkpoints
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
@@ -213,6 +214,16 @@ class Recorder:
         title = f"{self._experiment.name}, seed {self._experiment.seed}"
         with os_errors_as_storage_error(self._folder.curve):
             plot_curve(self._folder.curve, self._points, before=before.overall, after=after.overall, title=title)
+        atomic_write(
+            self._folder.model_card,
+            model_card(
+                self._policy,
+                num_updates=self.num_updates,
+                before=before,
+                after=after,
+                versions=self._folder.versions,
+            ),
+        )
         atomic_write(self._folder.results, json.dumps(results, indent=2) + "\n")  # last: it says that the run has ended
 
     def _best(self) -> dict[str, float] | None:

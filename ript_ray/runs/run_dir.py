@@ -68,6 +68,7 @@ class RunDir:
         self.machine = path / "machine.json"
         self.status = path / "status.json"
         self.curve = path / "curve.png"
+        self.model_card = path / "model-card.md"
         self.weights = path / "weights"
         self.kept_groups = path / "kept-groups"
         self.videos = path / "videos"

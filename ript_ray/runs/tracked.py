@@ -46,6 +46,7 @@ def artifacts(folder: RunDir) -> list[Path]:
         folder.groups,
         folder.results,
         folder.curve,
+        folder.model_card,
         *sorted(folder.videos.glob("*.gif")),
     )
     return [path for path in files if path.is_file()]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from experiments import extending
+from experiments import extending, pixels
 from ript_envs.contract import Environment
+from ript_envs.gl import RenderingError
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.demonstrations import ExpertEpisode
 from ript_ray.data.hdf5 import DemonstrationWriter
@@ -105,3 +106,9 @@ def test_more_learner_threads_than_cores_and_a_disk_that_is_too_small_are_told(
     cores, disk = caplog.messages
     assert "learners of 1 threads: 1000, on " in cores
     assert "MB of free space, and the run may take up to" in disk
+
+
+def test_a_policy_with_cameras_needs_a_machine_that_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "off")
+    with pytest.raises(RenderingError, match="MUJOCO_GL is 'off'; to render images it must be egl, osmesa, glfw"):
+        require_start(pixels.EXPERIMENT, IN_PROCESS, Path("runs"))

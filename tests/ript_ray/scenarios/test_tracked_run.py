@@ -124,7 +124,7 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     files = {file.path for file in MlflowClient(store).list_artifacts(run.info.run_id)}
     assert files == {
         *("config.json", "changed.json", "versions.json", "machine.json"),
-        *("groups.jsonl", "results.json", "curve.png"),
+        *("groups.jsonl", "results.json", "curve.png", "model-card.md"),
     }
     at_start = {file.path for file in MlflowClient(store).list_artifacts(interrupted.info.run_id)}
     assert {"config.json", "changed.json", "versions.json", "machine.json"} <= at_start
