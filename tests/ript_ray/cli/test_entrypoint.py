@@ -20,6 +20,8 @@ def command(body: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose function has the body."""
     code = (
         "import signal, sys\nfrom ript_ray.cli.entrypoint import run_command, begin_loading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background has it ignored\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"def command():\n    {body.replace(chr(10), chr(10) + '    ')}\n    return 0\nrun_command(command)"
     )
     own = {**environment(), **variables}
