@@ -158,10 +158,10 @@ def test_weights_that_do_not_fit_are_refused_with_all_differences_and_nothing_is
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chunk_length": 6}, "policy.chunk-length must be a multiple of 4, at least 4, not 6"),
+        ({"chunk_length": 6}, "policy.chunk-length must be a multiple of 4, from 4 to 1000, not 6"),
         ({"num_executed": 40}, "policy.num-executed must be from 1 to 32, not 40"),
-        ({"fsq_levels": (8, 1)}, r"each at least 2, not \(8, 1\)"),
-        ({"prior_width": 100}, "multiple of 2 \\* prior-heads = 12, not 100"),
+        ({"fsq_levels": (8, 1)}, r"each at least 2, with a product of at most 1000000, not \(8, 1\)"),
+        ({"prior_width": 100}, "multiple of 2 \\* prior-heads = 12, at most 65536, not 100"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1"),
     ],

@@ -56,7 +56,7 @@ def test_a_run_interrupted_in_the_save_of_a_due_checkpoint_saves_it_whole(tmp_pa
     each = replace(EXPERIMENT, checkpoint_every=1)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(each, IN_PROCESS, runs=tmp_path, view=StopInSave(ViewMode.QUIET, 5))
-    (stopped,) = (tmp_path / "extending").iterdir()
+    stopped = only_folder(tmp_path / "extending")
     point = checkpoint.latest_valid(stopped)
     assert (point.folder.name, point.skipped) == ("update-00003", ())
     assert not list(stopped.glob("checkpoints/.*"))
