@@ -18,13 +18,13 @@ from tests.tracked import only_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.cli]
 
-SMALL = (
+POST_TRAINING = (
     *("--tasks", "button-press-topdown-v3", "window-open-v3"),
     *("--sampling.batch-rollouts", "16", "--sampling.contexts-per-task", "6"),
-    *("--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80"),
     *("--evaluation.contexts-per-task", "6", "--evaluation.batch-size", "3"),
     *("--num-updates", "3", "--checkpoint-every", "1", "--max-steps", "100", "--name", "small"),
 )
+SMALL = (*POST_TRAINING, "--sft.autoencoder.num-steps", "150", "--sft.prior.num-steps", "80")
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +135,9 @@ def test_mlflow_has_the_run_in_its_default_store(finished: tuple[Path, Path, str
         assert len(client.get_metric_history(run_info.info.run_id, name)) == 3
 
 
-def stop_after_first_update(home: Path) -> tuple[Path, int]:
-    """Start the same experiment and terminate it once update 1 is reported; returns run folder and exit code."""
-    command = [*QUICKSTART, *SMALL, "--view", "lines"]
+def stop_after_first_update(start: Path, home: Path) -> tuple[Path, int]:
+    """Start the same post-training and terminate it once update 1 is reported; returns run folder and exit code."""
+    command = [*QUICKSTART, *POST_TRAINING, "--stages", "ript", "--start-from", str(start), "--view", "lines"]
     with subprocess.Popen(command, cwd=home, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -152,7 +152,8 @@ def stop_after_first_update(home: Path) -> tuple[Path, int]:
 def test_a_terminated_run_exits_cleanly_and_is_resumed_to_the_same_weights_and_results(
     finished: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    folder, code = stop_after_first_update(tmp_path)
+    _, undisturbed, _ = finished
+    folder, code = stop_after_first_update(undisturbed / "checkpoints" / "update-00000", tmp_path)
     assert code == 130
     newest = checkpoint.latest_valid(folder).folder
     assert newest.name >= "update-00001"
@@ -161,7 +162,6 @@ def test_a_terminated_run_exits_cleanly_and_is_resumed_to_the_same_weights_and_r
     assert not (folder / "results.json").exists()
     result = run(*RIPT_RAY, "resume", str(folder), "--cluster.num-actors", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    _, undisturbed, _ = finished
     last = Path("checkpoints") / "update-00003"
     for name in ("policy.safetensors", "learner.safetensors"):
         assert (folder / last / name).read_bytes() == (undisturbed / last / name).read_bytes()

@@ -55,7 +55,7 @@ def start_s(folder: Path) -> float:
 
 def test_tasks_whose_process_dies_hangs_or_raises_are_retried_and_each_completes_once(tmp_path: Path) -> None:
     done: list[tuple[tuple[Path, int], int]] = []
-    with open_task_pool(square, replace(TWO, group_timeout_s=max(8, 2 * start_s(tmp_path)))) as tasks:
+    with open_task_pool(square, replace(TWO, group_timeout_s=max(20, 5 * start_s(tmp_path)))) as tasks:
         assert tasks.num_free == 2
         waiting = [(tmp_path, number) for number in range(8)]
         while waiting or len(done) < 8:
