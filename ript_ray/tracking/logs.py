@@ -41,13 +41,13 @@ class ConsoleHandler(logging.Handler):
         super().__init__()
         self._console = console
         self._before = before
-        self._started = time.time()
+        self.started = time.time()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         try:
             self._before(record)
-            elapsed_s = max(0.0, record.created - self._started)
+            elapsed_s = max(0.0, record.created - self.started)
             level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
             is_ours = record.name.partition(".")[0] in (PACKAGE, "py", "root")  # py.warnings name their source
             source = "" if is_ours else f"{record.name}: "
@@ -59,9 +59,10 @@ class ConsoleHandler(logging.Handler):
 
 @contextlib.contextmanager
 def attached(handler: ConsoleHandler) -> Iterator[None]:
-    """Attach a handler to the root logger, in place of other console handlers, until the block ends."""
+    """Attach a handler to the root logger until the block ends, in place of other console handlers, on their clock."""
     root = logging.getLogger()
     others = [other for other in root.handlers if isinstance(other, ConsoleHandler)]
+    handler.started = min([handler.started, *(other.started for other in others)])
     for other in others:
         root.removeHandler(other)
     root.addHandler(handler)

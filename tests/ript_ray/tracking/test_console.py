@@ -212,3 +212,10 @@ def test_differences_are_shown_in_pairs_and_fit_into_80_columns() -> None:
     line = difference_line(comparison.overall)
     assert line == "paired difference +50.0 [+28.8, +65.6] points, 50 rollouts each, McNemar p 2e-05"
     assert len(line) <= 80
+
+
+def test_the_seconds_of_a_command_go_on_where_another_handler_takes_over() -> None:
+    first, second = (ConsoleHandler(Console(file=io.StringIO())) for _ in range(2))
+    first.started -= 100
+    with attached(first), attached(second):
+        assert second.started == first.started
