@@ -123,6 +123,14 @@ def rehash(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+def forge(path: Path, old: str, new: str) -> None:
+    """Change a file of a checkpoint, and its hash."""
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
+    rehash(path.parent)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -137,11 +145,7 @@ def rehash(folder: Path) -> None:
     ],
 )
 def test_an_invalid_experiment_is_refused(saved: Path, old: str, new: str, message: str) -> None:
-    path = saved / "experiment.json"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-    rehash(saved)
+    forge(saved / "experiment.json", old, new)
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(saved)
 
@@ -171,10 +175,7 @@ def test_weights_that_are_not_finite_are_refused_when_they_are_read(source: Save
 def test_sizes_out_of_this_world_are_refused_before_anything_is_built(
     saved: Path, name: str, old: str, new: str
 ) -> None:
-    path = saved / "experiment.json"
-    assert path.read_text().count(f'"{name}": {old}') == 1
-    path.write_text(path.read_text().replace(f'"{name}": {old}', f'"{name}": {new}'))
-    rehash(saved)
+    forge(saved / "experiment.json", f'"{name}": {old}', f'"{name}": {new}')
     before = psutil.Process().memory_info().rss
     with pytest.raises(CheckpointError, match=f"policy.{name.replace('_', '-')} must|does not fit|do not fit"):
         from_pretrained(saved)
@@ -182,9 +183,7 @@ def test_sizes_out_of_this_world_are_refused_before_anything_is_built(
 
 
 def test_a_setting_that_a_file_has_twice_is_refused(saved: Path) -> None:
-    path = saved / "experiment.json"
-    path.write_text(path.read_text().replace('"seed": 4', '"seed": 0, "seed": 4'))
-    rehash(saved)
+    forge(saved / "experiment.json", '"seed": 4', '"seed": 0, "seed": 4')
     with pytest.raises(CheckpointError, match=r"experiment\.json cannot be read: it has 'seed' twice"):
         checkpoint.load(saved)
 
@@ -200,9 +199,7 @@ def test_other_sizes_than_those_of_the_weights_are_named_by_their_setting(saved:
 
 
 def test_weights_of_another_size_are_refused_when_the_policy_is_built(saved: Path) -> None:
-    path = saved / "experiment.json"
-    path.write_text(path.read_text().replace('"prior_layers": 2', '"prior_layers": 1'))
-    rehash(saved)
+    forge(saved / "experiment.json", '"prior_layers": 2', '"prior_layers": 1')
     with pytest.raises(CheckpointError, match=r"unknown policy_prior\.decoder\.layers\.1"):
         checkpoint.load(saved).build()
 

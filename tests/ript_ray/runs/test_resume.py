@@ -20,7 +20,7 @@ from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Arrays, Progress, Version
 from tests.conftest import TINY_QUEST, line_parts, line_stream
 from tests.ript_ray.rl.test_group_request import nudge
-from tests.ript_ray.runs.test_checkpoint import rehash
+from tests.ript_ray.runs.test_checkpoint import forge, rehash
 from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checksums
 
 
@@ -106,10 +106,7 @@ def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(run: Path,
 )
 def test_an_invalid_training_state_is_named(run: Path, old: str, new: str) -> None:
     folder = run / "checkpoints" / "update-00003"
-    text = (folder / "training.json").read_text()
-    assert old in text
-    (folder / "training.json").write_text(text.replace(old, new))
-    rehash(folder)
+    forge(folder / "training.json", old, new)
     with pytest.raises(CheckpointError, match=r"training\.json does not describe a training state"):
         checkpoint.load_state(folder)
 
@@ -129,10 +126,7 @@ def test_impossible_counts_and_times_are_named_before_anything_starts(
     run: Path, old: str, new: str, named: str
 ) -> None:
     folder = run / "checkpoints" / "update-00003"
-    text = (folder / "training.json").read_text()
-    assert old in text
-    (folder / "training.json").write_text(text.replace(old, new))
-    rehash(folder)
+    forge(folder / "training.json", old, new)
     with pytest.raises(CheckpointError, match=rf"training\.json does not describe a training state: {named}"):
         checkpoint.load_state(folder)
 
