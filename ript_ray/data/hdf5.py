@@ -139,7 +139,7 @@ def read_recipe(path: Path) -> Recipe:
     with _reading(path) as data:
         if "recipe" not in data.attrs:
             raise RiptError(f"{path} was not recorded by ript-ray: it has no recipe")
-        recipe: Recipe = parse_json(data.attrs["recipe"])
+        recipe = _recipe_in(data)
         recipe.get("benchmark", {}).setdefault("kind", "metaworld")  # older files are all MetaWorld's
         return recipe
 
@@ -151,7 +151,7 @@ def recorded_rendering(path: Path) -> dict[str, Any]:
         RiptError: The file is corrupt.
     """
     with _reading(path) as data:
-        benchmark = parse_json(data.attrs["recipe"])["benchmark"] if "recipe" in data.attrs else {}
+        benchmark = _recipe_in(data)["benchmark"] if "recipe" in data.attrs else {}
         return {name: benchmark[name] for name in ("image_size", "rendering") if name in benchmark}
 
 
@@ -291,6 +291,13 @@ def _array(group: h5py.Group, path: Path, name: str) -> h5py.Dataset:
     return array
 
 
+def _recipe_in(data: h5py.Group) -> Recipe:
+    recipe = parse_json(data.attrs["recipe"])
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("benchmark", {}), dict):
+        raise ValueError("its recipe is no object, or has a benchmark that is none")
+    return recipe
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[h5py.Group]:
     """Open the group `data` of a file; errors of the HDF5 library become RiptErrors that name the file."""
@@ -301,5 +308,5 @@ def _reading(path: Path) -> Iterator[h5py.Group]:
             if not isinstance(file.get("data"), h5py.Group):
                 raise RiptError(f"{path} is not a demonstration file: it has no group 'data'")
             yield file["data"]
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise RiptError(f"{path} is corrupt or not an HDF5 file: {error}") from error
