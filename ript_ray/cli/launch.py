@@ -172,7 +172,7 @@ def _run_one(launch: Launch, base: Experiment, description: str, console: Consol
             view=view,
             label=launch.label,
             base=base,
-            origin=Origin.here(launch.trackers, re.sub(r"\n(?=[A-Z]\w+: )", "\n\n", description.strip())),
+            origin=Origin.here(launch.trackers, "\n\n".join(_blocks(description))),
         )
     return results.folder, report(results, console)
 
@@ -187,7 +187,7 @@ def _describe(description: str) -> str:
     """Fit a docstring to the terminal; `--help` keeps a line break before what is indented, and joins other lines."""
     width = min(120, shutil.get_terminal_size().columns)
     paragraphs: list[str] = []
-    for block in re.split(r"\n\n|\n(?=[A-Z]\w+: )", description.strip()):
+    for block in _blocks(description):
         if block.startswith("    "):  # commands, below the paragraph that introduces them
             paragraphs[-1] += f"\n{block}"
         else:
@@ -195,6 +195,11 @@ def _describe(description: str) -> str:
     kinds = f"Policies: {', '.join(POLICIES.names())}. Benchmarks: {', '.join(BENCHMARKS.names())}."
     chosen = f"{kinds} --policy.kind or --benchmark.kind replaces a section by that kind's defaults."
     return "\n\n".join([*paragraphs, _filled(chosen, width)])
+
+
+def _blocks(description: str) -> list[str]:
+    """The paragraphs of a launcher's docstring; each heading, such as "Source: ", begins one."""
+    return re.split(r"\n\n|\n(?=[A-Z]\w+: )", description.strip())
 
 
 def _filled(text: str, width: int) -> str:
