@@ -25,13 +25,14 @@ _THREAD = threading.local()
 class OffscreenRenderer:
     """Renders scenes of one model."""
 
-    def __init__(self, model: mujoco.MjModel, *, size: int, rendering: Rendering):
+    def __init__(self, model: mujoco.MjModel, *, size: int, rendering: Rendering, hidden_groups: tuple[int, ...] = ()):
         """Load a model's meshes and textures.
 
         Args:
             model: The model; the renderer can render any of its states.
             size: Height and width of the images, in pixels.
             rendering: Image quality.
+            hidden_groups: Groups of geoms that are not drawn, besides those that MuJoCo hides.
 
         Raises:
             RenderingError: OpenGL is not available on this machine.
@@ -45,6 +46,7 @@ class OffscreenRenderer:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._scene.flags[flag] = False
         self._option = mujoco.MjvOption()
+        self._option.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewport = mujoco.MjrRect(0, 0, size, size)
@@ -69,7 +71,9 @@ class OffscreenRenderer:
         return image
 
 
-def shared_renderer(name: Hashable, model: mujoco.MjModel, *, size: int, rendering: Rendering) -> OffscreenRenderer:
+def shared_renderer(
+    name: Hashable, model: mujoco.MjModel, *, size: int, rendering: Rendering, hidden_groups: tuple[int, ...] = ()
+) -> OffscreenRenderer:
     """Return this thread's renderer of a model, which is freed with its last reference.
 
     Args:
@@ -77,6 +81,7 @@ def shared_renderer(name: Hashable, model: mujoco.MjModel, *, size: int, renderi
         model: See `OffscreenRenderer`.
         size: See `OffscreenRenderer`.
         rendering: See `OffscreenRenderer`.
+        hidden_groups: See `OffscreenRenderer`.
     """
     if rendering not in get_args(Rendering):
         raise ValueError(f"rendering must be one of {', '.join(get_args(Rendering))}, not {rendering!r}")
@@ -85,7 +90,9 @@ def shared_renderer(name: Hashable, model: mujoco.MjModel, *, size: int, renderi
     key = (name, size, rendering)
     renderer: OffscreenRenderer | None = _THREAD.renderers.get(key)
     if renderer is None:
-        renderer = _THREAD.renderers[key] = OffscreenRenderer(model, size=size, rendering=rendering)
+        renderer = _THREAD.renderers[key] = OffscreenRenderer(
+            model, size=size, rendering=rendering, hidden_groups=hidden_groups
+        )
     return renderer
 
 

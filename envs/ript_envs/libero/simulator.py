@@ -1,0 +1,65 @@
+"""LIBERO's own environment without cameras: the reference that our faster step and reset drive.
+
+robosuite and LIBERO are imported here, in the process that steps them, and nowhere else.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ript_envs.gl import LIBRARIES, chosen_backend, has_library
+from ript_envs.libero.suites import problem_file
+
+
+def build(suite: str, task: str) -> Any:
+    """Build LIBERO's environment of a task, without cameras and with resets that keep the compiled model.
+
+    Returns:
+        An instance of `libero.libero.envs.bddl_base_domain.BDDLBaseDomain`.
+    """
+    wrapper = _import_libero()
+    path = problem_file(suite, task)
+    with seeded(0):  # construction resets once
+        return wrapper.ControlEnv(
+            bddl_file_name=str(path),
+            has_offscreen_renderer=False,
+            use_camera_obs=False,
+            hard_reset=False,
+            ignore_done=True,
+        ).env
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, from which LIBERO draws; afterwards it is as it was."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _import_libero() -> Any:
+    """Import LIBERO without robosuite's choice of an OpenGL library, its warnings and its log file."""
+    backend = chosen_backend() or next((each for each in LIBRARIES if has_library(each)), "")
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = backend  # robosuite demands EGL otherwise
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    try:
+        return importlib.import_module("libero.libero.envs.env_wrapper")
+    finally:
+        if before is None:
+            os.environ.pop("MUJOCO_GL", None)
+        else:
+            os.environ["MUJOCO_GL"] = before
+
+
+def randomization_error() -> type[Exception]:
+    """Return what LIBERO raises if no valid placement of the objects was found."""
+    return importlib.import_module("robosuite.utils.errors").RandomizationError

