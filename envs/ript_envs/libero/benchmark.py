@@ -39,6 +39,10 @@ class Libero(Benchmark):
         image_size: Height and width of the images, in pixels, at least 1. Source: QueST, 128.
         rendering: Image quality: full (the simulator's own, as in published work) or fast (no shadows, reflections or
             anti-aliasing).
+        simplified_meshes: Draw everything with a few hundred triangles: without a GPU, five to ten times as fast. Not
+            for published checkpoints: they were trained with other images.
+        small_textures: Draw with textures of 256 pixels at most, which takes less memory. Not for published
+            checkpoints.
         reset_mode: settled: an episode begins after `settle_steps` steps without motion from the initial state.
             legacy: as in the released code of QueST and RIPT: the first observation is of another scene, drawn at
             random, and nothing settles.
@@ -50,6 +54,8 @@ class Libero(Benchmark):
     cameras: tuple[str, ...] = ()
     image_size: int = 128
     rendering: Rendering = "full"
+    simplified_meshes: bool = False
+    small_textures: bool = False
     reset_mode: ResetMode = "settled"
     settle_steps: int = 10
 
@@ -87,7 +93,8 @@ class Libero(Benchmark):
 
     @property
     def render_settings(self) -> dict[str, Any]:
-        return {"image_size": self.image_size, "rendering": self.rendering}
+        names = ("image_size", "rendering", "simplified_meshes", "small_textures")
+        return {name: getattr(self, name) for name in names}
 
     def with_cameras(self, cameras: tuple[str, ...]) -> "Libero":
         return replace(self, cameras=cameras)

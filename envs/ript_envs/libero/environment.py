@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Observation
-from ript_envs.libero import simulator
+from ript_envs.libero import scenery, simulator
 from ript_envs.libero.benchmark import Libero
 from ript_envs.libero.controller import MAX_STEP, rotation, write_controls
 from ript_envs.libero.expert import PickAndPlace, expert_for
@@ -43,6 +43,10 @@ class LiberoEnvironment:
         self._model: mujoco.MjModel = self._stock.sim.model._model
         self._data: mujoco.MjData = self._stock.sim.data._data
         self._arm = _Arm(self._stock)
+        if settings.simplified_meshes:
+            scenery.simplify_meshes(self._model)
+        if settings.small_textures:
+            scenery.shrink_textures(self._model)
         self._renderer: OffscreenRenderer | None = None  # built on first use
         self._stale: Observation | None = None
         self._expert: PickAndPlace | None = None
@@ -159,7 +163,7 @@ class LiberoEnvironment:
     def _draw(self, camera: str) -> NDArray[np.uint8]:
         settings, model = self._settings, self._model
         if self._renderer is None:
-            name = (settings.suite, self._task)
+            name = (settings.suite, self._task, settings.simplified_meshes, settings.small_textures)
             self._renderer = shared_renderer(
                 name,
                 model,
