@@ -119,7 +119,7 @@ class Libero(Benchmark):
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw object positions as the simulator does; LIBERO's init states are drawn from the same distribution."""
         require_task(task, self.tasks, self.suite)
-        return _simulator().drawing_environment(task, self.suite).draw_initial_state((zlib.crc32(task.encode()), *seed))
+        return _simulator().drawing_environment(task, self).draw_initial_state((zlib.crc32(task.encode()), *seed))
 
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
@@ -129,9 +129,7 @@ class Libero(Benchmark):
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, self.suite)
         return (
-            _simulator()
-            .drawing_environment(task, self.suite)
-            .move_objects(initial_state, std_m, np.random.default_rng(seed))
+            _simulator().drawing_environment(task, self).move_objects(initial_state, std_m, np.random.default_rng(seed))
         )
 
     def demonstration_path(self, task: str) -> Path:
