@@ -124,6 +124,17 @@ class Benchmark(ABC):
             ValueError: The benchmark has no such task.
         """
 
+    def evaluation_states(self, task: str) -> NDArray[np.float64] | None:
+        """Return the initial states (N, D) that come with the benchmark, on which published work evaluates a task.
+
+        No expert and no training may use them. None: the benchmark has none.
+
+        Raises:
+            ValueError: The benchmark has no such task.
+        """
+        require_task(task, self.tasks, self.spec.name)
+        return None
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras whose images are part of observations."""

@@ -104,8 +104,8 @@ class Libero(Benchmark):
         require_task(task, self.tasks, self.suite)
         return _simulator().LiberoEnvironment(task, self)
 
-    def init_states(self, task: str) -> NDArray[np.float64]:
-        """Return the benchmark's init states (50, n) of a task, on which papers evaluate."""
+    def evaluation_states(self, task: str) -> NDArray[np.float64]:
+        """Return the benchmark's 50 init states of a task, on which papers evaluate."""
         require_task(task, self.tasks, self.suite)
         return suites.init_states(self.suite, task)
 

@@ -17,6 +17,7 @@ from ript_envs.contract import Observation
 from ript_envs.libero import simulator
 from ript_envs.libero.benchmark import Libero
 from ript_envs.libero.controller import MAX_STEP, rotation, write_controls
+from ript_envs.libero.expert import PickAndPlace, expert_for
 from ript_envs.rendering import OffscreenRenderer, shared_renderer
 
 CAMERA_NAMES = {"agentview_rgb": "agentview", "eye_in_hand_rgb": "robot0_eye_in_hand"}
@@ -44,6 +45,7 @@ class LiberoEnvironment:
         self._arm = _Arm(self._stock)
         self._renderer: OffscreenRenderer | None = None  # built on first use
         self._stale: Observation | None = None
+        self._expert: PickAndPlace | None = None
         self._goal = (np.zeros(3), np.eye(3))
         self._grip = np.zeros(2)
 
@@ -65,7 +67,7 @@ class LiberoEnvironment:
             raise ValueError(f"{self._task} takes an initial state of shape {(length,)}, not {initial_state.shape}")
         state = np.ascontiguousarray(initial_state, dtype=np.float64)
         self._draw_scene(zlib.crc32(state.tobytes()))
-        self._stale = None
+        self._stale = self._expert = None
         if self._settings.reset_mode == "legacy":
             self._settle()
             self._stale = self.observe()
@@ -102,6 +104,11 @@ class LiberoEnvironment:
 
     def render(self, camera: str) -> NDArray[np.uint8]:
         return self._draw(camera)[::-1]
+
+    def expert_action(self) -> NDArray[np.float32]:
+        if self._expert is None:
+            self._expert = expert_for(self._stock)
+        return self._expert.action()
 
     def close(self) -> None:
         self._renderer = None
