@@ -221,8 +221,9 @@ def _require_same_rendering(benchmark: Benchmark, path: Path) -> None:
     Raises:
         ConfigError: They were not.
     """
-    for name, recorded in recorded_rendering(path).items():
-        option, expected = name.replace("_", "-"), benchmark.render_settings.get(name)
+    settings = benchmark.render_settings
+    for name, recorded in recorded_rendering(path, settings).items():
+        option, expected = name.replace("_", "-"), settings[name]
         require(
             recorded == expected, f"{path} was recorded with {option} {recorded}, but benchmark.{option} is {expected}"
         )

@@ -16,7 +16,7 @@ external links, external storage or virtual datasets.
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,15 +144,15 @@ def read_recipe(path: Path) -> Recipe:
         return recipe
 
 
-def recorded_rendering(path: Path) -> dict[str, Any]:
-    """Read the render settings of a file: `image_size` and `rendering`; empty if ript-ray did not record it.
+def recorded_rendering(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Read the named render settings that a file was recorded with; empty if ript-ray did not record it.
 
     Raises:
         RiptError: The file is corrupt.
     """
     with _reading(path) as data:
         benchmark = _recipe_in(data)["benchmark"] if "recipe" in data.attrs else {}
-        return {name: benchmark[name] for name in ("image_size", "rendering") if name in benchmark}
+        return {name: benchmark[name] for name in names if name in benchmark}
 
 
 def read_demonstrations(

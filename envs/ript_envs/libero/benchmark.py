@@ -39,6 +39,10 @@ class Libero(Benchmark):
         image_size: Height and width of the images, in pixels, at least 1. Source: QueST, 128.
         rendering: Image quality: full (the simulator's own, as in published work) or fast (no shadows, reflections or
             anti-aliasing).
+        simplified_meshes: Draw everything with a few hundred triangles: without a GPU, five to ten times as fast. Not
+            for published checkpoints: they were trained with other images.
+        small_textures: Draw with textures of 256 pixels at most, which takes less memory. Not for published
+            checkpoints.
         reset_mode: settled: an episode begins after `settle_steps` steps without motion from the initial state.
             legacy: as in the released code of QueST and RIPT: the first observation is of another scene, drawn at
             random, and nothing settles.
@@ -50,6 +54,8 @@ class Libero(Benchmark):
     cameras: tuple[str, ...] = ()
     image_size: int = 128
     rendering: Rendering = "full"
+    simplified_meshes: bool = False
+    small_textures: bool = False
     reset_mode: ResetMode = "settled"
     settle_steps: int = 10
 
@@ -87,7 +93,8 @@ class Libero(Benchmark):
 
     @property
     def render_settings(self) -> dict[str, Any]:
-        return {"image_size": self.image_size, "rendering": self.rendering}
+        names = ("image_size", "rendering", "simplified_meshes", "small_textures")
+        return {name: getattr(self, name) for name in names}
 
     def with_cameras(self, cameras: tuple[str, ...]) -> "Libero":
         return replace(self, cameras=cameras)
@@ -112,7 +119,7 @@ class Libero(Benchmark):
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw object positions as the simulator does; LIBERO's init states are drawn from the same distribution."""
         require_task(task, self.tasks, self.suite)
-        return _simulator().drawing_environment(task, self.suite).draw_initial_state((zlib.crc32(task.encode()), *seed))
+        return _simulator().drawing_environment(task, self).draw_initial_state((zlib.crc32(task.encode()), *seed))
 
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
@@ -122,9 +129,7 @@ class Libero(Benchmark):
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, self.suite)
         return (
-            _simulator()
-            .drawing_environment(task, self.suite)
-            .move_objects(initial_state, std_m, np.random.default_rng(seed))
+            _simulator().drawing_environment(task, self).move_objects(initial_state, std_m, np.random.default_rng(seed))
         )
 
     def demonstration_path(self, task: str) -> Path:

@@ -161,8 +161,8 @@ class PickAndPlace:
         return float(top + CLEARANCE_M + below)
 
 
-def expert_for(stock: Any) -> PickAndPlace:
-    """Return the expert of LIBERO's environment of a task.
+def expert_for(stock: Any, data: mujoco.MjData) -> PickAndPlace:
+    """Return the expert of LIBERO's environment of a task, for a state of its simulator.
 
     Raises:
         ValueError: The goal is not that one object is in a place.
@@ -173,7 +173,7 @@ def expert_for(stock: Any) -> PickAndPlace:
     _, item, place = goals[0]
     return PickAndPlace(
         stock.sim.model._model,
-        stock.sim.data._data,
+        data,
         hand=stock.robots[0].eef_site_id,
         item=stock.obj_body_id[item],
         place=stock.sim.model.site_name2id(place),
