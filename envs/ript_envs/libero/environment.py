@@ -7,7 +7,6 @@ controller, dynamics.
 
 import functools
 import zlib
-from typing import Any
 
 import mujoco
 import numpy as np
