@@ -69,15 +69,22 @@ def test_three_stages_then_more_updates_and_the_papers_evaluation_without_the_fi
     assert isinstance(policy, QuestPolicy)
     assert list(policy.text_features.vectors) == list(experiment.instructions)
 
-    options = {"tasks": experiment.tasks, "contexts_per_task": 2, "cluster": HERE}
-    protocol = EvaluateLibero((results.folder,), ("libero_object",), "oft", out=tmp_path / "found.json", **options)
+    protocol = EvaluateLibero(
+        (results.folder,),
+        ("libero_object",),
+        horizon="oft",
+        tasks=experiment.tasks,
+        contexts_per_task=2,
+        out=tmp_path / "found.json",
+        cluster=HERE,
+    )
     assert protocol.run() == 0
     assert "mean of the suites" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())["suites"]["libero_object"]
     assert (found["max_steps"], found["num_rollouts"], found["env_steps"]) == (280, 2, 2 * 280)
     assert (found["benchmark"]["image_size"], found["benchmark"]["simplified_meshes"]) == (32, True)
     with pytest.raises(ConfigError, match="give one policy, or one for each of the suites libero_goal, not 2 policies"):
-        EvaluateLibero((results.folder, results.folder), ("libero_goal",), **options).run()
+        EvaluateLibero((results.folder, results.folder), ("libero_goal",)).run()
 
 
 def test_each_suite_has_the_horizon_and_the_benchmark_of_its_policy(tmp_path: Path) -> None:
