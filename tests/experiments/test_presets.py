@@ -102,6 +102,6 @@ def test_the_presets_of_a_single_stage_are_those_of_all_stages_except_for_their_
         assert single.stages[0] in whole.stages
 
 
-def test_every_launcher_is_here() -> None:
+def test_every_launcher_is_here_or_in_the_test_of_libero() -> None:
     launchers = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
-    assert launchers == {"quickstart", "pixels", "extending", "quest_ml45", "quest_libero"}
+    assert launchers == {"quickstart", "pixels", "extending", "quest_ml45", "quest_libero", "libero_object"}
