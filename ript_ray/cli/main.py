@@ -13,6 +13,7 @@ from ript_ray.cli.conformance import CheckBenchmark, CheckPolicy
 from ript_ray.cli.doctor import Doctor
 from ript_ray.cli.embed_text import EmbedText
 from ript_ray.cli.entrypoint import WithPlugins, begin_loading, register_plugins, run_command
+from ript_ray.cli.evaluate_libero import EvaluateLibero
 from ript_ray.cli.runs import Runs
 from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
@@ -339,6 +340,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "runs": Runs,
         "evaluate": Evaluate,
+        "evaluate-libero": EvaluateLibero,
         "compare": Compare,
         "summarize": Summarize,
         "replay": Replay,
