@@ -23,6 +23,10 @@ The images differ clearly (by 9 of 255 on average in MetaWorld), so a policy nee
 """
 
 
+class MissingPackageError(RuntimeError):
+    """A benchmark's simulator is not installed, or not completely; the message says what to install."""
+
+
 @dataclass(frozen=True)
 class EnvironmentSpec:
     """The sizes and rates shared by all environments of a benchmark.

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ript_envs.contract import MissingPackageError
+from ript_envs.libero.init_files import read_init_states
+
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 """The benchmark's five suites; libero_10 is the papers' LIBERO-Long."""
 
 
-class LiberoMissingError(RuntimeError):
+class LiberoMissingError(MissingPackageError):
     """LIBERO is not installed, or not with the files that are needed; the message says what to install."""
 
 
@@ -64,6 +67,4 @@ def problem_file(suite: str, task: str) -> Path:
 @functools.lru_cache(maxsize=16)
 def init_states(suite: str, task: str) -> NDArray[np.float64]:
     """Return the benchmark's init states of a task, (50, n): time, joint positions and velocities of the simulator."""
-    path = package_folder() / "init_files" / suite / f"{task}.pruned_init.npz"
-    with np.load(path, allow_pickle=False) as file:
-        return np.array(file["states"], dtype=np.float64)
+    return read_init_states(package_folder() / "init_files" / suite, task)
