@@ -99,6 +99,16 @@ class Benchmark(ABC):
         """Sizes and rates of the environments."""
 
     @property
+    def label(self) -> str:
+        """The benchmark in one word: its kind, and what else decides which tasks of which scenes it has."""
+        return self.kind
+
+    @property
+    def evaluation_fields(self) -> tuple[str, ...]:
+        """Fields that an evaluation may change: they decide on scenes and tasks, not on what a policy reads."""
+        return ()
+
+    @property
     @abstractmethod
     def tasks(self) -> tuple[str, ...]:
         """Names of all tasks."""

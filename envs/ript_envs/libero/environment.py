@@ -38,7 +38,7 @@ class LiberoEnvironment:
     def __init__(self, task: str, settings: Libero):
         self._task = task
         self._settings = settings
-        self._stock = simulator.build(settings.suite, task)
+        self._stock = simulator.build(settings.suite, task, perturbation=settings.perturbation)
         self._model: mujoco.MjModel = self._stock.sim.model._model
         self._data: mujoco.MjData = self._stock.sim.data._data
         self._arm = _Arm(self._stock)
@@ -152,7 +152,7 @@ class LiberoEnvironment:
     def _draw(self, camera: str) -> NDArray[np.uint8]:
         settings, model = self._settings, self._model
         if self._renderer is None:
-            name = (settings.suite, self._task)
+            name = (settings.label, self._task)
             self._renderer = shared_renderer(
                 name,
                 model,
@@ -227,6 +227,6 @@ def _mass_index(model: mujoco.MjModel, dofs: NDArray[np.int64]) -> NDArray[np.in
 
 
 @functools.lru_cache(maxsize=4)
-def drawing_environment(task: str, suite: Any) -> LiberoEnvironment:
+def drawing_environment(task: str, settings: Libero) -> LiberoEnvironment:
     """Return this process's environment for drawing and moving initial states of a task."""
-    return LiberoEnvironment(task, Libero(suite=suite))
+    return LiberoEnvironment(task, settings)

