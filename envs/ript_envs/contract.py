@@ -77,7 +77,11 @@ class ScriptedExpert(Protocol):
     """An environment with a scripted expert."""
 
     def expert_action(self) -> NDArray[np.float32]:
-        """Return the expert's action (A,) for the current state, each entry in [-1, 1]; it may use privileged state."""
+        """Return the expert's action (A,) for the current state, each entry in [-1, 1]; it may use privileged state.
+
+        Raises:
+            ValueError: There is no expert for this task.
+        """
         ...
 
 
@@ -138,10 +142,26 @@ class Benchmark(ABC):
             ValueError: The benchmark has no such task.
         """
 
+    def evaluation_states(self, task: str) -> NDArray[np.float64] | None:
+        """Return the initial states (N, D) that come with the benchmark, on which published work evaluates a task.
+
+        No expert and no training may use them. None: the benchmark has none.
+
+        Raises:
+            ValueError: The benchmark has no such task.
+        """
+        require_task(task, self.tasks, self.spec.name)
+        return None
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras whose images are part of observations."""
         return ()
+
+    @property
+    def observes_bottom_up(self) -> bool:
+        """Whether observed images have their bottom row first, as those of LIBERO; what `render` returns is upright."""
+        return False
 
     def with_cameras(self, cameras: tuple[str, ...]) -> Self:
         """Return the same benchmark with the images of exactly these cameras in its observations.

@@ -35,6 +35,8 @@ def require_start(experiment: Experiment, cluster: Cluster, runs: Path) -> Saved
     start = initial_policy(experiment)
     if experiment.supervised_tasks:
         require_demonstrations(experiment)
+    if experiment.evaluation.context_source == "benchmark":
+        held_out_contexts(experiment)  # read from files, which must have enough of them
     _require_fresh_contexts(experiment)
     if RIPT in experiment.stages:
         require_movable(experiment)

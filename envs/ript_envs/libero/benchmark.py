@@ -21,7 +21,7 @@ STATE_DIMS = {"joint_states": 7, "ee_pos": 3, "ee_ori": 3, "gripper_states": 2}
 """Length of each sensor, named as in the official demonstrations: joint angles (rad), position of the hand (m), its
 orientation (rotation vector, rad), and joint positions of the two fingers (m)."""
 
-NUM_INIT_STATES = 50
+NUM_EVALUATION_STATES = 50
 """Init states of a task, as the benchmark has them."""
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
@@ -48,6 +48,10 @@ class Libero(Benchmark):
         image_size: Height and width of the images, in pixels, at least 1. Source: QueST, 128.
         rendering: Image quality: full (the simulator's own, as in published work) or fast (no shadows, reflections or
             anti-aliasing).
+        simplified_meshes: Draw everything with a few hundred triangles: without a GPU, five to ten times as fast. Not
+            for published checkpoints: they were trained with other images.
+        small_textures: Draw with textures of 256 pixels at most, which takes less memory. Not for published
+            checkpoints.
         reset_mode: settled: an episode begins after `settle_steps` steps without motion from the initial state.
             legacy: as in the released code of QueST and RIPT: the first observation is of another scene, drawn at
             random, and nothing settles.
@@ -60,6 +64,8 @@ class Libero(Benchmark):
     cameras: tuple[str, ...] = ()
     image_size: int = 128
     rendering: Rendering = "full"
+    simplified_meshes: bool = False
+    small_textures: bool = False
     reset_mode: ResetMode = "settled"
     settle_steps: int = 10
 
@@ -111,7 +117,12 @@ class Libero(Benchmark):
 
     @property
     def render_settings(self) -> dict[str, Any]:
-        return {"image_size": self.image_size, "rendering": self.rendering}
+        names = ("image_size", "rendering", "simplified_meshes", "small_textures")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def observes_bottom_up(self) -> bool:
+        return True
 
     def with_cameras(self, cameras: tuple[str, ...]) -> "Libero":
         return replace(self, cameras=cameras)
@@ -130,20 +141,20 @@ class Libero(Benchmark):
         require_task(task, self.tasks, self.label)
         return _simulator().LiberoEnvironment(task, self)
 
-    def init_states(self, task: str) -> NDArray[np.float64]:
-        """Return the benchmark's init states (50, n) of a task, on which papers evaluate.
+    def evaluation_states(self, task: str) -> NDArray[np.float64]:
+        """Return the benchmark's 50 init states of a task, on which papers evaluate.
 
         LIBERO-PRO has none of its tasks in another room; they are drawn, the same ones in every process.
         """
         require_task(task, self.tasks, self.label)
         if self.perturbation == "environment":
-            return np.stack([self.draw_initial_state(task, (index,)) for index in range(NUM_INIT_STATES)])
+            return np.stack([self.draw_initial_state(task, (index,)) for index in range(NUM_EVALUATION_STATES)])
         return suites.init_states(self.label, task)
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw object positions as the simulator does; LIBERO's init states are drawn from the same distribution."""
         require_task(task, self.tasks, self.label)
-        return self._drawing(task).draw_initial_state((zlib.crc32(task.encode()), *seed))
+        return _simulator().drawing_environment(task, self).draw_initial_state((zlib.crc32(task.encode()), *seed))
 
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
@@ -152,15 +163,13 @@ class Libero(Benchmark):
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, self.label)
-        return self._drawing(task).move_objects(initial_state, std_m, np.random.default_rng(seed))
+        return (
+            _simulator().drawing_environment(task, self).move_objects(initial_state, std_m, np.random.default_rng(seed))
+        )
 
     def demonstration_path(self, task: str) -> Path:
         """Return the path of the official demonstrations below LIBERO's data folder."""
         return Path("libero", self.label, f"{task}_demo.hdf5")
-
-    def _drawing(self, task: str) -> Any:
-        """Return the environment that this process draws initial states of a task with."""
-        return _simulator().drawing_environment(task, Libero(self.suite, self.perturbation))
 
 
 def _simulator() -> ModuleType:

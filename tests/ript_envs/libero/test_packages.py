@@ -35,7 +35,7 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.policies.quest.config import QuestConfig
 benchmark = Libero(suite="libero_90")
 benchmark.instruction(benchmark.tasks[3])
-benchmark.init_states(benchmark.tasks[3])
+benchmark.evaluation_states(benchmark.tasks[3])
 Experiment("a", benchmark.tasks, benchmark=benchmark, policy=QuestConfig(sensors=("ee_pos",)))
 import sys
 print(*{"robosuite", "libero", "mujoco", "numba", "torch", "ray"} & set(sys.modules))
@@ -59,7 +59,7 @@ from ript_envs.libero.benchmark import Libero
 benchmark = Libero(suite="libero_object")
 before = {name: value for name, value in os.environ.items() if "MUJOCO" in name}
 environment = benchmark.make(benchmark.tasks[0])
-environment.reset(benchmark.init_states(benchmark.tasks[0])[0])
+environment.reset(benchmark.evaluation_states(benchmark.tasks[0])[0])
 environment.step(np.zeros(7, np.float32))
 assert {name: value for name, value in os.environ.items() if "MUJOCO" in name} == before
 assert not {"cv2", "OpenGL"} & set(sys.modules)
@@ -182,6 +182,6 @@ def test_all_130_tasks_have_a_problem_file_an_instruction_and_50_init_states() -
             assert suites.problem_file(suite, task).is_file()
             assert " " in benchmark.instruction(task)
             assert "SCENE" not in benchmark.instruction(task)
-            assert benchmark.init_states(task).shape[0] == 50
+            assert benchmark.evaluation_states(task).shape[0] == 50
             num_tasks += 1
     assert num_tasks == 130
