@@ -199,8 +199,9 @@ def evaluate(
     """
     saved, overrides = _load(Path(path)), overrides or EvaluationOverrides()
     requests = _requests(overrides, saved.experiment)
+    parts = replace(saved, experiment=overrides.apply_to(saved.experiment)).with_instructions().components()
     with _session(cluster) as where:
-        return _evaluate(saved.components(), requests, where)
+        return _evaluate(parts, requests, where)
 
 
 def compare(
@@ -231,8 +232,9 @@ def compare(
     experiment = overrides.apply_to(saved.experiment)
     contender, trained = _contender(Path(second), experiment)
     requests = _requests(overrides, saved.experiment, *trained)
+    ours = replace(saved, experiment=experiment).with_instructions().components()
     with _session(cluster) as where:
-        results = [_evaluate(parts, requests, where) for parts in (saved.components(), contender)]
+        results = [_evaluate(parts, requests, where) for parts in (ours, contender)]
     return PolicyComparison(experiment, results[0], results[1], Comparison.of(*results))
 
 
@@ -302,6 +304,7 @@ def _contender(path: Path, first: Experiment) -> tuple[Components, tuple[Experim
         mismatches.append(f"actions of {spec.action_dim} entries")
     there = f"{offered.state_dims}, {', '.join(offered.image_shapes)}, actions of {offered.action_dim}"
     require(not mismatches, f"{path} cannot be compared: it has {', '.join(mismatches)}, where there is {there}")
+    second = replace(second, arrays=config.with_instructions(second.arrays, first.instructions))
     second.build()  # weights that do not fit are refused here, not in an actor
     parts = SavedPolicy(first, {}).components()
     make = first.benchmark.with_cameras(config.cameras).make

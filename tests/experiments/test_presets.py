@@ -103,4 +103,4 @@ def test_the_presets_of_a_single_stage_are_those_of_all_stages_except_for_their_
 
 def test_every_launcher_is_here() -> None:
     launchers = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
-    assert launchers == {"quickstart", "pixels", "extending", "quest_ml45"}
+    assert launchers == {"quickstart", "pixels", "extending", "quest_ml45", "quest_libero"}
