@@ -23,6 +23,10 @@ The images differ clearly (by 9 of 255 on average in MetaWorld), so a policy nee
 """
 
 
+class MissingPackageError(RuntimeError):
+    """A benchmark's simulator is not installed, or not completely; the message says what to install."""
+
+
 @dataclass(frozen=True)
 class EnvironmentSpec:
     """The sizes and rates shared by all environments of a benchmark.
@@ -76,7 +80,11 @@ class ScriptedExpert(Protocol):
     """An environment with a scripted expert."""
 
     def expert_action(self) -> NDArray[np.float32]:
-        """Return the expert's action (A,) for the current state, each entry in [-1, 1]; it may use privileged state."""
+        """Return the expert's action (A,) for the current state, each entry in [-1, 1]; it may use privileged state.
+
+        Raises:
+            ValueError: There is no expert for this task.
+        """
         ...
 
 
@@ -96,6 +104,16 @@ class Benchmark(ABC):
     @abstractmethod
     def spec(self) -> EnvironmentSpec:
         """Sizes and rates of the environments."""
+
+    @property
+    def label(self) -> str:
+        """The benchmark in one word: its kind, and what else decides which tasks of which scenes it has."""
+        return self.kind
+
+    @property
+    def evaluation_fields(self) -> tuple[str, ...]:
+        """Fields that an evaluation may change: they decide on scenes and tasks, not on what a policy reads."""
+        return ()
 
     @property
     @abstractmethod
@@ -142,6 +160,11 @@ class Benchmark(ABC):
     def cameras(self) -> tuple[str, ...]:
         """The cameras whose images are part of observations."""
         return ()
+
+    @property
+    def observes_bottom_up(self) -> bool:
+        """Whether observed images have their bottom row first, as those of LIBERO; what `render` returns is upright."""
+        return False
 
     def with_cameras(self, cameras: tuple[str, ...]) -> Self:
         """Return the same benchmark with the images of exactly these cameras in its observations.
