@@ -24,7 +24,7 @@ class Scene:
 
     def __init__(self, task: str, settings: Libero):
         """Build it; takes seconds."""
-        self.stock = simulator.build(settings.suite, task)
+        self.stock = simulator.build(settings.suite, task, perturbation=settings.perturbation)
         self.model: mujoco.MjModel = self.stock.sim.model._model
         if settings.simplified_meshes:
             scenery.simplify_meshes(self.model)
@@ -81,7 +81,7 @@ def shared_scene(task: str, settings: Libero) -> Scene:
 
 def scene_key(task: str, settings: Libero) -> tuple[object, ...]:
     """Return what identifies the compiled model of a task."""
-    return settings.suite, task, settings.simplified_meshes, settings.small_textures
+    return settings.label, task, settings.simplified_meshes, settings.small_textures
 
 
 class Arm:

@@ -5,26 +5,23 @@ robosuite and LIBERO are imported here, in the process that steps them, and nowh
 
 import contextlib
 import importlib
-import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ript_envs.gl import LIBRARIES, chosen_backend, has_library
-from ript_envs.libero.suites import problem_file
+from ript_envs.libero.installation import import_libero
+from ript_envs.libero.perturbations import problem
 
 
-def build(suite: str, task: str) -> Any:
+def build(suite: str, task: str, *, perturbation: str = "none") -> Any:
     """Build LIBERO's environment of a task, without cameras and with resets that keep the compiled model.
 
     Returns:
         An instance of `libero.libero.envs.bddl_base_domain.BDDLBaseDomain`.
     """
-    wrapper = _import_libero()
-    path = problem_file(suite, task)
-    with seeded(0):  # construction resets once
+    wrapper = import_libero()
+    with problem(suite, perturbation, task) as path, seeded(0):  # construction resets once
         return wrapper.ControlEnv(
             bddl_file_name=str(path),
             has_offscreen_renderer=False,
@@ -43,21 +40,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(before)
-
-
-def _import_libero() -> Any:
-    """Import LIBERO without robosuite's choice of an OpenGL library, its warnings and its log file."""
-    backend = chosen_backend() or next((each for each in LIBRARIES if has_library(each)), "")
-    before = os.environ.get("MUJOCO_GL")
-    os.environ["MUJOCO_GL"] = backend  # robosuite demands EGL otherwise
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-    try:
-        return importlib.import_module("libero.libero.envs.env_wrapper")
-    finally:
-        if before is None:
-            os.environ.pop("MUJOCO_GL", None)
-        else:
-            os.environ["MUJOCO_GL"] = before
 
 
 def randomization_error() -> type[Exception]:
