@@ -279,12 +279,16 @@ class Demos(WithPlugins):
     """Record demonstrations of scripted experts, one HDF5 file per task; files that are complete are skipped.
 
     The files are where the benchmark's other loaders look for them (for MetaWorld, metaworld/ML45_PRISE/train and test
-    below `out`), and are the same with any number of processes.
+    below `out`; for LIBERO, libero/<suite>), and are the same with any number of processes. They say that a script made
+    them, and so do all runs that learn from them: they are not the demonstrations that published policies learned from.
 
     Attributes:
-        benchmark: Kind of the benchmark: metaworld, or one of your own.
+        benchmark: Kind of the benchmark: metaworld, libero, or one of your own.
         task: Tasks by name, or the benchmark's names for sets of tasks: ml45-train and ml45-test are the 45 and the 5
-            tasks of the papers.
+            tasks of the papers, libero_object and so on all tasks of a suite, scripted those of a suite that the
+            scripted expert of LIBERO can do.
+        suite: Suite of the benchmark, if it has several: libero_spatial, libero_object, libero_goal, libero_10 or
+            libero_90.
         episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
         action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of half the action
             range. Source: QueST, 0.2.
@@ -301,6 +305,7 @@ class Demos(WithPlugins):
 
     benchmark: Annotated[str, tyro.conf.Positional]
     task: tuple[str, ...]
+    suite: str | None = None
     episodes: int = 50
     action_noise: float = 0.2
     keep_failures: bool = False
@@ -315,10 +320,10 @@ class Demos(WithPlugins):
     def run(self) -> int:
         """Record; each file is logged."""
         begin_loading()
-        from ript_ray.config.experiment import BENCHMARKS
+        from ript_ray.cli.demos import benchmark_with_suite, print_success
         from ript_ray.data.recording import Plan, files_of, record_files
 
-        benchmark = BENCHMARKS.find(self.benchmark)()
+        benchmark = benchmark_with_suite(self.benchmark, self.suite)
         if self.images and benchmark.spec.image_shapes:
             benchmark = benchmark.with_rendering(rendering=self.rendering)
             benchmark = benchmark.with_cameras(tuple(benchmark.spec.image_shapes))
@@ -331,7 +336,9 @@ class Demos(WithPlugins):
             max_attempts=self.max_attempts,
             seed=self.seed,
         )
-        record_files(plan, files_of(benchmark, self.out, self.task), self.cluster)
+        files = files_of(benchmark, self.out, self.task)
+        record_files(plan, files, self.cluster)
+        print_success(files)
         return 0
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ript_ray.runs import checkpoint
-from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.tracked import as_params, name_in_lists, run_of
+from ript_ray.runs.run_dir import RunDir, run_of
+from ript_ray.runs.tracked import as_params, name_in_lists
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
 from ript_ray.tracking.store import MLFLOW_URI, Origin, without_password

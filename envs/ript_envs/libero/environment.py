@@ -111,6 +111,9 @@ class LiberoEnvironment:
             self._expert = expert_for(self._scene.stock, self._data)
         return self._expert.action()
 
+    def state(self) -> NDArray[np.float64]:
+        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
+
     def close(self) -> None:
         self._renderer = None
 
@@ -118,7 +121,7 @@ class LiberoEnvironment:
         """Draw object positions as LIBERO's reset does and let them come to rest; ends any episode."""
         self._draw(int(np.random.default_rng(seed).integers(2**32)))
         self._settle()
-        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
+        return self.state()
 
     def move_objects(
         self, initial_state: NDArray[np.float64], std_m: float, generator: np.random.Generator
