@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ript_envs.contract import Observation
 from ript_envs.libero.benchmark import Libero
-from ript_envs.libero.expert import PickAndPlace, expert_for
+from ript_envs.libero.expert import Expert
 from ript_envs.libero.placement import move_objects
 from ript_envs.libero.scene import State, scene_key, shared_scene
 from ript_envs.rendering import OffscreenRenderer, shared_renderer
@@ -43,7 +43,7 @@ class LiberoEnvironment:
         self._model, self._data = self._scene.model, self._state.data
         self._renderer: OffscreenRenderer | None = None  # built on first use
         self._stale: Observation | None = None
-        self._expert: PickAndPlace | None = None
+        self._expert: Expert | None = None
         self._settled = np.zeros(0), np.zeros(0)  # a state, and joint positions after coming to rest from it
         self._goal = (np.zeros(3), np.eye(3))
         self._grip = np.zeros(2)
@@ -107,8 +107,9 @@ class LiberoEnvironment:
         return self._image(camera)[::-1]
 
     def expert_action(self) -> NDArray[np.float32]:
+        self._scene.show(self._state)
         if self._expert is None:
-            self._expert = expert_for(self._scene.stock, self._data)
+            self._expert = Expert(self._scene.stock, self._data)
         return self._expert.action()
 
     def state(self) -> NDArray[np.float64]:
