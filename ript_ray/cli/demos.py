@@ -5,44 +5,65 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from ript_envs.contract import Benchmark
 from ript_ray.checks import require
 from ript_ray.config.experiment import BENCHMARKS
-from ript_ray.data.hdf5 import expert_counts
+from ript_ray.data.hdf5 import expert_record
 from ript_ray.errors import ConfigError
-from ript_ray.evaluation.evaluate import EvaluationResult
-from ript_ray.evaluation.tables import results_table
+from ript_ray.evaluation.evaluate import SuccessRate
 
 
-def benchmark_with_suite(kind: str, suite: str | None) -> Benchmark:
-    """Return a benchmark by its kind, and its suite if one is named.
+def benchmark_of(kind: str, settings: Mapping[str, Any]) -> Benchmark:
+    """Return a benchmark by its kind.
+
+    Args:
+        kind: The kind.
+        settings: Values of fields that not every benchmark has; None or False is the benchmark's own.
 
     Raises:
-        ConfigError: There is no such kind or suite, or the benchmark has no suites.
+        ConfigError: There is no such kind, or the benchmark has no such field or value.
     """
-    benchmark = BENCHMARKS.find(kind)()
-    if suite is None:
-        return benchmark
-    require("suite" in {field.name for field in fields(cast(Any, benchmark))}, f"suite: {kind} has no suites")
+    benchmark: Any = BENCHMARKS.find(kind)()
+    chosen = {name: value for name, value in settings.items() if value}
+    for name in chosen:
+        known = {field.name for field in fields(benchmark)}
+        require(name in known, f"{name.replace('_', '-')}: {kind} has no such setting")
     try:
-        return replace(cast(Any, benchmark), suite=suite)
+        return cast(Benchmark, replace(benchmark, **chosen))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
-def print_success(files: Mapping[str, Path]) -> None:
-    """Print how many attempts of the expert solved each task, with 95 % intervals, as far as the files tell.
+def success_table(files: Mapping[str, Path]) -> Table:
+    """Return how often the expert solved each task while its file was recorded, with 95 % intervals.
+
+    Files of older versions do not tell; their cells are empty.
 
     Raises:
         RiptError: A file is corrupt.
     """
-    counts = {task: expert_counts(path) for task, path in files.items()}
-    outcomes = {
-        task: (True,) * each.num_successes + (False,) * (each.num_attempts - each.num_successes)
-        for task, each in counts.items()
-        if each is not None
-    }
-    if outcomes:
-        Console().print(results_table({"success": EvaluationResult(outcomes, 0)}, "attempts of the scripted expert"))
+    title = "scripted expert: success of all attempts, demonstrations kept, their mean length"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)  # fits 80 columns
+    table.add_column("task", overflow="fold")
+    for name in ("success, %", "of", "kept", "steps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for task, path in files.items():
+        found = expert_record(path)
+        if found is None:
+            table.add_row(task)
+            continue
+        num_failures = found.num_attempts - found.num_successes
+        rate = SuccessRate.of([1.0] * found.num_successes + [0.0] * num_failures)
+        success = f"{100 * rate.success_rate:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+        steps = f"{found.num_steps / found.num_demos:.0f}"
+        table.add_row(task, success, str(found.num_attempts), str(found.num_demos), steps)
+    return table
+
+
+def print_success(files: Mapping[str, Path]) -> None:
+    """Print the table of `success_table`."""
+    Console().print(success_table(files))

@@ -110,7 +110,7 @@ def require_demonstrations(experiment: Experiment) -> None:
         source.require_fit(task)
 
 
-def origin_of_demonstrations(experiment: Experiment) -> Literal["none", "scripted", "files of others"]:
+def origin_of_demonstrations(experiment: Experiment) -> Literal["none", "scripted", "by others"]:
     """Return who performs the demonstrations that a run learns from or takes its contexts from, if it uses any.
 
     Raises:
@@ -123,7 +123,7 @@ def origin_of_demonstrations(experiment: Experiment) -> Literal["none", "scripte
     if folder is None:
         return "scripted"
     paths = [find_file(folder, benchmark.demonstration_path(task).name) for task in experiment.tasks]
-    return "scripted" if any(map(is_scripted, paths)) else "files of others"
+    return "scripted" if any(map(is_scripted, paths)) else "by others"
 
 
 def read_cameras(policy: PolicyConfig, tasks: Sequence[SupervisedTask]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Demonstrations in HDF5 files, one per task, in the layout that QueST's and LIBERO's loaders read.
 
-    data                        total, num_demos, env_args; recipe, versions (how this file was recorded);
-                                scripted_expert, source (by whom); num_attempts, num_successes
+    data                        total (of steps), num_demos, env_args; scripted (whether our expert performs them);
+                                recipe, versions (how it was recorded); num_attempts, num_successes (of the expert)
       demo_0                    num_samples, attempt
         actions                 (T, A) float32
         obs/<sensor>            (T + 1, ...), the observation before each action and the final one; LIBERO's have T rows
@@ -79,8 +79,7 @@ class DemonstrationWriter:
                     "env_args": json.dumps({"env_name": task, "env_type": 2, "env_kwargs": {}}),
                     "recipe": json.dumps(recipe, sort_keys=True),
                     "versions": json.dumps(versions, sort_keys=True),
-                    "scripted_expert": True,
-                    "source": "a scripted expert of ript-ray: not the benchmark's own demonstrations",
+                    "scripted": True,
                     **(attributes or {}),
                 }
             )
@@ -186,19 +185,28 @@ def is_scripted(path: Path) -> bool:
         RiptError: The file is corrupt.
     """
     with _reading(path) as data:
-        return bool(data.attrs.get("scripted_expert", "recipe" in data.attrs))  # older files have the recipe alone
+        return bool(data.attrs.get("scripted", "recipe" in data.attrs))  # older files have the recipe alone
 
 
 @dataclass(frozen=True)
-class ExpertCounts:
-    """How often a scripted expert tried a task for a file, and solved it."""
+class ExpertRecord:
+    """How a scripted expert did when a file was recorded.
+
+    Attributes:
+        num_attempts: Attempts at the task.
+        num_successes: Those that solved it.
+        num_demos: Those that the file has.
+        num_steps: Environment steps of all demonstrations in the file.
+    """
 
     num_attempts: int
     num_successes: int
+    num_demos: int
+    num_steps: int
 
 
-def expert_counts(path: Path) -> ExpertCounts | None:
-    """Return how often a task was tried for a file; None if it does not tell, as files of older versions.
+def expert_record(path: Path) -> ExpertRecord | None:
+    """Return how a scripted expert did when a file was recorded; None of a file of older versions, or of others.
 
     Raises:
         RiptError: The file is corrupt.
@@ -206,7 +214,8 @@ def expert_counts(path: Path) -> ExpertCounts | None:
     with _reading(path) as data:
         if "num_attempts" not in data.attrs:
             return None
-        return ExpertCounts(int(data.attrs["num_attempts"]), int(data.attrs["num_successes"]))
+        names = ("num_attempts", "num_successes", "num_demos", "total")
+        return ExpertRecord(*(int(data.attrs[name]) for name in names))
 
 
 def read_demonstrations(

@@ -1,10 +1,12 @@
 """Who performs the demonstrations that a policy learned from, through all runs that it comes from."""
 
+from pathlib import Path
+
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.dataset import origin_of_demonstrations
-from ript_ray.runs.run_dir import run_of
+from ript_ray.runs.run_dir import SCRIPTED, run_of
 
-RANKING = ("scripted", "files of others", "unknown", "none")
+RANKING = (SCRIPTED, "by others", "unknown", "none")
 """What a policy learned from as a whole is the first of these that it learned from at all."""
 
 
@@ -16,6 +18,16 @@ def demonstrations_behind(experiment: Experiment) -> str:
     """
     found: set[str] = {origin_of_demonstrations(experiment)}
     if experiment.start_from is not None:
-        run = run_of(experiment.start_from)
-        found.add("unknown" if run is None else run.demonstrations)
+        found.add(demonstrations_of(experiment.start_from))
     return next((origin for origin in RANKING if origin in found), "unknown")
+
+
+def demonstrations_of(policy: Path) -> str:
+    """Return who performs the demonstrations behind a run or a checkpoint of one; of a model folder, it is unknown."""
+    run = run_of(policy.absolute())
+    return "unknown" if run is None else run.demonstrations
+
+
+def marked(policy: Path) -> str:
+    """Return a policy's path for a title, with a mark if scripted demonstrations are behind it."""
+    return f"{policy}, scripted demonstrations" if demonstrations_of(policy) == SCRIPTED else str(policy)

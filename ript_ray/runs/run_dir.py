@@ -36,6 +36,9 @@ LATEST = "latest"
 DEMONSTRATIONS = "demonstrations"
 """Name in versions.json of who performs the demonstrations that the run's policy learned from."""
 
+SCRIPTED = "scripted"
+"""Our experts perform them, which see the simulator's state: figures cannot be held against published ones."""
+
 
 class RunDir:
     """The directory runs/<experiment>/<time>-seed<seed>/ of one run.
