@@ -55,7 +55,7 @@ def test_the_results_are_complete_and_consistent(finished: tuple[Path, Path, str
     assert results["wall_s"] > 0
     assert results["demonstrations"] == "scripted"
     assert "demonstrations: scripted, by an expert that sees the simulator's state" in printed
-    assert "| demonstrations | scripted |" in (folder / "README.md").read_text()
+    assert "| demonstrations | scripted |" in folder.joinpath("model-card.md").read_text()
     assert "update 2, success" in printed
 
 

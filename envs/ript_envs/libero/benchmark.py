@@ -182,7 +182,7 @@ class Libero(Benchmark):
 
     @property
     def tasks_with_expert(self) -> tuple[str, ...]:
-        """The tasks whose goals are objects in or on places that the expert is known to put them; see `goals.CAN_DO`."""
+        """The tasks whose goals are objects where the expert is known to put them; see `goals.CAN_DO`."""
         return tuple(task for task in self.tasks if goals.has_expert(self.label, task))
 
     def demonstration_layout(self, task: str) -> DemonstrationLayout:

@@ -12,7 +12,7 @@ CAN_DO = {
         *("orange_juice", "salad_dressing", "tomato_sauce"),
     },
     "flat_stove_cook_region": {"akita_black_bowl"},
-    "plate": {"akita_black_bowl"},
+    "plate": {"akita_black_bowl", "porcelain_mug", "red_coffee_mug", "white_yellow_mug"},
     "wine_rack_top_region": {"wine_bottle"},
     "wooden_cabinet_top_side": {"akita_black_bowl", "wine_bottle"},
 }

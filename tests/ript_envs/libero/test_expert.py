@@ -20,7 +20,7 @@ def test_the_expert_does_all_groceries_and_bowls_and_no_doors_drawers_or_switche
         "put_the_bowl_on_the_plate",
         "put_the_wine_bottle_on_the_rack",
     }
-    assert all("in_the_basket" in task for task in Libero(suite="libero_10").tasks_with_expert)
+    assert len(Libero(suite="libero_10").tasks_with_expert) == 4
 
 
 def test_a_task_without_an_expert_is_refused_with_the_tasks_that_have_one(tmp_path: Path) -> None:

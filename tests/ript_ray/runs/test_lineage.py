@@ -45,7 +45,7 @@ def test_post_training_takes_over_who_performed_the_demonstrations_of_the_run_it
 
 def test_one_scripted_stage_is_not_forgotten(tmp_path: Path) -> None:
     start = run_with("scripted", tmp_path / "runs")
-    assert demonstrations_behind(replace(from_files(tmp_path), start_from=start)) == "scripted"
+    assert demonstrations_behind(replace(from_files(tmp_path), stages=("prior", RIPT), start_from=start)) == "scripted"
 
 
 def test_the_list_of_runs_and_titles_mark_what_learned_from_scripts(
