@@ -92,7 +92,7 @@ class ScriptedExpert(Protocol):
 class StatefulEnvironment(Protocol):
     """An environment that tells the simulator's state, for files of demonstrations that hold it at every step."""
 
-    def state(self) -> NDArray[np.float64]:
+    def simulator_state(self) -> NDArray[np.float64]:
         """Return the current state, in the format of initial states."""
         ...
 

@@ -15,6 +15,7 @@ from ript_ray.config.experiment import BENCHMARKS
 from ript_ray.data.hdf5 import expert_record
 from ript_ray.errors import ConfigError
 from ript_ray.evaluation.evaluate import SuccessRate
+from ript_ray.evaluation.tables import rate_cells
 
 
 def benchmark_of(kind: str, settings: Mapping[str, Any]) -> Benchmark:
@@ -38,8 +39,8 @@ def benchmark_of(kind: str, settings: Mapping[str, Any]) -> Benchmark:
         raise ConfigError(str(error)) from None
 
 
-def success_table(files: Mapping[str, Path]) -> Table:
-    """Return how often the expert solved each task while its file was recorded, with 95 % intervals.
+def print_success(files: Mapping[str, Path]) -> None:
+    """Print how often the expert solved each task while its file was recorded, with 95 % intervals.
 
     Files of older versions do not tell; their cells are empty.
 
@@ -58,12 +59,6 @@ def success_table(files: Mapping[str, Path]) -> Table:
             continue
         num_failures = found.num_attempts - found.num_successes
         rate = SuccessRate.of([1.0] * found.num_successes + [0.0] * num_failures)
-        success = f"{100 * rate.success_rate:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
         steps = f"{found.num_steps / found.num_demos:.0f}"
-        table.add_row(task, success, str(found.num_attempts), str(found.num_demos), steps)
-    return table
-
-
-def print_success(files: Mapping[str, Path]) -> None:
-    """Print the table of `success_table`."""
-    Console().print(success_table(files))
+        table.add_row(task, *rate_cells([rate]), str(found.num_demos), steps)
+    Console().print(table)

@@ -144,7 +144,7 @@ def run_expert(
     while not success and len(actions) < attempt.max_steps:
         observations.append(environment.observe())
         if actions and isinstance(environment, StatefulEnvironment):
-            states.append(environment.state())
+            states.append(environment.simulator_state())
         action = expert.expert_action()
         noisy = action + attempt.action_noise * noise.standard_normal(action.shape)
         actions.append(np.clip(noisy, -1, 1).astype(np.float32))

@@ -112,7 +112,7 @@ class LiberoEnvironment:
             self._expert = Expert(self._scene.stock, self._data)
         return self._expert.action()
 
-    def state(self) -> NDArray[np.float64]:
+    def simulator_state(self) -> NDArray[np.float64]:
         return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class LiberoEnvironment:
         """Draw object positions as LIBERO's reset does and let them come to rest; ends any episode."""
         self._draw(int(np.random.default_rng(seed).integers(2**32)))
         self._settle()
-        return self.state()
+        return self.simulator_state()
 
     def move_objects(
         self, initial_state: NDArray[np.float64], std_m: float, generator: np.random.Generator
