@@ -22,6 +22,7 @@ from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, TrainingState
 from ript_ray.runs.kept_groups import KeptGroups, KeptGroupsCleaner
 from ript_ray.runs.killed import closing_killed_runs, closing_killed_runs_beside
+from ript_ray.runs.lineage import demonstrations_behind
 from ript_ray.runs.model_dir import initial_policy
 from ript_ray.runs.preflight import require_start
 from ript_ray.runs.provenance import differences, versions
@@ -90,9 +91,10 @@ def run_experiment(
     changes = None if base is None else changed_options(base, experiment)  # with paths as they were typed
     experiment = _with_absolute_paths(experiment)
     start = require_start(experiment, cluster, runs)
+    demonstrations = demonstrations_behind(experiment)
     with closing_killed_runs(runs), session(cluster):
         # Nothing is written before all that can be checked has been.
-        folder = RunDir.create(runs, experiment, label, changes=changes)
+        folder = RunDir.create(runs, experiment, label, changes=changes, demonstrations=demonstrations)
         with folder.lock():
             (origin or Origin.here()).write(folder.path)
             logger.info("run folder %s", folder.path)
@@ -216,7 +218,11 @@ def _evaluate_supervised(run_logger: RunLogger, policy: SavedPolicy, cluster: Cl
         number = checkpoint.number_of(checkpoint.find(folder.path))
         run_logger.log(last, number, success_metrics(result), kind="evaluation")
     run_logger.flush()
-    content = {"schema": SCHEMA, "success": result.to_json() if result else None}
+    content = {
+        "schema": SCHEMA,
+        "success": result.to_json() if result else None,
+        "demonstrations": folder.demonstrations,
+    }
     atomic_write(folder.results, json.dumps(content, indent=2) + "\n")
     return result
 

@@ -88,6 +88,28 @@ class ScriptedExpert(Protocol):
         ...
 
 
+@runtime_checkable
+class StatefulEnvironment(Protocol):
+    """An environment that tells the simulator's state, for files of demonstrations that hold it at every step."""
+
+    def simulator_state(self) -> NDArray[np.float64]:
+        """Return the current state, in the format of initial states."""
+        ...
+
+
+@dataclass(frozen=True)
+class DemonstrationLayout:
+    """What a benchmark's own loaders expect of a demonstration file, beside actions and observations.
+
+    Attributes:
+        attributes: Attributes of the file's group `data`, by name.
+        final_observation: Whether the observation after the last action is in the file, too.
+    """
+
+    attributes: dict[str, str] = field(default_factory=dict)
+    final_observation: bool = True
+
+
 class Benchmark(ABC):
     """Base class of benchmarks: small, picklable, frozen dataclasses with a field `kind`.
 
@@ -214,6 +236,15 @@ class Benchmark(ABC):
     def task_sets(self) -> dict[str, tuple[str, ...]]:
         """Named sets of tasks for the command line, such as ml45-train."""
         return {}
+
+    @property
+    def tasks_with_expert(self) -> tuple[str, ...]:
+        """The tasks that the benchmark's scripted expert can do, if its environments are a `ScriptedExpert`."""
+        return self.tasks
+
+    def demonstration_layout(self, task: str) -> DemonstrationLayout:
+        """Return what the benchmark's own loaders expect of a task's demonstration file."""
+        return DemonstrationLayout()
 
     def demonstration_path(self, task: str) -> Path:
         """Return the path of a task's demonstration file, relative to the root folder of all data."""

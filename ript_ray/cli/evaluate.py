@@ -16,6 +16,7 @@ from ript_ray.evaluation.tables import difference_table, results_table
 from ript_ray.evaluation.video import VideoSettings
 from ript_ray.runs import checkpoint
 from ript_ray.runs.killed import closing_killed_runs_beside
+from ript_ray.runs.lineage import demonstrations_of, marked
 from ript_ray.runs.metrics import gain_metrics, rate_metrics
 from ript_ray.runs.recorder import success_metrics
 from ript_ray.runs.replay import write_evaluation_videos
@@ -54,8 +55,10 @@ def evaluate_checkpoint(
     with closing_killed_runs_beside(path):
         result = api.evaluate(path, overrides, cluster=cluster)
     console = Console(record=True)
-    console.print(results_table({"success": result}, f"{path}: {overrides.split} contexts"))
-    figures = json.dumps({"schema": SCHEMA, **result.to_json()}, indent=2) + "\n"
+    console.print(results_table({"success": result}, f"{marked(path)}: {overrides.split} contexts"))
+    figures = (
+        json.dumps({"schema": SCHEMA, "demonstrations": demonstrations_of(path), **result.to_json()}, indent=2) + "\n"
+    )
     if out is not None:
         atomic_write(out, figures)
     if videos is not None:
@@ -90,7 +93,7 @@ def compare_checkpoints(
     with closing_killed_runs_beside(first):
         found = api.compare(first, second, overrides, cluster=cluster)
     results, console = {"A": found.first, "B": found.second}, Console(record=True)
-    print_line(console, f"A: {first}\nB: {second}")
+    print_line(console, f"A: {marked(first)}\nB: {marked(second)}")
     title = f"{overrides.split} contexts of {found.experiment.name}, seed {found.experiment.evaluation_seed}"
     console.print(results_table(results, title))
     console.print(difference_table(found.difference, "the same contexts and seeds, in pairs; p of a task: after Holm"))
@@ -98,6 +101,7 @@ def compare_checkpoints(
         "schema": SCHEMA,
         "first": str(first),
         "second": str(second),
+        "demonstrations": {"first": demonstrations_of(first), "second": demonstrations_of(second)},
         **{name: result.to_json() for name, result in results.items()},
         "difference": found.difference.to_json(),
     }

@@ -83,6 +83,7 @@ class EvaluateLibero(WithPlugins):
         from ript_ray.api import evaluate
         from ript_ray.config.serialization import SCHEMA
         from ript_ray.evaluation.tables import results_table, suites_table
+        from ript_ray.runs.lineage import demonstrations_of, marked
         from ript_ray.storage.atomic import atomic_write, require_absent
 
         if self.out is not None:
@@ -94,10 +95,15 @@ class EvaluateLibero(WithPlugins):
         figures: dict[str, Any] = {}
         for suite, path, experiment in zip(suites, paths, experiments, strict=True):
             results[suite] = evaluate(path, experiment=experiment, cluster=self.cluster)
-            title = f"{suite}, episodes of {experiment.max_steps} steps: {path}"
+            title = f"{suite}, episodes of {experiment.max_steps} steps: {marked(path)}"
             console.print(results_table({"success": results[suite]}, title))
             benchmark = asdict(cast(Any, experiment.benchmark))
-            conditions = {"policy": str(path), "max_steps": experiment.max_steps, "benchmark": benchmark}
+            conditions = {
+                "policy": str(path),
+                "demonstrations": demonstrations_of(path),
+                "max_steps": experiment.max_steps,
+                "benchmark": benchmark,
+            }
             figures[suite] = {**conditions, **results[suite].to_json()}
             if self.out is not None:
                 atomic_write(self.out, json.dumps({"schema": SCHEMA, "suites": figures}, indent=2) + "\n")

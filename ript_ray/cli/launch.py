@@ -118,7 +118,9 @@ def report(results: "Results", console: Console) -> int:
     """Print what was found; returns the exit code."""
     from ript_ray.evaluation.comparison import Comparison
     from ript_ray.evaluation.tables import difference_line, results_table
+    from ript_ray.runs.lineage import demonstrations_of
     from ript_ray.runs.retention import size_bytes
+    from ript_ray.runs.run_dir import SCRIPTED
 
     title = f"{results.experiment.name}, seed {results.experiment.seed}: success on held-out contexts"
     if results.before is not None and results.after is not None:
@@ -126,6 +128,8 @@ def report(results: "Results", console: Console) -> int:
         print_line(console, difference_line(Comparison.of(results.before, results.after).overall))
     elif results.after is not None:
         console.print(results_table({"success": results.after}, title))
+    if demonstrations_of(results.folder) == SCRIPTED:
+        print_line(console, "demonstrations: scripted, by an expert that sees the simulator's state")
     size = f"{size_bytes(results.folder) / 1e6:,.0f} MB"
     print_line(console, f"results, metrics, checkpoints and curve: {results.folder} ({size})")
     if results.tracking_error:

@@ -279,12 +279,15 @@ class Demos(WithPlugins):
     """Record demonstrations of scripted experts, one HDF5 file per task; files that are complete are skipped.
 
     The files are where the benchmark's other loaders look for them (for MetaWorld, metaworld/ML45_PRISE/train and test
-    below `out`), and are the same with any number of processes.
+    below `out`; for LIBERO, libero/<suite>), and are the same with any number of processes. They say that a script made
+    them, and so do all runs that learn from them: they are not the demonstrations that published policies learned from.
 
     Attributes:
-        benchmark: Kind of the benchmark: metaworld, or one of your own.
+        benchmark: Kind of the benchmark: metaworld, libero, or one of your own.
         task: Tasks by name, or the benchmark's names for sets of tasks: ml45-train and ml45-test are the 45 and the 5
-            tasks of the papers.
+            tasks of the papers, libero_object and so on all tasks of a suite, scripted those of a suite that the
+            scripted expert of LIBERO can do.
+        suite: LIBERO's suite: libero_spatial (default), libero_object, libero_goal, libero_10 or libero_90.
         episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
         action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of half the action
             range. Source: QueST, 0.2.
@@ -294,6 +297,9 @@ class Demos(WithPlugins):
         images: Record what the cameras see at each step, beside the states.
         rendering: Image quality: full (the simulator's own, QueST's) or fast (no shadows, reflections or smooth edges;
             without a GPU more than ten times as fast).
+        image_size: Height and width of the images in pixels; the benchmark's own unless given (128).
+        simplified_meshes: Draw LIBERO with a few hundred triangles per object, for policies that see it so.
+        small_textures: Draw LIBERO with textures of 256 pixels at most, for policies that see it so.
         seed: The only source of randomness, from 0 to 2147483647.
         out: Folder that the files go to.
         cluster: Where it runs; an episode may take `group-timeout-s`.
@@ -301,6 +307,7 @@ class Demos(WithPlugins):
 
     benchmark: Annotated[str, tyro.conf.Positional]
     task: tuple[str, ...]
+    suite: str | None = None
     episodes: int = 50
     action_noise: float = 0.2
     keep_failures: bool = False
@@ -308,19 +315,23 @@ class Demos(WithPlugins):
     max_attempts: int = 20
     images: bool = True
     rendering: Literal["full", "fast"] = "full"
+    image_size: int | None = None
+    simplified_meshes: bool = False
+    small_textures: bool = False
     seed: int = 0
     out: Path = Path("data")
     cluster: Cluster = field(default_factory=Cluster)
 
     def run(self) -> int:
-        """Record; each file is logged."""
+        """Record; each file is logged, and success of the expert on each task is printed."""
         begin_loading()
-        from ript_ray.config.experiment import BENCHMARKS
+        from ript_ray.cli.demos import benchmark_of, print_success
         from ript_ray.data.recording import Plan, files_of, record_files
 
-        benchmark = BENCHMARKS.find(self.benchmark)()
+        names = ("suite", "simplified_meshes", "small_textures")
+        benchmark = benchmark_of(self.benchmark, {name: getattr(self, name) for name in names})
         if self.images and benchmark.spec.image_shapes:
-            benchmark = benchmark.with_rendering(rendering=self.rendering)
+            benchmark = benchmark.with_rendering(image_size=self.image_size, rendering=self.rendering)
             benchmark = benchmark.with_cameras(tuple(benchmark.spec.image_shapes))
         plan = Plan(
             benchmark,
@@ -331,7 +342,9 @@ class Demos(WithPlugins):
             max_attempts=self.max_attempts,
             seed=self.seed,
         )
-        record_files(plan, files_of(benchmark, self.out, self.task), self.cluster)
+        files = files_of(benchmark, self.out, self.task)
+        record_files(plan, files, self.cluster)
+        print_success(files)
         return 0
 
 

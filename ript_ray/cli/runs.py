@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FILE_WIDTH = 200
 """Columns of the table where it does not go to a terminal."""
 
+SCRIPTED_MARK = " *"
+"""Follows the names of runs that learned from scripted demonstrations."""
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -47,6 +50,8 @@ class Runs:
                 console.print(_table(experiment.name, list(group), console.width))
             if not runs:
                 print_line(console, f"there are no runs in {self.folder}")
+            if any(run.is_scripted for run in runs):
+                print_line(console, f"{SCRIPTED_MARK.strip()} learned from scripted demonstrations")
             if any(run.state in (RunState.INTERRUPTED, RunState.FAILED) for run in runs):
                 print_line(console, "what has not finished goes on with: ript-ray resume RUN")
         return 0
@@ -63,7 +68,7 @@ def _table(experiment: str, runs: "list[RunOverview]", width: int) -> Table:
     for run in runs:
         state = f"{run.state}: {run.detail}" if run.detail else str(run.state)
         table.add_row(
-            *(escape(text) for text in (run.folder.name, state, run.changed)),
+            *(escape(text) for text in (run.folder.name + SCRIPTED_MARK * run.is_scripted, state, run.changed)),
             _percent(run.before, ".1f"),
             _percent(run.after, ".1f"),
             _percent(run.gain, "+.1f"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from ript_ray.cli.entrypoint import WithPlugins, begin_loading
+from ript_ray.cli.entrypoint import WithPlugins, begin_loading, print_line
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Summarize(WithPlugins):
         from ript_ray.config.serialization import SCHEMA
         from ript_ray.evaluation.tables import summary_table
         from ript_ray.runs.killed import closing_killed_runs_beside
+        from ript_ray.runs.lineage import demonstrations_of
         from ript_ray.runs.summary import summarize_runs
         from ript_ray.storage.atomic import atomic_write, require_absent
 
@@ -40,7 +41,10 @@ class Summarize(WithPlugins):
             require_absent(self.out)
         with closing_killed_runs_beside(self.runs[0]):
             summary = summarize_runs(self.runs)
-        Console().print(summary_table(summary))
+        console, demonstrations = Console(), {str(run): demonstrations_of(run) for run in self.runs}
+        console.print(summary_table(summary))
+        print_line(console, f"demonstrations: {', '.join(sorted(set(demonstrations.values())))}")
         if self.out is not None:
-            atomic_write(self.out, json.dumps({"schema": SCHEMA, **summary.to_json()}, indent=2) + "\n")
+            content = {"schema": SCHEMA, "demonstrations": demonstrations, **summary.to_json()}
+            atomic_write(self.out, json.dumps(content, indent=2) + "\n")
         return 0

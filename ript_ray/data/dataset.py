@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,14 @@ from ript_envs.contract import Benchmark
 from ript_ray.checks import require
 from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
-from ript_ray.data.demonstrations import Demonstration, record_demonstrations, require_expert
-from ript_ray.data.hdf5 import find_file, image_bytes, read_demonstrations, recorded_rendering
+from ript_ray.data.demonstrations import Demonstration, record_demonstrations, require_expert, require_scripted
+from ript_ray.data.hdf5 import find_file, image_bytes, is_scripted, read_demonstrations, recorded_rendering
 from ript_ray.data.windows import make_windows
 from ript_ray.errors import ConfigError
 from ript_ray.policies.base import PolicyConfig
 from ript_ray.policies.supervised import SupervisedTask, Windows
 from ript_ray.runtime.heartbeat import with_heartbeat
+from ript_ray.types import RIPT
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def require_demonstrations(experiment: Experiment) -> None:
     """
     benchmark, settings, policy = experiment.benchmark, experiment.demos, experiment.policy
     if settings.folder is None:
+        require_scripted(benchmark, experiment.tasks)
         environment = benchmark.make(experiment.tasks[0])
         require_expert(benchmark, environment, experiment.tasks[0])
         environment.close()
@@ -106,6 +108,22 @@ def require_demonstrations(experiment: Experiment) -> None:
     source = _Files(benchmark, experiment.tasks, settings, settings.folder, sensors=policy.sensors, cameras=cameras)
     for task in experiment.tasks:
         source.require_fit(task)
+
+
+def origin_of_demonstrations(experiment: Experiment) -> Literal["none", "scripted", "by others"]:
+    """Return who performs the demonstrations that a run learns from or takes its contexts from, if it uses any.
+
+    Raises:
+        RiptError: Files are missing or corrupt.
+    """
+    takes_contexts = RIPT in experiment.stages and experiment.sampling.context_source == "demos"
+    if not experiment.supervised_tasks and not takes_contexts:
+        return "none"
+    folder, benchmark = experiment.demos.folder, experiment.benchmark
+    if folder is None:
+        return "scripted"
+    paths = [find_file(folder, benchmark.demonstration_path(task).name) for task in experiment.tasks]
+    return "scripted" if any(map(is_scripted, paths)) else "by others"
 
 
 def read_cameras(policy: PolicyConfig, tasks: Sequence[SupervisedTask]) -> tuple[str, ...]:

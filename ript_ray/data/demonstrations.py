@@ -1,13 +1,14 @@
 """Demonstrations, and scripted experts that perform them."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Benchmark, Environment, Observation, ScriptedExpert
+from ript_envs.contract import Benchmark, Environment, Observation, ScriptedExpert, StatefulEnvironment
+from ript_ray.checks import require
 from ript_ray.config.data import Demonstrations
 from ript_ray.errors import RiptError
 from ript_ray.policies.supervised import Rows
@@ -41,12 +42,14 @@ class ExpertEpisode:
         observations: T rows per sensor: the observation before each action; T + 1 rows if the final one is included.
         actions_TA: The executed actions, noise included, float32 in [-1, 1].
         success: Whether the last action solved the task.
+        later_states: The simulator's state before each action but the first, if the environment tells it.
     """
 
     initial_state: NDArray[np.float64]
     observations: Arrays
     actions_TA: NDArray[np.float32]
     success: bool
+    later_states: tuple[NDArray[np.float64], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,12 @@ def run_expert(
     )
     observations: list[Observation] = []
     actions: list[NDArray[np.float32]] = []
+    states: list[NDArray[np.float64]] = []
     success = False
     while not success and len(actions) < attempt.max_steps:
         observations.append(environment.observe())
+        if actions and isinstance(environment, StatefulEnvironment):
+            states.append(environment.simulator_state())
         action = expert.expert_action()
         noisy = action + attempt.action_noise * noise.standard_normal(action.shape)
         actions.append(np.clip(noisy, -1, 1).astype(np.float32))
@@ -146,7 +152,21 @@ def run_expert(
     if include_final:
         observations.append(environment.observe())
     stacked = {name: np.stack([observation[name] for observation in observations]) for name in observations[0]}
-    return ExpertEpisode(initial_state, stacked, np.stack(actions), success)
+    return ExpertEpisode(initial_state, stacked, np.stack(actions), success, tuple(states))
+
+
+def require_scripted(benchmark: Benchmark, tasks: Sequence[str]) -> None:
+    """Check that the benchmark's scripted expert can do all tasks.
+
+    Raises:
+        ConfigError: It cannot; the message names the tasks that it can do.
+    """
+    without = [task for task in tasks if task not in benchmark.tasks_with_expert]
+    require(
+        not without,
+        f"task: {benchmark.spec.name} has no scripted expert for {', '.join(without)}; it has one for "
+        f"{', '.join(benchmark.tasks_with_expert) or 'none'}",
+    )
 
 
 def require_expert(benchmark: Benchmark, environment: Environment, task: str) -> ScriptedExpert:

@@ -1,11 +1,14 @@
 """Demonstrations in HDF5 files, one per task, in the layout that QueST's and LIBERO's loaders read.
 
-    data                        total, env_args; recipe, versions (how this file was recorded)
+    data                        total (of steps), num_demos, env_args; scripted (whether our expert performs them);
+                                recipe, versions (how it was recorded); num_attempts, num_successes (of the expert)
       demo_0                    num_samples, attempt
         actions                 (T, A) float32
         obs/<sensor>            (T + 1, ...), the observation before each action and the final one; LIBERO's have T rows
-        states                  (1, D) float64, the initial state; LIBERO's files have T rows, QueST's none
+        states                  float64, the initial state (1, D); in LIBERO's the one before each action (T, D), first
+                                the initial state, before anything has settled; QueST's have none
         reward, success         (T,) float32, 1 where the task is solved
+        rewards, dones          (T,) uint8, the same, and 1 at the end
         terminated, truncated   (T,) bool
 
 Images are compressed (gzip, one frame per chunk), transparently to readers. A file is renamed to its final name when it
@@ -16,7 +19,7 @@ external links, external storage or virtual datasets.
 import contextlib
 import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,15 @@ Recipe = dict[str, Any]
 class DemonstrationWriter:
     """Writes the demonstrations of one task; must end with `finish` or `discard`."""
 
-    def __init__(self, path: Path, task: str, *, recipe: Recipe, versions: dict[str, str]):
+    def __init__(
+        self,
+        path: Path,
+        task: str,
+        *,
+        recipe: Recipe,
+        versions: dict[str, str],
+        attributes: Mapping[str, str] | None = None,
+    ):
         """Open the file under a temporary name.
 
         Args:
@@ -51,6 +62,7 @@ class DemonstrationWriter:
             task: The task.
             recipe: The settings that determine the content.
             versions: Versions of the packages it is recorded with.
+            attributes: Of the group `data`, beside ours.
 
         Raises:
             StorageError: The file cannot be written, or another process is writing it.
@@ -63,10 +75,12 @@ class DemonstrationWriter:
             self._file = h5py.File(self._unfinished, "w")
             self._file.create_group("data").attrs.update(
                 {
-                    "total": 0,
+                    **dict.fromkeys(("total", "num_demos", "num_attempts", "num_successes"), 0),
                     "env_args": json.dumps({"env_name": task, "env_type": 2, "env_kwargs": {}}),
                     "recipe": json.dumps(recipe, sort_keys=True),
                     "versions": json.dumps(versions, sort_keys=True),
+                    "scripted": True,
+                    **(attributes or {}),
                 }
             )
 
@@ -91,6 +105,11 @@ class DemonstrationWriter:
     def add(self, episode: ExpertEpisode, *, attempt: int, is_truncated: bool) -> None:
         """Append an episode.
 
+        Args:
+            episode: The episode.
+            attempt: Number of the attempt, from 0; those that are left out have failed.
+            is_truncated: Whether it ended at the limit of its length.
+
         Raises:
             StorageError: The file cannot be written.
         """
@@ -100,16 +119,20 @@ class DemonstrationWriter:
             group = self._file.create_group(f"data/demo_{self._num_episodes}")
             group.attrs.update({"num_samples": num_actions, "attempt": attempt})
             group["actions"] = episode.actions_TA
-            group["states"] = episode.initial_state[np.newaxis]
+            group["states"] = np.stack([episode.initial_state, *episode.later_states])
             group["reward"] = group["success"] = (at_end & episode.success).astype(np.float32)
+            group["rewards"], group["dones"] = (at_end & episode.success).astype(np.uint8), at_end.astype(np.uint8)
             group["terminated"] = at_end & episode.success
             group["truncated"] = at_end & is_truncated
             for name, rows in episode.observations.items():
                 packing = {"chunks": (1, *rows.shape[1:]), "compression": "gzip", "compression_opts": 1}
                 options = packing if rows.dtype == np.uint8 else {}
                 group.create_dataset(f"obs/{NAMES_IN_FILES.get(name, name)}", data=rows, **options)
-            self._file["data"].attrs["total"] += num_actions
             self._num_episodes += 1
+            attributes = self._file["data"].attrs
+            attributes["total"] += num_actions
+            attributes["num_successes"] += int(episode.success)
+            attributes.update({"num_demos": self._num_episodes, "num_attempts": attempt + 1})
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -153,6 +176,46 @@ def recorded_rendering(path: Path, names: Iterable[str]) -> dict[str, Any]:
     with _reading(path) as data:
         benchmark = _recipe_in(data)["benchmark"] if "recipe" in data.attrs else {}
         return {name: benchmark[name] for name in names if name in benchmark}
+
+
+def is_scripted(path: Path) -> bool:
+    """Return whether a scripted expert of ours performs what is in a file.
+
+    Raises:
+        RiptError: The file is corrupt.
+    """
+    with _reading(path) as data:
+        return bool(data.attrs.get("scripted", "recipe" in data.attrs))  # older files have the recipe alone
+
+
+@dataclass(frozen=True)
+class ExpertRecord:
+    """How a scripted expert did when a file was recorded.
+
+    Attributes:
+        num_attempts: Attempts at the task.
+        num_successes: Those that solved it.
+        num_demos: Those that the file has.
+        num_steps: Environment steps of all demonstrations in the file.
+    """
+
+    num_attempts: int
+    num_successes: int
+    num_demos: int
+    num_steps: int
+
+
+def expert_record(path: Path) -> ExpertRecord | None:
+    """Return how a scripted expert did when a file was recorded; None of a file of older versions, or of others.
+
+    Raises:
+        RiptError: The file is corrupt.
+    """
+    with _reading(path) as data:
+        if "num_attempts" not in data.attrs:
+            return None
+        names = ("num_attempts", "num_successes", "num_demos", "total")
+        return ExpertRecord(*(int(data.attrs[name]) for name in names))
 
 
 def read_demonstrations(

@@ -5,6 +5,7 @@ would be incomplete even if all pending attempts succeeded: none is wasted, and 
 recording.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from ript_envs.contract import Benchmark, Environment, require_task
 from ript_ray.checks import require, require_at_least, require_between
 from ript_ray.config.serialization import flatten
-from ript_ray.data.demonstrations import Attempt, ExpertEpisode, FailureLimit, run_expert
+from ript_ray.data.demonstrations import Attempt, ExpertEpisode, FailureLimit, require_scripted, run_expert
 from ript_ray.data.hdf5 import DemonstrationWriter, Recipe, read_recipe
 from ript_ray.errors import ConfigError, RiptError
 from ript_ray.runtime.cluster import Cluster
@@ -109,7 +110,8 @@ def record_files(plan: Plan, paths: dict[str, Path], cluster: Cluster) -> None:
 def attempt_expert(benchmark: Benchmark, attempt: Attempt) -> ExpertEpisode:
     """Run an attempt in this process; environments are cached between attempts."""
     try:
-        return run_expert(benchmark, _environment(benchmark, attempt.task), attempt, include_final=True)
+        include_final = benchmark.demonstration_layout(attempt.task).final_observation
+        return run_expert(benchmark, _environment(benchmark, attempt.task), attempt, include_final=include_final)
     except Exception:
         _environment.cache_clear()  # its state is unknown: the next attempt builds a new one
         raise
@@ -135,6 +137,15 @@ def _is_complete(plan: Plan, task: str, path: Path) -> bool:
     return True
 
 
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed: some benchmarks are in one of several."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 class _TaskFile:
     """The file of one task and its attempts."""
 
@@ -142,9 +153,13 @@ class _TaskFile:
         self._plan = plan
         self._task = task
         self._path = path
-        packages = (*plan.benchmark.packages, "numpy", "ript-ray")
-        versions = {name: importlib.metadata.version(name) for name in packages}
-        self._writer = DemonstrationWriter(path, task, recipe=plan.recipe_of(task), versions=versions)
+        self._writer = DemonstrationWriter(
+            path,
+            task,
+            recipe=plan.recipe_of(task),
+            versions=_versions((*plan.benchmark.packages, "numpy", "ript-ray")),
+            attributes=plan.benchmark.demonstration_layout(task).attributes,
+        )
         self._num_started = 0
         self._num_pending = 0
         self._num_good = 0
@@ -233,4 +248,5 @@ def files_of(benchmark: Benchmark, folder: Path, names: Sequence[str]) -> dict[s
             require_task(task, (*sets, *benchmark.tasks), benchmark.spec.name)
         except ValueError as error:
             raise ConfigError(f"task: {error}") from None
+    require_scripted(benchmark, tasks)
     return {task: folder / benchmark.demonstration_path(task) for task in tasks}

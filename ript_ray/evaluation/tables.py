@@ -19,9 +19,9 @@ def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     results = list(columns.values())
     for task in results[0].per_task:
-        table.add_row(task, *_cells([result.per_task[task] for result in results]))
+        table.add_row(task, *rate_cells([result.per_task[task] for result in results]))
     table.add_section()
-    table.add_row("all tasks", *_cells([result.overall for result in results]), style="bold")
+    table.add_row("all tasks", *rate_cells([result.overall for result in results]), style="bold")
     return table
 
 
@@ -32,7 +32,7 @@ def suites_table(suites: dict[str, EvaluationResult], title: str) -> Table:
     for name in ("success, %", "of", "tasks"):
         table.add_column(name, justify="right", no_wrap=True)
     for suite, result in suites.items():
-        table.add_row(suite, *_cells([result.overall]), str(len(result.outcomes)))
+        table.add_row(suite, *rate_cells([result.overall]), str(len(result.outcomes)))
     table.add_section()
     rates = [result.overall.success_rate for result in suites.values()]
     table.add_row("mean of the suites", f"{100 * sum(rates) / len(rates):.1f}", "", "", style="bold")
@@ -97,6 +97,7 @@ def _difference_cells(difference: PairedDifference, p_value: float | None = None
     return points, won_lost, f"{difference.p_value if p_value is None else p_value:.1g}", str(difference.num_pairs)
 
 
-def _cells(rates: Sequence[SuccessRate]) -> list[str]:
+def rate_cells(rates: Sequence[SuccessRate]) -> list[str]:
+    """Return success in % with its interval, for each of several rates, and their common sample size."""
     cells = [f"{100 * rate.success_rate:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" for rate in rates]
     return [*cells, str(rates[0].num_rollouts)]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ript_ray.errors import RiptError, StorageError
 from ript_ray.runs.overview import run_folders
-from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.tracked import run_of
+from ript_ray.runs.run_dir import RunDir, run_of
 from ript_ray.storage.reading import read_object
 from ript_ray.tracking.mlflow_run import find_run, open_client
 from ript_ray.tracking.store import Origin

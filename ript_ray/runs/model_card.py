@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate
+from ript_ray.runs.run_dir import DEMONSTRATIONS
 from ript_ray.runs.saved_policy import SavedPolicy
 
 
@@ -21,7 +22,7 @@ def model_card(
         num_updates: Updates that it was post-trained for.
         before: Its success on held-out contexts before them.
         after: And after them.
-        versions: Of the code and its packages.
+        versions: Of the code and its packages, and who performs the demonstrations behind the policy.
     """
     experiment = policy.experiment
     rows = {
@@ -30,6 +31,7 @@ def model_card(
         "stages": ", ".join(experiment.all_stages),
         "updates of post-training": str(num_updates),
         "seed": str(experiment.seed),
+        "demonstrations": versions.get(DEMONSTRATIONS, "unknown"),
         "code": versions.get("commit", "unknown"),
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())

@@ -8,7 +8,7 @@ from typing import Any
 
 from ript_ray.config.changes import in_words
 from ript_ray.errors import CheckpointError
-from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_dir import SCRIPTED, RunDir
 from ript_ray.storage.jsonl import parse_lines
 from ript_ray.storage.reading import parse_json, read_object
 from ript_ray.types import RIPT
@@ -41,6 +41,7 @@ class RunOverview:
         num_rollouts: Rollouts of post-training so far.
         env_steps: Environment steps of post-training so far.
         wall_s: Seconds so far, over all processes that worked on it.
+        demonstrations: Who performs the demonstrations behind its policy.
     """
 
     folder: Path
@@ -52,6 +53,12 @@ class RunOverview:
     num_rollouts: int = 0
     env_steps: int = 0
     wall_s: float = 0.0
+    demonstrations: str = "unknown"
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether its policy learned from scripted demonstrations."""
+        return self.demonstrations == SCRIPTED
 
     @property
     def gain(self) -> float | None:
@@ -106,6 +113,7 @@ def _read_sound(run: RunDir) -> RunOverview:
         num_rollouts=int(sum(metrics.get("train/num_rollouts", 0) for metrics in updates)),
         env_steps=int(last.get("env_steps", 0)),
         wall_s=float(last.get("wall_s", 0.0)),
+        demonstrations=run.demonstrations,
     )
 
 

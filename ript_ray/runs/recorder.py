@@ -207,6 +207,7 @@ class Recorder:
             "ledger": asdict(totals.ledger),
             "best": self._best(),
             "stopped_early": str(result.exhausted) if result.exhausted else None,
+            "demonstrations": self._folder.demonstrations,
         }
         self._save_before()
         prune_checkpoints(self._folder, self._experiment.keep_checkpoints)  # another may have become the best one

@@ -33,6 +33,13 @@ LATEST = "latest"
 """Name of the link to the newest run of an experiment, beside its runs."""
 
 
+DEMONSTRATIONS = "demonstrations"
+"""Name in versions.json of who performs the demonstrations that the run's policy learned from."""
+
+SCRIPTED = "scripted"
+"""Our experts perform them, which see the simulator's state: figures cannot be held against published ones."""
+
+
 class RunDir:
     """The directory runs/<experiment>/<time>-seed<seed>/ of one run.
 
@@ -76,7 +83,13 @@ class RunDir:
 
     @classmethod
     def create(
-        cls, root: Path, experiment: Experiment, label: str = "", *, changes: Mapping[str, str] | None = None
+        cls,
+        root: Path,
+        experiment: Experiment,
+        label: str = "",
+        *,
+        changes: Mapping[str, str] | None = None,
+        demonstrations: str = "unknown",
     ) -> Self:
         """Create the directory with the run's id, the resolved experiment and the versions of all software.
 
@@ -87,6 +100,7 @@ class RunDir:
             experiment: What is learned.
             label: A word at the end of the run's name, if any.
             changes: What its options changed of the experiment's file, if it has one; see `changed_options`.
+            demonstrations: Who performs the demonstrations behind it; see `runs.lineage`.
 
         Raises:
             ConfigError: The label is not a word.
@@ -101,7 +115,8 @@ class RunDir:
             run = cls(_create_unique(parent, f"{stem}-{label}" if label else stem))
             fsync_path(parent)
         atomic_write(run.path / "run-id", uuid.uuid4().hex)
-        atomic_write(run.path / "versions.json", json.dumps(versions(experiment.benchmark.packages), indent=2) + "\n")
+        facts = {**versions(experiment.benchmark.packages), DEMONSTRATIONS: demonstrations}
+        atomic_write(run.path / "versions.json", json.dumps(facts, indent=2) + "\n")
         if changes is not None:
             run._write_changes(changes)
         atomic_write(run.config, to_json(experiment))
@@ -233,6 +248,11 @@ class RunDir:
             logger.warning("%s: whether anything has changed since the run began is not known", error)
             return {}
 
+    @property
+    def demonstrations(self) -> str:
+        """Who performs the demonstrations that the run's policy learned from; see `runs.lineage`."""
+        return self.versions.get(DEMONSTRATIONS, "unknown")
+
     def record_resumption(self, point: str, now: dict[str, str]) -> None:
         """Record that the run is resumed from `point`, the name of a checkpoint, with the versions `now`."""
         log = AppendOnlyLog(self.resumptions, "resumptions")
@@ -309,6 +329,11 @@ def _lock(descriptor: int, folder: Path) -> None:
     with contextlib.suppress(OSError):  # the name is for people: a full disk must not keep a run from being synced
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def run_of(path: Path) -> RunDir | None:
+    """Return the run that a path leads to, if it is one or a checkpoint of one."""
+    return next((RunDir(each) for each in (path, path.parent.parent) if (each / "run-id").exists()), None)
 
 
 def _mark_latest(run: Path) -> None:

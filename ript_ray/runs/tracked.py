@@ -11,7 +11,7 @@ from typing import Any
 from ript_ray.config.changes import in_words
 from ript_ray.config.experiment import Experiment
 from ript_ray.config.serialization import flatten, to_json
-from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_dir import RunDir, run_of
 from ript_ray.storage.reading import read_object
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.mlflow_run import SEEDS_TAG, Identity
@@ -92,11 +92,6 @@ def as_params(settings: Mapping[str, Any]) -> dict[str, str]:
         name: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         for name, value in flatten(settings).items()
     }
-
-
-def run_of(path: Path) -> RunDir | None:
-    """Return the run that a path leads to, if it is one or a checkpoint of one."""
-    return next((RunDir(each) for each in (path, path.parent.parent) if (each / "run-id").exists()), None)
 
 
 def name_in_lists(folder: RunDir, what: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ript_ray.runs import checkpoint
-from ript_ray.runs.run_dir import RunDir
-from ript_ray.runs.tracked import as_params, name_in_lists, run_of
+from ript_ray.runs.run_dir import DEMONSTRATIONS, RunDir, run_of
+from ript_ray.runs.tracked import as_params, name_in_lists
 from ript_ray.tracking.metrics_log import MetricPoint
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
 from ript_ray.tracking.store import MLFLOW_URI, Origin, without_password
@@ -71,6 +71,7 @@ def _identity(command: str, folder: RunDir, experiment: str, settings: Mapping[s
         params=as_params({name: value for name, value in settings.items() if value is not None}),
         tags={
             "folder": str(folder.path),
+            DEMONSTRATIONS: folder.demonstrations,
             "mlflow.user": origin.user,
             "mlflow.source.name": f"ript-ray {command}",
             "mlflow.source.type": "LOCAL",

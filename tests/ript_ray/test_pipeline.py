@@ -53,6 +53,9 @@ def test_the_results_are_complete_and_consistent(finished: tuple[Path, Path, str
     assert results["num_rollouts"] == 8 * (results["groups_accepted"] + sum(rejected.values()))
     assert results["env_steps"] > 0
     assert results["wall_s"] > 0
+    assert results["demonstrations"] == "scripted"
+    assert "demonstrations: scripted, by an expert that sees the simulator's state" in printed
+    assert "| demonstrations | scripted |" in folder.joinpath("model-card.md").read_text()
     assert "update 2, success" in printed
 
 

@@ -4,6 +4,7 @@ Source: Liu et al. 2023 (LIBERO); sensors, image size and episode length as in Q
 """
 
 import importlib
+import json
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Rendering, require_task
+from ript_envs.contract import (
+    Benchmark,
+    DemonstrationLayout,
+    Environment,
+    EnvironmentSpec,
+    Rendering,
+    require_task,
+)
 from ript_envs.gl import require_gl
-from ript_envs.libero import perturbations, suites
+from ript_envs.libero import goals, perturbations, suites
 
 STATE_DIMS = {"joint_states": 7, "ee_pos": 3, "ee_ori": 3, "gripper_states": 2}
 """Length of each sensor, named as in the official demonstrations: joint angles (rad), position of the hand (m), its
@@ -167,6 +175,30 @@ class Libero(Benchmark):
         return (
             _simulator().drawing_environment(task, self).move_objects(initial_state, std_m, np.random.default_rng(seed))
         )
+
+    @property
+    def task_sets(self) -> dict[str, tuple[str, ...]]:
+        return {self.label: self.tasks, "scripted": self.tasks_with_expert}
+
+    @property
+    def tasks_with_expert(self) -> tuple[str, ...]:
+        """The tasks whose goals are objects where the expert is known to put them; see `goals.CAN_DO`."""
+        return tuple(task for task in self.tasks if goals.has_expert(self.label, task))
+
+    def demonstration_layout(self, task: str) -> DemonstrationLayout:
+        """Return the attributes of LIBERO's official files; their observations end before the last action."""
+        problem = suites.problem_name(self.label, task)
+        file = f"libero/libero/bddl_files/{self.label}/{task}.bddl"
+        about = {"problem_name": problem, "domain_name": "robosuite", "language_instruction": self.instruction(task)}
+        built = {"type": 1, "env_name": problem, "problem_name": problem, "bddl_file": file, "env_kwargs": {}}
+        attributes = {
+            "problem_info": json.dumps(about),
+            "env_args": json.dumps(built),
+            "env_name": problem,
+            "bddl_file_name": file,
+            "macros_image_convention": "opengl",  # bottom row first
+        }
+        return DemonstrationLayout(attributes, final_observation=False)
 
     def demonstration_path(self, task: str) -> Path:
         """Return the path of the official demonstrations below LIBERO's data folder."""

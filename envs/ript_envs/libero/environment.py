@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ript_envs.contract import Observation
 from ript_envs.libero.benchmark import Libero
-from ript_envs.libero.expert import PickAndPlace, expert_for
+from ript_envs.libero.expert import Expert
 from ript_envs.libero.placement import move_objects
 from ript_envs.libero.scene import State, scene_key, shared_scene
 from ript_envs.rendering import OffscreenRenderer, shared_renderer
@@ -43,7 +43,7 @@ class LiberoEnvironment:
         self._model, self._data = self._scene.model, self._state.data
         self._renderer: OffscreenRenderer | None = None  # built on first use
         self._stale: Observation | None = None
-        self._expert: PickAndPlace | None = None
+        self._expert: Expert | None = None
         self._settled = np.zeros(0), np.zeros(0)  # a state, and joint positions after coming to rest from it
         self._goal = (np.zeros(3), np.eye(3))
         self._grip = np.zeros(2)
@@ -107,9 +107,13 @@ class LiberoEnvironment:
         return self._image(camera)[::-1]
 
     def expert_action(self) -> NDArray[np.float32]:
+        self._scene.show(self._state)
         if self._expert is None:
-            self._expert = expert_for(self._scene.stock, self._data)
+            self._expert = Expert(self._scene.stock, self._data)
         return self._expert.action()
+
+    def simulator_state(self) -> NDArray[np.float64]:
+        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
 
     def close(self) -> None:
         self._renderer = None
@@ -118,7 +122,7 @@ class LiberoEnvironment:
         """Draw object positions as LIBERO's reset does and let them come to rest; ends any episode."""
         self._draw(int(np.random.default_rng(seed).integers(2**32)))
         self._settle()
-        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
+        return self.simulator_state()
 
     def move_objects(
         self, initial_state: NDArray[np.float64], std_m: float, generator: np.random.Generator

@@ -44,6 +44,8 @@ class Scene:
     def draw(self, state: "State", seed: int) -> None:
         """Place all objects and furniture at random, as LIBERO's reset does."""
         self.show(state)
+        # As in a model just compiled: LIBERO adds where furniture will be to where what stands in or on it is now.
+        self.model.body_pos[self._furniture], self.model.body_quat[self._furniture] = 0.0, (1.0, 0.0, 0.0, 0.0)
         with simulator.seeded(seed):
             while True:
                 try:

@@ -78,10 +78,21 @@ def problem_file(folder: str, task: str) -> Path:
 
 def stated_instruction(folder: str, task: str) -> str:
     """Return the instruction in a task's BDDL file, in lower case, as LIBERO's own parser returns it."""
-    found = re.search(r"\(:language\s+(.*?)\)", problem_file(folder, task).read_text(encoding="utf-8"), re.DOTALL)
+    return _stated(":language", folder, task)
+
+
+def _stated(name: str, folder: str, task: str) -> str:
+    """Return what a task's BDDL file states under a name, in lower case."""
+    pattern = rf"\({name}\s+(.*?)\)"
+    found = re.search(pattern, problem_file(folder, task).read_text(encoding="utf-8"), re.DOTALL)
     if found is None:
-        raise ValueError(f"{problem_file(folder, task)} has no instruction")
+        raise ValueError(f"{problem_file(folder, task)} has no ({name} ...)")
     return " ".join(found.group(1).lower().split())
+
+
+def problem_name(folder: str, task: str) -> str:
+    """Return the name of the class of a task's scene, such as libero_floor_manipulation."""
+    return _stated("problem", folder, task)
 
 
 @functools.lru_cache(maxsize=16)
