@@ -38,7 +38,7 @@ def evaluate_checkpoint(
 
     Args:
         path: A checkpoint or a run.
-        overrides: Other tasks, another number of contexts, another split.
+        overrides: Other tasks, another number of contexts, another split, other scenes.
         out: Where the figures go as JSON, if anywhere.
         videos: Folder for a video of a success and a failure of each task, if wanted.
         video_settings: Size and quality of the videos.
@@ -54,8 +54,8 @@ def evaluate_checkpoint(
     with closing_killed_runs_beside(path):
         result = api.evaluate(path, overrides, cluster=cluster)
     console = Console(record=True)
-    console.print(results_table({"success": result}, f"{path}: {overrides.split} contexts"))
-    figures = json.dumps({"schema": SCHEMA, **result.to_json()}, indent=2) + "\n"
+    console.print(results_table({"success": result}, f"{path}: {overrides.split} contexts{_changed(overrides)}"))
+    figures = json.dumps({"schema": SCHEMA, **_benchmark(overrides), **result.to_json()}, indent=2) + "\n"
     if out is not None:
         atomic_write(out, figures)
     if videos is not None:
@@ -78,7 +78,7 @@ def compare_checkpoints(
     Args:
         first: A checkpoint or a run.
         second: A checkpoint, a run or a model folder.
-        overrides: Other tasks, another number of contexts, another split.
+        overrides: Other tasks, another number of contexts, another split, other scenes.
         out: Where the figures go as JSON, if anywhere.
         cluster: Where it runs.
 
@@ -91,13 +91,15 @@ def compare_checkpoints(
         found = api.compare(first, second, overrides, cluster=cluster)
     results, console = {"A": found.first, "B": found.second}, Console(record=True)
     print_line(console, f"A: {first}\nB: {second}")
-    title = f"{overrides.split} contexts of {found.experiment.name}, seed {found.experiment.evaluation_seed}"
+    seed, changed = found.experiment.evaluation_seed, _changed(overrides)
+    title = f"{overrides.split} contexts of {found.experiment.name}{changed}, seed {seed}"
     console.print(results_table(results, title))
     console.print(difference_table(found.difference, "the same contexts and seeds, in pairs; p of a task: after Holm"))
     content = {
         "schema": SCHEMA,
         "first": str(first),
         "second": str(second),
+        **_benchmark(overrides),
         **{name: result.to_json() for name, result in results.items()},
         "difference": found.difference.to_json(),
     }
@@ -129,13 +131,24 @@ def _track(
     figures: str,
     **settings: Path,
 ) -> None:
+    # A figure on other scenes has another name: charts of a figure never show both.
+    prefix = "".join(f"{name}-{value}/" for name, value in overrides.benchmark.items())
     track_evaluation(
         command,
         path,
         settings={**settings, **asdict(overrides)},
-        metrics=metrics,
+        metrics={f"{prefix}{name}": value for name, value in metrics.items()},
         files={f"{command}.json": figures, f"{command}.txt": console.export_text()},
     )
+
+
+def _changed(overrides: EvaluationOverrides) -> str:
+    """Say what differs from the experiment's benchmark: ", perturbation position"; usually nothing."""
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in overrides.benchmark.items())
+
+
+def _benchmark(overrides: EvaluationOverrides) -> dict[str, dict[str, str]]:
+    return {"benchmark": dict(overrides.benchmark)} if overrides.benchmark else {}
 
 
 def _require_writable(*paths: Path | None) -> None:

@@ -12,7 +12,14 @@ from ript_ray import __version__
 from ript_ray.cli.conformance import CheckBenchmark, CheckPolicy
 from ript_ray.cli.doctor import Doctor
 from ript_ray.cli.embed_text import EmbedText
-from ript_ray.cli.entrypoint import WithPlugins, begin_loading, register_plugins, run_command
+from ript_ray.cli.entrypoint import (
+    WithBenchmarkFields,
+    WithPlugins,
+    begin_loading,
+    join_benchmark_fields,
+    register_plugins,
+    run_command,
+)
 from ript_ray.cli.runs import Runs
 from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
@@ -32,7 +39,7 @@ SplitName = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
-class Evaluate(WithPlugins):
+class Evaluate(WithBenchmarkFields):
     """Evaluate a checkpoint on held-out contexts, with 95 % intervals.
 
     The contexts and the seed of every rollout are those of the checkpoint's experiment, so a run's own figures are
@@ -70,9 +77,12 @@ class Evaluate(WithPlugins):
         from ript_ray.cli.evaluate import evaluate_checkpoint
         from ript_ray.evaluation.video import VideoSettings
 
+        overrides = EvaluationOverrides(
+            self.contexts_per_task, self.tasks, Split(self.split), self.deterministic, self.fields_of_benchmark
+        )
         return evaluate_checkpoint(
             self.checkpoint,
-            EvaluationOverrides(self.contexts_per_task, self.tasks, Split(self.split), self.deterministic),
+            overrides,
             out=self.out,
             videos=self.videos,
             video_settings=VideoSettings(self.video_size, self.video_rendering),
@@ -81,7 +91,7 @@ class Evaluate(WithPlugins):
 
 
 @dataclass(frozen=True)
-class Compare(WithPlugins):
+class Compare(WithBenchmarkFields):
     """Evaluate two policies on the same held-out contexts and seeds, and print their paired difference.
 
     Contexts, seeds and horizon are those of the first one's experiment. The difference is the second's success rate
@@ -113,7 +123,9 @@ class Compare(WithPlugins):
         from ript_ray.api import EvaluationOverrides
         from ript_ray.cli.evaluate import compare_checkpoints
 
-        overrides = EvaluationOverrides(self.contexts_per_task, self.tasks, Split(self.split), self.deterministic)
+        overrides = EvaluationOverrides(
+            self.contexts_per_task, self.tasks, Split(self.split), self.deterministic, self.fields_of_benchmark
+        )
         return compare_checkpoints(self.first, self.second, overrides, out=self.out, cluster=self.cluster)
 
 
@@ -274,14 +286,14 @@ class Export(WithPlugins):
 
 
 @dataclass(frozen=True)
-class Demos(WithPlugins):
+class Demos(WithBenchmarkFields):
     """Record demonstrations of scripted experts, one HDF5 file per task; files that are complete are skipped.
 
     The files are where the benchmark's other loaders look for them (for MetaWorld, metaworld/ML45_PRISE/train and test
     below `out`), and are the same with any number of processes.
 
     Attributes:
-        benchmark: Kind of the benchmark: metaworld, or one of your own.
+        benchmark: Kind of the benchmark: metaworld, libero, or one of your own.
         task: Tasks by name, or the benchmark's names for sets of tasks: ml45-train and ml45-test are the 45 and the 5
             tasks of the papers.
         episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
@@ -314,10 +326,11 @@ class Demos(WithPlugins):
     def run(self) -> int:
         """Record; each file is logged."""
         begin_loading()
+        from ript_ray.config.changes import with_fields
         from ript_ray.config.experiment import BENCHMARKS
         from ript_ray.data.recording import Plan, files_of, record_files
 
-        benchmark = BENCHMARKS.find(self.benchmark)()
+        benchmark = with_fields(BENCHMARKS.find(self.benchmark)(), self.fields_of_benchmark)
         if self.images and benchmark.spec.image_shapes:
             benchmark = benchmark.with_rendering(rendering=self.rendering)
             benchmark = benchmark.with_cameras(tuple(benchmark.spec.image_shapes))
@@ -357,7 +370,8 @@ def main() -> None:
         if sys.argv[1:] == ["--version"]:
             print(f"ript-ray {__version__}")
             return 0
-        command = tyro.extras.subcommand_cli_from_dict(commands, prog="ript-ray")
+        arguments = join_benchmark_fields(sys.argv[1:])
+        command = tyro.extras.subcommand_cli_from_dict(commands, prog="ript-ray", args=arguments)
         with console_logging():
             register_plugins(getattr(command, "plugin", ()))
             return int(command.run())

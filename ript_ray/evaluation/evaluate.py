@@ -78,12 +78,12 @@ class EvaluationResult:
 
     @classmethod
     def from_json(cls, figures: dict[str, Any]) -> "EvaluationResult":
-        """Parse the output of `to_json`, or a file of it with its schema number.
+        """Parse the output of `to_json`, or a file of it with its schema number and what differs in the benchmark.
 
         Raises:
             ValueError: A key is missing or unknown, or the rates do not match the outcomes.
         """
-        figures = {name: value for name, value in figures.items() if name != "schema"}
+        figures = {name: value for name, value in figures.items() if name not in ("schema", "benchmark")}
         try:
             outcomes = {
                 str(task): tuple(bool("01".index(digit)) for digit in digits)
