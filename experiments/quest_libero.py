@@ -8,8 +8,8 @@ Source: RIPT-VLA (Tan et al. 2025), sections 5.1 to 5.3, tables 1 and 2, figure 
 Expected: success before and after RIPT, in %: goal 80.8 and 92.7, spatial 87.4 and 95.6, object 93.6 and 98.4, long
     68.8 and 87.5, LIBERO-90 88.6 and 94.3; few-shot on LIBERO-Long with 5 demonstrations 50.2 and 71.4, with 1 a gain
     of 20.8 points. MuJoCo is newer than the authors', so expect the gains rather than the levels.
-Hardware: one core and 5 GB of memory per rollout actor, which simulates and renders, and one learner process. GPUs are
-    not used yet; with CPUs only, choose few tasks and a smaller policy for the supervised stages.
+Hardware: one core and 2 to 5 GB of memory per rollout actor, which simulates and renders, and one learner process. GPUs
+    are not used yet; with CPUs only, choose few tasks and a smaller policy for the supervised stages.
 Time: not measured at full size.
 
 Each preset is a suite (spatial, object, goal, long, 90) and a recipe (paper, released-code). It trains all three stages
@@ -106,15 +106,9 @@ def paper(name: str) -> Experiment:
             autoencoder=SupervisedStage(num_epochs=100, batch_size=256),
             prior=SupervisedStage(num_epochs=script.prior_epochs, batch_size=128),
         ),
-        sampling=Sampling(
-            group_size=16,
-            batch_rollouts=2880,
-            contexts_per_task=50,
-            context_source="demos",
-            rollouts_per_request=4,
-        ),
+        sampling=Sampling(group_size=16, batch_rollouts=2880, contexts_per_task=50, context_source="demos"),
         ppo=PPO(num_iterations=20, minibatch_rollouts=24, learning_rate=1e-6),
-        evaluation=Evaluation(contexts_per_task=50, context_source="benchmark", batch_size=5),
+        evaluation=Evaluation(contexts_per_task=50, context_source="benchmark"),
         num_updates=script.num_updates,
         max_steps=600,
         learner_threads=num_cpus(),
@@ -145,7 +139,7 @@ def released_code(name: str) -> Experiment:
             schedule_every=updates_per_epoch,
             recompute_log_probs=True,
         ),
-        evaluation=replace(base.evaluation, contexts_per_task=48),
+        evaluation=replace(base.evaluation, contexts_per_task=48, batch_size=8),
         checkpoint_every=script.checkpoint_every,
     )
 
@@ -193,8 +187,6 @@ updates         Paper: does not state M. Code: 30, and 15 for LIBERO-90; here bo
 scoring         Paper: not stated. Code: tokens are drawn from the top 5 and scored against all 1000. Here: as in the
                 code (policy.scored-against).
 text            CLIP's features of the instruction, as in the code, which computes them at each start.
-batches         Here: an actor rolls out 4 rollouts of a group at a time (sampling.rollouts-per-request), because each
-                needs an environment of 0.2 to 0.7 GB.
 threads         Here: the learner uses all cores of the machine that starts the run (learner-threads), so the last bits
                 of results differ between machines with different numbers of cores.
 few-shot        Paper: draws the demonstrations uniformly. Code (QueST's; RIPT's was not released): evenly spaced ones,

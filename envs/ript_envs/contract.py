@@ -38,6 +38,8 @@ class EnvironmentSpec:
         image_shapes: Height, width and 3 of each camera that can be rendered, by name.
         control_hz: Environment steps per second of simulated time.
         max_steps: The benchmark's own limit on the episode length, in environment steps.
+        max_tasks: Tasks whose environments a process should keep open at once, for simulators that take much memory
+            per task; None for any number.
     """
 
     name: str
@@ -46,6 +48,7 @@ class EnvironmentSpec:
     image_shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     control_hz: float = 20.0
     max_steps: int = 500
+    max_tasks: int | None = None
 
 
 class Environment(Protocol):

@@ -20,6 +20,7 @@ from ript_ray.cli.entrypoint import (
     register_plugins,
     run_command,
 )
+from ript_ray.cli.evaluate_libero import EvaluateLibero
 from ript_ray.cli.runs import Runs
 from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
@@ -352,6 +353,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "runs": Runs,
         "evaluate": Evaluate,
+        "evaluate-libero": EvaluateLibero,
         "compare": Compare,
         "summarize": Summarize,
         "replay": Replay,

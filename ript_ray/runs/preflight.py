@@ -57,7 +57,8 @@ def _require_fresh_contexts(experiment: Experiment) -> None:
         )
     if RIPT in experiment.stages and (isinstance(source, Path) or (source and experiment.demos.folder)):
         training_contexts(experiment)
-    for split in Split:
+    splits = (Split.TEST,) if experiment.evaluation.every is None else Split
+    for split in splits:  # contexts that are drawn may need a simulator of each task
         require_untrained(held_out_contexts(experiment, split), experiment)
 
 

@@ -73,6 +73,7 @@ class SavedPolicy:
             learner_threads=experiment.learner_threads,
             num_learners=experiment.num_learners,
             parameter_groups=experiment.policy.parameter_groups,
+            max_tasks=experiment.benchmark.spec.max_tasks,
         )
 
 

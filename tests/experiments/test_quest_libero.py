@@ -44,7 +44,7 @@ def test_a_preset_is_a_file_that_trains_the_published_policy_and_evaluates_on_th
     assert (preset.sampling.context_source, preset.evaluation.context_source) == ("demos", "benchmark")
     assert preset.sampling.contexts_per_task == preset.demos.num_per_task
     assert preset.demos.num_held_out == 0, "the official files have 50 demonstrations"
-    assert preset.sampling.group_size % (preset.sampling.rollouts_per_request or 0) == 0
+    assert preset.evaluation.contexts_per_task % preset.evaluation.batch_size == 0, "no batch needs two simulators"
 
 
 def test_the_policy_has_the_published_number_of_parameters() -> None:

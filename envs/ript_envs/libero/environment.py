@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ript_envs.contract import Observation
 from ript_envs.libero.benchmark import Libero
 from ript_envs.libero.expert import PickAndPlace, expert_for
+from ript_envs.libero.placement import move_objects
 from ript_envs.libero.scene import State, scene_key, shared_scene
 from ript_envs.rendering import OffscreenRenderer, shared_renderer
 
@@ -43,6 +44,7 @@ class LiberoEnvironment:
         self._renderer: OffscreenRenderer | None = None  # built on first use
         self._stale: Observation | None = None
         self._expert: PickAndPlace | None = None
+        self._settled = np.zeros(0), np.zeros(0)  # a state, and joint positions after coming to rest from it
         self._goal = (np.zeros(3), np.eye(3))
         self._grip = np.zeros(2)
 
@@ -50,7 +52,8 @@ class LiberoEnvironment:
         """Start an episode.
 
         Furniture that cannot move is no part of the state: LIBERO draws its place (within a centimetre) in every reset.
-        Here the initial state seeds the draw.
+        Here the initial state of the arm seeds the draw: it differs between states, but not by noise on the objects, so
+        that all rollouts of a group have the same furniture.
 
         Args:
             initial_state: Time, joint positions and joint velocities of the simulator, as in LIBERO's files (1 + nq +
@@ -63,7 +66,7 @@ class LiberoEnvironment:
         if initial_state.shape != (length,):
             raise ValueError(f"{self._task} takes an initial state of shape {(length,)}, not {initial_state.shape}")
         state = np.ascontiguousarray(initial_state, dtype=np.float64)
-        self._draw(zlib.crc32(state.tobytes()))
+        self._draw(self._furniture_seed(state))
         self._stale = self._expert = None
         if self._settings.reset_mode == "legacy":
             self._settle()
@@ -120,13 +123,31 @@ class LiberoEnvironment:
     def move_objects(
         self, initial_state: NDArray[np.float64], std_m: float, generator: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Return the state with every free object moved horizontally by `std_m` metres times a normal draw."""
-        moved = np.array(initial_state, dtype=np.float64)
-        for joint in range(self._model.njnt):
-            if self._model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
-                address = 1 + self._model.jnt_qposadr[joint]
-                moved[address : address + 2] += std_m * generator.standard_normal(2)
-        return moved
+        """Return the state with its objects at rest and moved, see `placement`; ends any episode."""
+        state = np.array(initial_state, dtype=np.float64)
+        if not np.array_equal(state, self._settled[0]):  # else for another rollout of the same group
+            self._draw(self._furniture_seed(state))
+            self._set_state(state)
+            self._settle()
+            self._settled = state.copy(), self._data.qpos.copy()
+        poses, velocities = self._objects_in_state()
+        state[poses], state[velocities] = self._settled[1][poses - 1], 0.0
+        self._scene.show(self._state)
+        self._set_state(state)
+        move_objects(self._model, self._data, std_m=std_m, generator=generator)
+        state[poses] = self._data.qpos[poses - 1]
+        return state
+
+    def _furniture_seed(self, state: NDArray[np.float64]) -> int:
+        return zlib.crc32(np.delete(state, np.concatenate(self._objects_in_state())).tobytes())
+
+    def _objects_in_state(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the poses and the velocities of the objects are in a state."""
+        model = self._model
+        free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
+        poses = 1 + model.jnt_qposadr[free][:, None] + np.arange(7)
+        velocities = 1 + model.nq + model.jnt_dofadr[free][:, None] + np.arange(6)
+        return poses.ravel(), velocities.ravel()
 
     def _draw(self, seed: int) -> None:
         self._scene.draw(self._state, seed)
