@@ -37,7 +37,7 @@ def find_device(visible: str, numbers: Sequence[int | None]) -> int | None:
         visible: The variable's value, such as "2,3"; GPUs named by a UUID are not found.
         numbers: CUDA's number of each EGL device.
     """
-    first = visible.split(",")[0].strip()
+    first = visible.split(",", maxsplit=1)[0].strip()
     return numbers.index(int(first)) if first.isdecimal() and int(first) in numbers else None
 
 

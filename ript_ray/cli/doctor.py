@@ -105,14 +105,13 @@ def libero() -> Iterator[Finding]:
         from ript_envs.libero.suites import DISTRIBUTIONS, INSTALL, LiberoMissingError
     except ImportError:  # of a package that is reported below
         return
-    versions = {each.name: each.version for each in metadata.distributions() if each.name in DISTRIBUTIONS}
-    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    installed = [f"{each.name} {each.version}" for each in metadata.distributions() if each.name in DISTRIBUTIONS]
+    problem = f"uninstall them, they overwrite each other; then {INSTALL}" if len(installed) > 1 else ""
     try:
-        yield Finding("LIBERO's assets", f"{assets_folder()} ({found})", True, False, "")
+        assets_folder()
     except LiberoMissingError as error:
-        yield Finding("LIBERO's assets", found or "not installed", False, False, str(error))
-    if len(versions) > 1:
-        yield Finding("LIBERO", found, False, True, f"they overwrite each other: pip uninstall all of them, then {INSTALL}")
+        problem = problem or str(error)
+    yield Finding("LIBERO", ", ".join(installed) or "not installed", not problem, False, problem)
 
 
 def packages() -> Iterator[Finding]:
