@@ -89,5 +89,14 @@ def stated_instruction(folder: str, task: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def init_states(folder: str, task: str) -> NDArray[np.float64]:
-    """Return the benchmark's init states of a task, (50, n): time, joint positions and velocities of the simulator."""
-    return read_init_states(package_folder() / "init_files" / folder, task)
+    """Return the benchmark's init states of a task, (50, n): time, joint positions and velocities of the simulator.
+
+    Raises:
+        LiberoMissingError: The installed distribution has none for the suite, as others than LIBERO-PRO for perturbed
+            ones.
+        InitFileError: They cannot be read.
+    """
+    path = package_folder() / "init_files" / folder
+    if not path.is_dir():
+        raise LiberoMissingError(f"LIBERO is installed without init states for {folder}: {INSTALL}")
+    return read_init_states(path, task)
