@@ -83,8 +83,8 @@ def test_a_simulator_that_crashes_and_one_that_hangs_change_no_weight(tmp_path: 
         assert checksums(log) == checksums(undisturbed)
         assert log.records[-1].stats.success_rate == undisturbed.records[-1].stats.success_rate > 0
         ledger = log.records[-1].ledger
-        assert (ledger.lost, ledger.duplicated) == (1, 1), (
-            "what crashed is repeated, what hangs is done by another actor"
+        assert (ledger.lost, ledger.duplicated > 0) == (1, True), (
+            "the crashed group is repeated, the hung one duplicated"
         )
         assert time.monotonic() - started < NOT_WAITED_S
     finally:
