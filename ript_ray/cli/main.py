@@ -287,14 +287,14 @@ class Export(WithPlugins):
 
 
 @dataclass(frozen=True)
-class Demos(WithBenchmarkFields):
+class Demos(WithPlugins):
     """Record demonstrations of scripted experts, one HDF5 file per task; files that are complete are skipped.
 
     The files are where the benchmark's other loaders look for them (for MetaWorld, metaworld/ML45_PRISE/train and test
     below `out`), and are the same with any number of processes.
 
     Attributes:
-        benchmark: Kind of the benchmark: metaworld, libero, or one of your own.
+        benchmark: Kind of the benchmark: metaworld, or one of your own.
         task: Tasks by name, or the benchmark's names for sets of tasks: ml45-train and ml45-test are the 45 and the 5
             tasks of the papers.
         episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
@@ -327,11 +327,10 @@ class Demos(WithBenchmarkFields):
     def run(self) -> int:
         """Record; each file is logged."""
         begin_loading()
-        from ript_ray.config.changes import with_fields
         from ript_ray.config.experiment import BENCHMARKS
         from ript_ray.data.recording import Plan, files_of, record_files
 
-        benchmark = with_fields(BENCHMARKS.find(self.benchmark)(), self.fields_of_benchmark)
+        benchmark = BENCHMARKS.find(self.benchmark)()
         if self.images and benchmark.spec.image_shapes:
             benchmark = benchmark.with_rendering(rendering=self.rendering)
             benchmark = benchmark.with_cameras(tuple(benchmark.spec.image_shapes))
