@@ -67,7 +67,7 @@ def _identity(command: str, folder: RunDir, experiment: str, settings: Mapping[s
     return Identity(
         run_id=uuid.uuid4().hex,
         experiment=experiment,
-        run=f"{command} {name_in_lists(folder, str(settings['split']))}",
+        run=f"{command} {name_in_lists(folder, ' '.join([settings['split'], *settings['benchmark'].values()]))}",
         params=as_params({name: value for name, value in settings.items() if value is not None}),
         tags={
             "folder": str(folder.path),
