@@ -44,9 +44,11 @@ def find_device(visible: str, numbers: Sequence[int | None]) -> int | None:
 def cuda_numbers() -> list[int | None]:
     """Return CUDA's number of each EGL device, in MuJoCo's order; None for a device that CUDA does not know."""
     egl: Any = importlib.import_module("mujoco.egl.egl_ext")
-    signature = ctypes.CFUNCTYPE(egl.EGLBoolean, egl.EGLDeviceEXT, egl.EGLint, ctypes.c_void_p)
-    query = signature(egl.eglGetProcAddress("eglQueryDeviceAttribEXT"))
     numbers: list[int | None] = []
+    address = egl.eglGetProcAddress("eglQueryDeviceAttribEXT")
+    if address is None:  # a driver without EGL_EXT_device_query
+        return numbers
+    query = ctypes.CFUNCTYPE(egl.EGLBoolean, egl.EGLDeviceEXT, egl.EGLint, ctypes.c_void_p)(address)
     for device in egl.eglQueryDevicesEXT():
         number = ctypes.c_ssize_t()
         is_known = query(device, CUDA_DEVICE_NV, ctypes.byref(number))
