@@ -6,12 +6,13 @@ at work. The command line is made of the same functions.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from ript_ray.checks import require
+from ript_ray.config.changes import for_evaluation
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.contexts import held_out_contexts, held_out_requests, require_untrained
 from ript_ray.errors import CheckpointError
@@ -47,18 +48,22 @@ class EvaluationOverrides:
         tasks: Tasks, or none for the experiment's own.
         split: Which held-out contexts: those to report (test), or those to tune and choose by (validation).
         deterministic: Whether the policies act without chance, or none for the experiment's own setting.
+        benchmark: Values of fields of the benchmark, by name, such as {"perturbation": "position"}: of those that do
+            not change what a policy reads.
     """
 
     contexts_per_task: int | None = None
     tasks: tuple[str, ...] | None = None
     split: Split = Split.TEST
     deterministic: bool | None = None
+    benchmark: Mapping[str, str] = field(default_factory=dict)
 
     def apply_to(self, experiment: Experiment) -> Experiment:
         """Return the experiment with these.
 
         Raises:
-            ConfigError: There is no such task, the number is out of range, or the policy has no deterministic mode.
+            ConfigError: There is no such task or field, a value is out of range, or the policy has no deterministic
+                mode.
         """
         changes: dict[str, Any] = {}
         if self.contexts_per_task is not None:
@@ -66,7 +71,8 @@ class EvaluationOverrides:
         if self.deterministic is not None:
             changes["deterministic"] = self.deterministic
         evaluation = replace(experiment.evaluation, **changes)
-        return replace(experiment, tasks=self.tasks or experiment.tasks, evaluation=evaluation)
+        benchmark = for_evaluation(experiment.benchmark, self.benchmark)
+        return replace(experiment, tasks=self.tasks or experiment.tasks, benchmark=benchmark, evaluation=evaluation)
 
 
 @dataclass(frozen=True)
@@ -324,10 +330,11 @@ def _guest(path: Path, host: Experiment) -> tuple[Components, tuple[Experiment, 
 
 
 def _require_same_benchmark(path: Path, theirs: Experiment, ours: Experiment) -> None:
-    """Refuse a policy whose experiment has other environments or another horizon."""
+    """Refuse a policy whose experiment has environments that show a policy something else, or another horizon."""
     expected, actual = (
         {**asdict(cast(Any, of.benchmark.with_cameras(()))), "max_steps": of.max_steps} for of in (ours, theirs)
     )
     names = [name for name in expected | actual if expected.get(name) != actual.get(name)]
+    names = [name for name in names if name not in ours.benchmark.evaluation_fields]
     differing = ", ".join(f"{name} {actual.get(name)}, not {expected.get(name)}" for name in names)
     require(not differing, f"{path} cannot be compared: its experiment has {differing}")

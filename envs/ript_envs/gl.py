@@ -22,6 +22,11 @@ def chosen_backend() -> str:
     return os.environ.get("MUJOCO_GL", "").lower().strip()
 
 
+def used_backend() -> str:
+    """Return what images are rendered with: what MUJOCO_GL says, else EGL, else OSMesa."""
+    return chosen_backend() or ("egl" if has_library("egl") else "osmesa")
+
+
 def require_gl() -> None:
     """Check MUJOCO_GL before MuJoCo is imported: with a wrong value its import fails, even if no image is rendered.
 

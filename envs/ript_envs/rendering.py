@@ -6,6 +6,7 @@ shared by all environments of one task.
 """
 
 import atexit
+import contextlib
 import importlib
 import threading
 import weakref
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Rendering
-from ript_envs.gl import RenderingError, chosen_backend, has_library, require_renderer
+from ript_envs.egl_device import own_gpu_selected
+from ript_envs.gl import RenderingError, require_renderer, used_backend
 
 _THREAD = threading.local()
 
@@ -111,14 +113,15 @@ def _make_context_current() -> None:
 
 
 def _new_context() -> Any:
-    """Create an OpenGL context with EGL, else OSMesa; MUJOCO_GL overrides the choice.
+    """Create an OpenGL context: with EGL on the GPU that this process was given.
 
     There is one backend per process: PyOpenGL binds to the first one used.
     """
     require_renderer()
-    backend = chosen_backend() or ("egl" if has_library("egl") else "osmesa")
+    backend = used_backend()
     try:
-        return importlib.import_module(f"mujoco.{backend}").GLContext(64, 64)
+        with own_gpu_selected() if backend == "egl" else contextlib.nullcontext():
+            return importlib.import_module(f"mujoco.{backend}").GLContext(64, 64)
     except Exception as error:  # the libraries raise all kinds of exceptions
         raise RenderingError(
             f"this machine cannot render images with {backend} ({type(error).__name__}: {error}); "

@@ -1,6 +1,6 @@
 """`ript-ray check-policy` and `ript-ray check-benchmark`: conformance tests of policies and benchmarks of your own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from ript_envs.conformance.benchmark import check_benchmark
 from ript_envs.conformance.checklist import NOT_CHECKED, CheckResult
 from ript_ray.checks import require
 from ript_ray.cli.entrypoint import import_plugin
+from ript_ray.config.changes import with_fields
 from ript_ray.config.experiment import BENCHMARKS, POLICIES
 from ript_ray.config.kinds import Kinds
 from ript_ray.errors import ConfigError, RiptError
@@ -44,22 +45,23 @@ def check_policy_named(reference: str, *, benchmark: str | None, instructions: S
     return _report(f"{reference} for {spec.name}", check_policy(config, spec, instructions or INSTRUCTIONS))
 
 
-def check_benchmark_named(reference: str, *, task: str | None) -> int:
+def check_benchmark_named(reference: str, *, task: str | None, fields: Mapping[str, str]) -> int:
     """Check a benchmark and print the results; returns 1 if a check fails, else 0.
 
     Args:
         reference: A known kind or MODULE:NAME.
         task: The task whose environments are checked; the first one unless given.
+        fields: Other values of fields of the benchmark.
 
     Raises:
-        ConfigError: The benchmark cannot be imported or built with its defaults, or has no such task.
+        ConfigError: The benchmark cannot be imported or built with its defaults, or has no such task or field.
     """
-    benchmark = _load(reference, BENCHMARKS, "Benchmark")
+    benchmark = with_fields(_load(reference, BENCHMARKS, "Benchmark"), fields)
     try:
         results = check_benchmark(benchmark, task)
     except ValueError as error:
         raise ConfigError(f"task: {error}") from None
-    return _report(reference, results)
+    return _report(" ".join([reference, *fields.values()]), results)
 
 
 def _load(reference: str, kinds: Kinds[T], base: str) -> T:

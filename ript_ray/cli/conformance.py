@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from ript_ray.cli.entrypoint import WithPlugins, begin_loading
+from ript_ray.cli.entrypoint import WithBenchmarkFields, WithPlugins, begin_loading
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CheckPolicy(WithPlugins):
 
 
 @dataclass(frozen=True)
-class CheckBenchmark(WithPlugins):
+class CheckBenchmark(WithBenchmarkFields):
     """Test whether a benchmark conforms to the contract (envs/ript_envs/contract.py).
 
     Attributes:
@@ -50,4 +50,4 @@ class CheckBenchmark(WithPlugins):
         begin_loading()
         from ript_ray.cli.check import check_benchmark_named
 
-        return check_benchmark_named(self.benchmark, task=self.task)
+        return check_benchmark_named(self.benchmark, task=self.task, fields=self.fields_of_benchmark)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ript_envs.gl import RenderingError, chosen_backend, require_gl
+from ript_envs.gl import RenderingError, chosen_backend, require_gl, used_backend
 from ript_ray.runtime.host import memory_bytes, num_cpus
 
 GIB = 2**30
@@ -50,7 +50,7 @@ class Doctor:
 
     def run(self) -> int:
         """Print all findings; return 1 if a required one fails, else 0."""
-        findings = [*hardware(), *rendering(), *packages()]
+        findings = [*hardware(), *rendering(), *libero(), *packages()]
         rows = [
             (finding.mark, finding.thing, finding.found, "" if finding.good else finding.fix) for finding in findings
         ]
@@ -91,11 +91,27 @@ def rendering() -> Iterator[Finding]:
         wrong = ""
     except RenderingError as error:
         wrong = str(error)
-    yield Finding("MUJOCO_GL", chosen_backend() or "not set", not wrong, True, wrong)
+    yield Finding("MUJOCO_GL", chosen_backend() or f"not set: {used_backend()}", not wrong, True, wrong)
     for library, package in (("EGL", "libegl1"), ("OSMesa", "libosmesa6"), ("GL", "libgl1")):
         found = ctypes.util.find_library(library)
         fix = f"apt-get install {package}"
         yield Finding(f"lib{library} (rendering)", found or "not found", bool(found), False, fix)
+
+
+def libero() -> Iterator[Finding]:
+    """Check which distribution of LIBERO is installed, and that its assets are."""
+    try:
+        from ript_envs.libero.installation import assets_folder
+        from ript_envs.libero.suites import DISTRIBUTIONS, INSTALL, LiberoMissingError
+    except ImportError:  # of a package that is reported below
+        return
+    installed = [f"{each.name} {each.version}" for each in metadata.distributions() if each.name in DISTRIBUTIONS]
+    problem = f"uninstall them, they overwrite each other; then {INSTALL}" if len(installed) > 1 else ""
+    try:
+        assets_folder()
+    except LiberoMissingError as error:
+        problem = problem or str(error)
+    yield Finding("LIBERO", ", ".join(installed) or "not installed", not problem, False, problem)
 
 
 def packages() -> Iterator[Finding]:

@@ -6,12 +6,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 
 from ript_envs.contract import MissingPackageError
@@ -24,6 +25,9 @@ INTERRUPTED = 130
 
 GIVE_UP = "stopping: what is finished is being saved; press Ctrl-C once more to give that up\n"
 SHOW_CURSOR = b"\x1b[?25h"
+
+FIELD = "benchmark.FIELD"
+SECTION = "--benchmark."
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,40 @@ class WithPlugins:
     """
 
     plugin: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class WithBenchmarkFields(WithPlugins):
+    """Base of the commands that change fields of a benchmark which they learn from a file or an argument.
+
+    Attributes:
+        benchmark_fields: Another value of a field of the benchmark, such as --benchmark.perturbation position.
+    """
+
+    benchmark_fields: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name=FIELD, metavar="VALUE")
+    ] = field(default=(), kw_only=True)
+
+    @property
+    def fields_of_benchmark(self) -> dict[str, str]:
+        """The values by the fields' names."""
+        return dict(each.split("=", 1) for each in self.benchmark_fields)
+
+
+def join_benchmark_fields(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with `--benchmark.NAME VALUE` written as the option of `WithBenchmarkFields`.
+
+    Which fields there are is known only once the benchmark is: after the command line has been read.
+    """
+    joined: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, has_value, value = argument.removeprefix(SECTION).partition("=")
+        if argument.startswith(SECTION):
+            joined += [f"--{FIELD}", f"{name.replace('-', '_')}={value if has_value else next(rest, '')}"]
+        else:
+            joined.append(argument)
+    return joined
 
 
 def run_command(command: Callable[[], int]) -> None:

@@ -39,7 +39,7 @@ def evaluate_checkpoint(
 
     Args:
         path: A checkpoint or a run.
-        overrides: Other tasks, another number of contexts, another split.
+        overrides: Other tasks, another number of contexts, another split, other scenes.
         out: Where the figures go as JSON, if anywhere.
         videos: Folder for a video of a success and a failure of each task, if wanted.
         video_settings: Size and quality of the videos.
@@ -55,10 +55,9 @@ def evaluate_checkpoint(
     with closing_killed_runs_beside(path):
         result = api.evaluate(path, overrides, cluster=cluster)
     console = Console(record=True)
-    console.print(results_table({"success": result}, f"{marked(path)}: {overrides.split} contexts"))
-    figures = (
-        json.dumps({"schema": SCHEMA, "demonstrations": demonstrations_of(path), **result.to_json()}, indent=2) + "\n"
-    )
+    console.print(results_table({"success": result}, f"{marked(path)}: {overrides.split} contexts{_changed(overrides)}"))
+    content = {"schema": SCHEMA, "demonstrations": demonstrations_of(path), **_benchmark(overrides), **result.to_json()}
+    figures = json.dumps(content, indent=2) + "\n"
     if out is not None:
         atomic_write(out, figures)
     if videos is not None:
@@ -81,7 +80,7 @@ def compare_checkpoints(
     Args:
         first: A checkpoint or a run.
         second: A checkpoint, a run or a model folder.
-        overrides: Other tasks, another number of contexts, another split.
+        overrides: Other tasks, another number of contexts, another split, other scenes.
         out: Where the figures go as JSON, if anywhere.
         cluster: Where it runs.
 
@@ -94,7 +93,8 @@ def compare_checkpoints(
         found = api.compare(first, second, overrides, cluster=cluster)
     results, console = {"A": found.first, "B": found.second}, Console(record=True)
     print_line(console, f"A: {marked(first)}\nB: {marked(second)}")
-    title = f"{overrides.split} contexts of {found.experiment.name}, seed {found.experiment.evaluation_seed}"
+    seed, changed = found.experiment.evaluation_seed, _changed(overrides)
+    title = f"{overrides.split} contexts of {found.experiment.name}{changed}, seed {seed}"
     console.print(results_table(results, title))
     console.print(difference_table(found.difference, "the same contexts and seeds, in pairs; p of a task: after Holm"))
     content = {
@@ -102,6 +102,7 @@ def compare_checkpoints(
         "first": str(first),
         "second": str(second),
         "demonstrations": {"first": demonstrations_of(first), "second": demonstrations_of(second)},
+        **_benchmark(overrides),
         **{name: result.to_json() for name, result in results.items()},
         "difference": found.difference.to_json(),
     }
@@ -133,13 +134,24 @@ def _track(
     figures: str,
     **settings: Path,
 ) -> None:
+    # A figure on other scenes has another name: charts of a figure never show both.
+    prefix = "".join(f"{name}-{value}/" for name, value in overrides.benchmark.items())
     track_evaluation(
         command,
         path,
         settings={**settings, **asdict(overrides)},
-        metrics=metrics,
+        metrics={f"{prefix}{name}": value for name, value in metrics.items()},
         files={f"{command}.json": figures, f"{command}.txt": console.export_text()},
     )
+
+
+def _changed(overrides: EvaluationOverrides) -> str:
+    """Say what differs from the experiment's benchmark: ", perturbation position"; usually nothing."""
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in overrides.benchmark.items())
+
+
+def _benchmark(overrides: EvaluationOverrides) -> dict[str, dict[str, str]]:
+    return {"benchmark": dict(overrides.benchmark)} if overrides.benchmark else {}
 
 
 def _require_writable(*paths: Path | None) -> None:

@@ -12,7 +12,14 @@ from ript_ray import __version__
 from ript_ray.cli.conformance import CheckBenchmark, CheckPolicy
 from ript_ray.cli.doctor import Doctor
 from ript_ray.cli.embed_text import EmbedText
-from ript_ray.cli.entrypoint import WithPlugins, begin_loading, register_plugins, run_command
+from ript_ray.cli.entrypoint import (
+    WithBenchmarkFields,
+    WithPlugins,
+    begin_loading,
+    join_benchmark_fields,
+    register_plugins,
+    run_command,
+)
 from ript_ray.cli.evaluate_libero import EvaluateLibero
 from ript_ray.cli.runs import Runs
 from ript_ray.cli.summarize import Summarize
@@ -33,7 +40,7 @@ SplitName = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
-class Evaluate(WithPlugins):
+class Evaluate(WithBenchmarkFields):
     """Evaluate a checkpoint on held-out contexts, with 95 % intervals.
 
     The contexts and the seed of every rollout are those of the checkpoint's experiment, so a run's own figures are
@@ -71,9 +78,12 @@ class Evaluate(WithPlugins):
         from ript_ray.cli.evaluate import evaluate_checkpoint
         from ript_ray.evaluation.video import VideoSettings
 
+        overrides = EvaluationOverrides(
+            self.contexts_per_task, self.tasks, Split(self.split), self.deterministic, self.fields_of_benchmark
+        )
         return evaluate_checkpoint(
             self.checkpoint,
-            EvaluationOverrides(self.contexts_per_task, self.tasks, Split(self.split), self.deterministic),
+            overrides,
             out=self.out,
             videos=self.videos,
             video_settings=VideoSettings(self.video_size, self.video_rendering),
@@ -82,7 +92,7 @@ class Evaluate(WithPlugins):
 
 
 @dataclass(frozen=True)
-class Compare(WithPlugins):
+class Compare(WithBenchmarkFields):
     """Evaluate two policies on the same held-out contexts and seeds, and print their paired difference.
 
     Contexts, seeds and horizon are those of the first one's experiment. The difference is the second's success rate
@@ -114,7 +124,9 @@ class Compare(WithPlugins):
         from ript_ray.api import EvaluationOverrides
         from ript_ray.cli.evaluate import compare_checkpoints
 
-        overrides = EvaluationOverrides(self.contexts_per_task, self.tasks, Split(self.split), self.deterministic)
+        overrides = EvaluationOverrides(
+            self.contexts_per_task, self.tasks, Split(self.split), self.deterministic, self.fields_of_benchmark
+        )
         return compare_checkpoints(self.first, self.second, overrides, out=self.out, cluster=self.cluster)
 
 
@@ -372,7 +384,8 @@ def main() -> None:
         if sys.argv[1:] == ["--version"]:
             print(f"ript-ray {__version__}")
             return 0
-        command = tyro.extras.subcommand_cli_from_dict(commands, prog="ript-ray")
+        arguments = join_benchmark_fields(sys.argv[1:])
+        command = tyro.extras.subcommand_cli_from_dict(commands, prog="ript-ray", args=arguments)
         with console_logging():
             register_plugins(getattr(command, "plugin", ()))
             return int(command.run())

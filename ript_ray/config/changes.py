@@ -4,10 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
+import pydantic
+
+from ript_envs.contract import Benchmark
+from ript_ray.checks import require
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
-from ript_ray.config.serialization import flatten
+from ript_ray.config.serialization import flatten, problems_in
 from ript_ray.errors import ConfigError
 from ript_ray.types import RIPT
 
@@ -92,6 +96,43 @@ def with_kinds(experiment: Experiment, *, policy: str, benchmark: str) -> Experi
         config = POLICIES.find(policy)
         changes |= {"policy": config(), "sft": config.sft_type(), "stages": (*config.sft_type.stages, RIPT)}
     return replace(experiment, **changes)
+
+
+def with_fields(benchmark: Benchmark, values: Mapping[str, Any]) -> Benchmark:
+    """Return a benchmark with other values of some fields, as the command line gives them.
+
+    Raises:
+        ConfigError: There is no such field, or a value is not allowed.
+    """
+    if not values:
+        return benchmark  # which may be anything, where it is yet to be checked
+    content = asdict(cast(Any, benchmark))
+    for name in values:
+        require(
+            name in content and name != "kind",
+            f"--benchmark.{name.replace('_', '-')}: {benchmark.spec.name} has no such field; it has "
+            f"{', '.join(sorted(content.keys() - {'kind'})).replace('_', '-')}",
+        )
+    try:
+        return pydantic.TypeAdapter(type(benchmark)).validate_python(content | dict(values))
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"--benchmark: {'; '.join(problems_in(error))}") from None
+
+
+def for_evaluation(benchmark: Benchmark, values: Mapping[str, Any]) -> Benchmark:
+    """Return a benchmark with other values of fields that an evaluation may change.
+
+    Raises:
+        ConfigError: A field is none of these, or a value is not allowed.
+    """
+    changed = with_fields(benchmark, values)
+    for name in values:
+        require(
+            name in benchmark.evaluation_fields,
+            f"--benchmark.{name.replace('_', '-')} decides what the policy reads, which an evaluation must not change; "
+            f"it may change {', '.join(benchmark.evaluation_fields).replace('_', '-') or 'nothing'}",
+        )
+    return changed
 
 
 def _reference(base: Experiment, experiment: Experiment) -> Experiment:

@@ -59,24 +59,24 @@ def from_json(path: Path, cls: type[T], what: str, upgrades: Upgrades | None = N
             raise ConfigError("; ".join(first_few(problems)))
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
     except pydantic.ValidationError as error:
-        raise CheckpointError(f"{path} does not describe {what}: {'; '.join(first_few(_problems(error)))}") from error
+        raise CheckpointError(f"{path} does not describe {what}: {'; '.join(first_few(problems_in(error)))}") from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # upgrades meet anything
         raise CheckpointError(f"{path} does not describe {what}: {error}") from error
 
 
-def _problems(error: pydantic.ValidationError, prefix: str = "") -> list[str]:
+def problems_in(error: pydantic.ValidationError, prefix: str = "") -> list[str]:
     """List what is wrong in plain words: field by field, sections within sections."""
-    problems = []
+    found = []
     for each in error.errors(include_url=False):
         name = prefix + ".".join(map(str, each["loc"]))
         cause = each.get("ctx", {}).get("error")
         if isinstance(cause, pydantic.ValidationError):
-            problems += _problems(cause, f"{name}.")
+            found += problems_in(cause, f"{name}.")
         elif isinstance(cause, ConfigError):  # it names the option
-            problems.append(str(cause))
+            found.append(str(cause))
         else:
-            problems.append(f"{name}: {each['msg']}, not {reprlib.repr(each['input'])}")
-    return problems
+            found.append(f"{name}: {each['msg']}, not {reprlib.repr(each['input'])}")
+    return found
 
 
 def read_experiment(path: Path) -> Experiment:

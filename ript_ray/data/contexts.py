@@ -137,7 +137,9 @@ def held_out_contexts(experiment: Experiment, split: Split = Split.TEST) -> tupl
 def _contexts_of_the_benchmark(experiment: Experiment) -> tuple[Context, ...]:
     benchmark, num_wanted = experiment.benchmark, experiment.evaluation.contexts_per_task
     contexts: list[Context] = []
-    for task in experiment.tasks:
+    for task in with_heartbeat(
+        experiment.tasks, "reading the benchmark's initial states, tasks", len(experiment.tasks)
+    ):
         states = benchmark.evaluation_states(task)
         if states is None:
             raise ConfigError(

@@ -19,6 +19,10 @@ from ript_ray.rl.protocols import Runtime
 from ript_ray.seeding import Split, seed_of, text_code
 from ript_ray.types import Context, RolloutRequest, Seed
 
+NOTES = ("schema", "demonstrations", "benchmark")
+"""What a file of `ript-ray evaluate` has beside the figures: its schema's number, who performed the demonstrations, and
+what differs in the benchmark."""
+
 
 @dataclass(frozen=True)
 class SuccessRate:
@@ -83,7 +87,7 @@ class EvaluationResult:
         Raises:
             ValueError: A key is missing or unknown, or the rates do not match the outcomes.
         """
-        figures = {name: value for name, value in figures.items() if name not in ("schema", "demonstrations")}
+        figures = {name: value for name, value in figures.items() if name not in NOTES}
         try:
             outcomes = {
                 str(task): tuple(bool("01".index(digit)) for digit in digits)

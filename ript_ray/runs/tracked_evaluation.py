@@ -63,11 +63,11 @@ def track_evaluation(
 
 
 def _identity(command: str, folder: RunDir, experiment: str, settings: Mapping[str, Any]) -> Identity:
-    origin = Origin.here()
+    origin, changed = Origin.here(), settings.get("benchmark", {}).values()
     return Identity(
         run_id=uuid.uuid4().hex,
         experiment=experiment,
-        run=f"{command} {name_in_lists(folder, str(settings['split']))}",
+        run=f"{command} {name_in_lists(folder, ' '.join([settings['split'], *changed]))}",
         params=as_params({name: value for name, value in settings.items() if value is not None}),
         tags={
             "folder": str(folder.path),

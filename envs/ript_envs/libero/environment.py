@@ -125,7 +125,7 @@ class LiberoEnvironment:
         return self.simulator_state()
 
     def move_objects(
-        self, initial_state: NDArray[np.float64], std_m: float, generator: np.random.Generator
+        self, initial_state: NDArray[np.float64], *, std_m: float, generator: np.random.Generator
     ) -> NDArray[np.float64]:
         """Return the state with its objects at rest and moved, see `placement`; ends any episode."""
         state = np.array(initial_state, dtype=np.float64)

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ript_envs.libero.suites import INSTALL, LiberoMissingError, package_folder
+from ript_envs.variables import environment_variables
 
 CONFIG = "LIBERO_CONFIG_PATH"
 """The environment variable that names the folder of LIBERO's own configuration."""
@@ -37,7 +38,7 @@ def import_libero() -> Any:
     assets = assets_folder()
     _configure_robosuite()
     # With rendering off, robosuite loads no OpenGL library; with a device, it demands one that CUDA numbers alike.
-    with _environment(MUJOCO_GL="off", MUJOCO_EGL_DEVICE_ID=None, **_answers()), _without_opencv():
+    with environment_variables(MUJOCO_GL="off", MUJOCO_EGL_DEVICE_ID=None, **_answers()), _without_opencv():
         package: Any = importlib.import_module("libero.libero")
         if hasattr(package, "_assets_path_cache"):
             package._assets_path_cache = str(assets)  # else it may download them
@@ -94,25 +95,6 @@ def _answers() -> dict[str, str]:
     # JSON is YAML, too.
     (folder / "config.yaml").write_text(json.dumps({name: str(path) for name, path in paths.items()}))
     return {CONFIG: str(folder)}
-
-
-@contextlib.contextmanager
-def _environment(**variables: str | None) -> Iterator[None]:
-    """Set environment variables, or unset them where None is given; afterwards they are as they were."""
-    before = {name: os.environ.get(name) for name in variables}
-    _set(variables)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: dict[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 @contextlib.contextmanager

