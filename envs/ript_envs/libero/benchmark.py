@@ -128,11 +128,10 @@ class Libero(Benchmark):
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, self.suite)
-        return (
-            _simulator()
-            .drawing_environment(task, self.suite)
-            .move_objects(initial_state, std_m, np.random.default_rng(seed))
-        )
+        generator, moved = np.random.default_rng(seed), np.array(initial_state, dtype=np.float64)
+        for begin in _simulator().free_objects(task, self.suite):
+            moved[begin : begin + 2] += std_m * generator.standard_normal(2)
+        return moved
 
     def demonstration_path(self, task: str) -> Path:
         """Return the path of the official demonstrations below LIBERO's data folder."""
