@@ -39,7 +39,7 @@ Resume an interrupted run with `ript-ray resume RUN`.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -160,17 +160,26 @@ few-shot        Paper: does not name the tasks and draws the demonstrations unif
 """
 
 
-def differences() -> Iterator[tuple[str, Any, Any]]:
-    """Yield the name of every setting in which the presets differ, its value in the paper and in the released code."""
-    paper, code = flatten(asdict(PAPER)), flatten(asdict(RELEASED_CODE))
-    return ((name, paper[name], code[name]) for name in paper if paper[name] != code[name])
+Difference = tuple[str, Any, Any]
+"""Name of a setting, its value in the paper and in the released code."""
+
+
+def differences(paper: Experiment = PAPER, code: Experiment = RELEASED_CODE) -> Iterator[Difference]:
+    """Yield every setting in which two presets differ."""
+    theirs, released = flatten(asdict(paper)), flatten(asdict(code))
+    return ((name, theirs[name], released[name]) for name in theirs if theirs[name] != released[name])
+
+
+def print_table(rows: Iterable[Difference]) -> None:
+    """Print the settings that differ."""
+    print(f"{'setting':<34}{'paper':>12}{'released code':>16}")
+    for setting, paper_value, code_value in rows:
+        print(f"{setting:<34}{paper_value!s:>12}{code_value!s:>16}")
 
 
 def print_differences() -> None:
     """Print the settings that differ as a table, then the differences that are no settings."""
-    print(f"{'setting':<34}{'paper':>12}{'released code':>16}")
-    for setting, paper_value, code_value in differences():
-        print(f"{setting:<34}{paper_value!s:>12}{code_value!s:>16}")
+    print_table(differences())
     print(f"\n{BESIDES_SETTINGS}", end="")
 
 

@@ -183,24 +183,36 @@ def roll_out(path: str | Path, contexts: Sequence[Context] | None = None) -> tup
 
 
 def evaluate(
-    path: str | Path, overrides: EvaluationOverrides | None = None, *, cluster: Cluster | None = None
+    path: str | Path,
+    overrides: EvaluationOverrides | None = None,
+    *,
+    experiment: Experiment | None = None,
+    cluster: Cluster | None = None,
 ) -> EvaluationResult:
-    """Evaluate a run or checkpoint on held-out contexts; its own figures come out again unless something is overridden.
+    """Evaluate a policy on held-out contexts; a run's own figures come out again unless something is overridden.
 
     Args:
-        path: A run (its newest checkpoint) or a checkpoint.
+        path: A run (its newest checkpoint) or a checkpoint; with `experiment` also a model folder.
         overrides: Other tasks, another number of contexts, another split.
+        experiment: Evaluate on its benchmark, contexts and horizon instead of those of the policy's own experiment.
         cluster: Where; unless given, Ray on this machine with one rollout actor per core.
 
     Raises:
         CheckpointError: There is no valid checkpoint.
-        ConfigError: There is no such task, a number is out of range, the policy has no deterministic mode, or it was
-            trained on some of the contexts.
+        ConfigError: There is no such task, a number is out of range, the policy has no deterministic mode, reads or
+            does something else than the benchmark offers, or was trained on some of the contexts.
     """
-    saved, overrides = _load(Path(path)), overrides or EvaluationOverrides()
-    requests = _requests(overrides, saved.experiment)
+    overrides = overrides or EvaluationOverrides()
+    trained: tuple[Experiment, ...] = ()
+    if experiment is None:
+        saved = _load(Path(path))
+        experiment = saved.experiment
+        parts = replace(saved, experiment=overrides.apply_to(experiment)).with_instructions().components()
+    else:
+        parts, trained = _guest(Path(path), overrides.apply_to(experiment))
+    requests = _requests(overrides, experiment, *trained)
     with _session(cluster) as where:
-        return _evaluate(saved.components(), requests, where)
+        return _evaluate(parts, requests, where)
 
 
 def compare(
@@ -229,10 +241,13 @@ def compare(
     saved = _load(Path(first))
     overrides = overrides or EvaluationOverrides()
     experiment = overrides.apply_to(saved.experiment)
-    contender, trained = _contender(Path(second), experiment)
+    contender, trained = _guest(Path(second), experiment)
+    for theirs in trained:
+        _require_same_benchmark(Path(second), theirs, experiment)
     requests = _requests(overrides, saved.experiment, *trained)
+    ours = replace(saved, experiment=experiment).with_instructions().components()
     with _session(cluster) as where:
-        results = [_evaluate(parts, requests, where) for parts in (saved.components(), contender)]
+        results = [_evaluate(parts, requests, where) for parts in (ours, contender)]
     return PolicyComparison(experiment, results[0], results[1], Comparison.of(*results))
 
 
@@ -278,20 +293,19 @@ def _evaluate(parts: Components, requests: Sequence[RolloutRequest], cluster: Cl
         return evaluate_on(runtime, requests)
 
 
-def _contender(path: Path, first: Experiment) -> tuple[Components, tuple[Experiment, ...]]:
-    """Bring another policy into the experiment of the first one; return it with the experiment it is from, if any."""
-    second: SavedPolicy | Model
+def _guest(path: Path, host: Experiment) -> tuple[Components, tuple[Experiment, ...]]:
+    """Bring a policy into another experiment; return it with the experiment it is from, if any."""
+    guest: SavedPolicy | Model
     trained: tuple[Experiment, ...] = ()
     if is_model(path):
-        second = load_model(path)
-        config, spec = second.card.policy, second.card.environment
+        guest = load_model(path)
+        config, spec = guest.card.policy, guest.card.environment
     else:
-        second = _load(path)
-        _require_same_benchmark(path, second.experiment, first)
-        config, spec, trained = second.experiment.policy, second.experiment.benchmark.spec, (second.experiment,)
-    if first.evaluation.deterministic:
+        guest = _load(path)
+        config, spec, trained = guest.experiment.policy, guest.experiment.benchmark.spec, (guest.experiment,)
+    if host.evaluation.deterministic:
         config.require_deterministic()
-    offered = first.benchmark.spec
+    offered = host.benchmark.spec
     mismatches = [f"camera {name}" for name in config.cameras if name not in offered.image_shapes]
     mismatches += [
         f"sensor {name} of length {spec.state_dims[name]}"
@@ -301,11 +315,12 @@ def _contender(path: Path, first: Experiment) -> tuple[Components, tuple[Experim
     if spec.action_dim != offered.action_dim:
         mismatches.append(f"actions of {spec.action_dim} entries")
     there = f"{offered.state_dims}, {', '.join(offered.image_shapes)}, actions of {offered.action_dim}"
-    require(not mismatches, f"{path} cannot be compared: it has {', '.join(mismatches)}, where there is {there}")
-    second.build()  # weights that do not fit are refused here, not in an actor
-    parts = SavedPolicy(first, {}).components()
-    make = first.benchmark.with_cameras(config.cameras).make
-    return replace(parts, build_policy=second.build, make_environment=make), trained
+    require(not mismatches, f"{path} cannot act here: it has {', '.join(mismatches)}, where there is {there}")
+    guest = replace(guest, arrays=config.with_instructions(guest.arrays, host.instructions))
+    guest.build()  # weights that do not fit are refused here, not in an actor
+    parts = SavedPolicy(host, {}).components()
+    make = host.benchmark.with_cameras(config.cameras).make
+    return replace(parts, build_policy=guest.build, make_environment=make), trained
 
 
 def _require_same_benchmark(path: Path, theirs: Experiment, ours: Experiment) -> None:

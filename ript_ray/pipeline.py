@@ -4,8 +4,9 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, cast
 
 from ript_ray.checks import require
 from ript_ray.config.changes import changed_options
@@ -172,10 +173,11 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
     def located(path: Path | None) -> Path | None:
         return path and path.absolute()
 
-    source = experiment.sampling.context_source
-
+    source, policy = experiment.sampling.context_source, cast(Any, experiment.policy)
+    files = {each.name: value for each in fields(policy) if isinstance(value := getattr(policy, each.name), Path)}
     return replace(
         experiment,
+        policy=replace(policy, **{name: located(path) for name, path in files.items()}),
         start_from=experiment.start_from and experiment.start_from.resolve(),  # links lead elsewhere one day
         demos=replace(experiment.demos, folder=located(experiment.demos.folder)),
         sampling=replace(experiment.sampling, context_source=source if source == "demos" else located(source)),

@@ -23,6 +23,10 @@ The images differ clearly (by 9 of 255 on average in MetaWorld), so a policy nee
 """
 
 
+class MissingPackageError(RuntimeError):
+    """A benchmark's simulator is not installed, or not completely; the message says what to install."""
+
+
 @dataclass(frozen=True)
 class EnvironmentSpec:
     """The sizes and rates shared by all environments of a benchmark.
@@ -34,6 +38,8 @@ class EnvironmentSpec:
         image_shapes: Height, width and 3 of each camera that can be rendered, by name.
         control_hz: Environment steps per second of simulated time.
         max_steps: The benchmark's own limit on the episode length, in environment steps.
+        max_tasks: Tasks whose environments a process should keep open at once, for simulators that take much memory
+            per task; None for any number.
     """
 
     name: str
@@ -42,6 +48,7 @@ class EnvironmentSpec:
     image_shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     control_hz: float = 20.0
     max_steps: int = 500
+    max_tasks: int | None = None
 
 
 class Environment(Protocol):
@@ -73,7 +80,11 @@ class ScriptedExpert(Protocol):
     """An environment with a scripted expert."""
 
     def expert_action(self) -> NDArray[np.float32]:
-        """Return the expert's action (A,) for the current state, each entry in [-1, 1]; it may use privileged state."""
+        """Return the expert's action (A,) for the current state, each entry in [-1, 1]; it may use privileged state.
+
+        Raises:
+            ValueError: There is no expert for this task.
+        """
         ...
 
 
@@ -93,6 +104,16 @@ class Benchmark(ABC):
     @abstractmethod
     def spec(self) -> EnvironmentSpec:
         """Sizes and rates of the environments."""
+
+    @property
+    def label(self) -> str:
+        """The benchmark in one word: its kind, and what else decides which tasks of which scenes it has."""
+        return self.kind
+
+    @property
+    def evaluation_fields(self) -> tuple[str, ...]:
+        """Fields that an evaluation may change: they decide on scenes and tasks, not on what a policy reads."""
+        return ()
 
     @property
     @abstractmethod
@@ -124,10 +145,26 @@ class Benchmark(ABC):
             ValueError: The benchmark has no such task.
         """
 
+    def evaluation_states(self, task: str) -> NDArray[np.float64] | None:
+        """Return the initial states (N, D) that come with the benchmark, on which published work evaluates a task.
+
+        No expert and no training may use them. None: the benchmark has none.
+
+        Raises:
+            ValueError: The benchmark has no such task.
+        """
+        require_task(task, self.tasks, self.spec.name)
+        return None
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras whose images are part of observations."""
         return ()
+
+    @property
+    def observes_bottom_up(self) -> bool:
+        """Whether observed images have their bottom row first, as those of LIBERO; what `render` returns is upright."""
+        return False
 
     def with_cameras(self, cameras: tuple[str, ...]) -> Self:
         """Return the same benchmark with the images of exactly these cameras in its observations.

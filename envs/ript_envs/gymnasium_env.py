@@ -16,8 +16,6 @@ from ript_envs.metaworld.benchmark import MetaWorld
 class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     """One task. `reset` accepts the option `initial_state`; without it, the state is drawn from the seed."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 as Gymnasium declares it
-
     def __init__(self, benchmark: Benchmark, task: str, *, render_mode: str | None = None):
         """Build the simulator.
 
@@ -31,6 +29,7 @@ class TaskEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """
         if render_mode is not None and not benchmark.spec.image_shapes:
             raise ValueError(f"{task} has no camera to render")
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(benchmark.spec.control_hz)}
         self.render_mode = render_mode
         self._benchmark = benchmark
         self._task = task
@@ -80,14 +79,17 @@ def make_task_env(benchmark: Benchmark, task: str, *, render_mode: str | None = 
 
 
 def register(benchmark: Benchmark | None = None) -> None:
-    """Register every task of a benchmark with Gymnasium as `ript-<kind>/<task>`; doing so twice is harmless.
+    """Register every task of a benchmark with Gymnasium; doing so twice is harmless.
+
+    A task's name is `ript-<label>/<task>`, such as `ript-metaworld/push-v3` or, of `Libero(suite="libero_goal")`,
+    `ript-libero_goal/turn_on_the_stove`.
 
     Args:
         benchmark: The benchmark; MetaWorld if not given.
     """
     benchmark = benchmark or MetaWorld()
     for task in benchmark.tasks:
-        name = f"ript-{benchmark.kind}/{task}"
+        name = f"ript-{benchmark.label}/{task}"
         if name not in gymnasium.registry:
             gymnasium.register(
                 name,

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ript_envs.contract import MissingPackageError
 from ript_envs.gl import RenderingError, require_gl
 from ript_ray.errors import CheckpointError, RiptError
 from ript_ray.runtime.host import let_threads_sleep
@@ -47,7 +48,7 @@ def run_command(command: Callable[[], int]) -> None:
     message = ""
     try:
         code = command()
-    except (RiptError, RenderingError, OSError) as error:
+    except (RiptError, MissingPackageError, RenderingError, OSError) as error:
         message, code = f"error: {error}", getattr(error, "exit_code", 1)
     except KeyboardInterrupt:
         message, code = "interrupted", INTERRUPTED

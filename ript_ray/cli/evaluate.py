@@ -60,7 +60,7 @@ def evaluate_checkpoint(
         atomic_write(out, figures)
     if videos is not None:
         saved = checkpoint.load(checkpoint.find(path))
-        policy = SavedPolicy(overrides.apply_to(saved.experiment), saved.arrays)
+        policy = SavedPolicy(overrides.apply_to(saved.experiment), saved.arrays).with_instructions()
         requests = held_out_requests(policy.experiment, overrides.split)
         written = write_evaluation_videos(policy, requests, result, folder=videos, video_settings=video_settings)
         for video in written:

@@ -11,7 +11,9 @@ import tyro
 from ript_ray import __version__
 from ript_ray.cli.conformance import CheckBenchmark, CheckPolicy
 from ript_ray.cli.doctor import Doctor
+from ript_ray.cli.embed_text import EmbedText
 from ript_ray.cli.entrypoint import WithPlugins, begin_loading, register_plugins, run_command
+from ript_ray.cli.evaluate_libero import EvaluateLibero
 from ript_ray.cli.runs import Runs
 from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
@@ -223,7 +225,8 @@ class Import:
         instructions: For variant metaworld: the instruction of each learned task vector, in order; unless given, the
             50 tasks in the order in which QueST numbers them.
         text_features: For variant libero: a safetensors file with the text features of each instruction, under its
-            words (512 numbers, float32, from CLIP ViT-B/32). Without them the policy cannot act.
+            words (512 numbers, float32, from CLIP ViT-B/32), as `ript-ray embed-text` writes it. Unless given, an
+            experiment that starts from the policy adds those of its own instructions.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
@@ -337,6 +340,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {
         "runs": Runs,
         "evaluate": Evaluate,
+        "evaluate-libero": EvaluateLibero,
         "compare": Compare,
         "summarize": Summarize,
         "replay": Replay,
@@ -344,6 +348,7 @@ def main() -> None:
         "sync-tracking": SyncTracking,
         "import": Import,
         "export": Export,
+        "embed-text": EmbedText,
         "demos": Demos,
         "check-policy": CheckPolicy,
         "check-benchmark": CheckBenchmark,

@@ -138,6 +138,11 @@ class Experiment:
         require_between("seed", self.seed, 0, 2**31 - 1)
 
     @property
+    def instructions(self) -> tuple[str, ...]:
+        """The instructions of the tasks."""
+        return tuple(map(self.benchmark.instruction, self.tasks))
+
+    @property
     def evaluation_seed(self) -> int:
         """Seed of the held-out contexts and of the rollouts from them."""
         return self.seed if self.evaluation.seed is None else self.evaluation.seed

@@ -184,6 +184,9 @@ class Evaluation:
             otherwise actions are sampled, as in training. Source: authors' code, on for OpenVLA-OFT, off for QueST.
         seed: Seed of the held-out contexts and of their rollouts, from 0 to 2147483647; that of the experiment unless
             given. Runs with different seeds are evaluated on the same contexts if they share it. Source: ours.
+        context_source: Test contexts: drawn (from the seed) or benchmark (the first ones of the initial states that
+            come with it, as published work does on LIBERO, which has 50 per task). Validation contexts are always
+            drawn, so that the two splits differ. Source: paper, benchmark on LIBERO.
         batch_size: Episodes per actor that run as one batch, at least 1. Source: ours.
     """
 
@@ -192,6 +195,7 @@ class Evaluation:
     every: int | None = field(default=None, metadata={"before": None})
     deterministic: bool = field(default=False, metadata={"before": False})
     seed: int | None = field(default=None, metadata={"before": None})
+    context_source: Literal["drawn", "benchmark"] = field(default="drawn", metadata={"before": "drawn"})
     batch_size: int = 10
 
     def __post_init__(self) -> None:

@@ -118,7 +118,13 @@ def read_contexts(path: Path, benchmark: Benchmark, tasks: Sequence[str], *, num
 
 
 def held_out_contexts(experiment: Experiment, split: Split = Split.TEST) -> tuple[Context, ...]:
-    """Return the contexts that an experiment is evaluated on; training never draws them."""
+    """Return the contexts that an experiment is evaluated on; training never draws them.
+
+    Raises:
+        ConfigError: They are to be the benchmark's, and it has none or too few.
+    """
+    if split is Split.TEST and experiment.evaluation.context_source == "benchmark":
+        return _contexts_of_the_benchmark(experiment)
     return draw_contexts(
         experiment.benchmark,
         experiment.tasks,
@@ -126,6 +132,25 @@ def held_out_contexts(experiment: Experiment, split: Split = Split.TEST) -> tupl
         seed=experiment.evaluation_seed,
         purpose=split.contexts,
     )
+
+
+def _contexts_of_the_benchmark(experiment: Experiment) -> tuple[Context, ...]:
+    benchmark, num_wanted = experiment.benchmark, experiment.evaluation.contexts_per_task
+    contexts: list[Context] = []
+    for task in experiment.tasks:
+        states = benchmark.evaluation_states(task)
+        if states is None:
+            raise ConfigError(
+                f"evaluation.context-source must be drawn: {benchmark.spec.name} comes with no initial states of {task}"
+            )
+        require(
+            num_wanted <= len(states),
+            f"evaluation.contexts-per-task must be at most {len(states)}, the initial states of {task} that come with "
+            f"{benchmark.spec.name}, not {num_wanted}; evaluation.context-source drawn has no limit",
+        )
+        instruction = benchmark.instruction(task)
+        contexts += [Context(task, instruction, tuple(state.tolist())) for state in states[:num_wanted]]
+    return tuple(contexts)
 
 
 def held_out_requests(experiment: Experiment, split: Split = Split.TEST) -> list[RolloutRequest]:

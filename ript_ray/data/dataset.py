@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ript_envs.contract import Benchmark
 from ript_ray.checks import require
 from ript_ray.config.data import Demonstrations
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.demonstrations import Demonstration, record_demonstrations, require_expert
-from ript_ray.data.hdf5 import count_demonstrations, find_file, read_demonstrations, recorded_rendering
+from ript_ray.data.hdf5 import find_file, image_bytes, read_demonstrations, recorded_rendering
 from ript_ray.data.windows import make_windows
 from ript_ray.errors import ConfigError
 from ript_ray.policies.base import PolicyConfig
@@ -157,20 +158,24 @@ class _Files:
         sensors: tuple[str, ...],
         cameras: tuple[str, ...],
     ):
-        """Find and count all demonstrations before reading any."""
+        """Find and choose all demonstrations before reading any."""
         self._benchmark = benchmark
-        self._settings = settings
         self._names = cameras + sensors
-        self._paths = {task: find_file(folder, task) for task in tasks}
+        self._paths = {task: find_file(folder, benchmark.demonstration_path(task).name) for task in tasks}
         if cameras:
             for path in self._paths.values():
                 _require_same_rendering(benchmark, path)
-        self._counts = {task: count_demonstrations(path) for task, path in self._paths.items()}
-        self._on_demand = sum(num_bytes for _, num_bytes in self._counts.values()) > settings.max_memory_bytes
+        self._chosen: dict[str, tuple[list[int], list[int]]] = {}
+        num_bytes = 0
+        for task, path in self._paths.items():
+            sizes = image_bytes(path, cameras)
+            chosen, held_out = self._chosen[task] = choose(len(sizes), settings, where=path)
+            num_bytes += sum(sizes[index] for index in chosen + held_out)
+        self._on_demand = num_bytes > settings.max_memory_bytes
 
     def read(self, task: str) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
         """Read the task's file; see `DemonstrationSource`."""
-        chosen, held_out = choose(self._counts[task][0], self._settings, where=self._paths[task])
+        chosen, held_out = self._chosen[task]
         demonstrations = self._read(task, chosen + held_out, on_demand=self._on_demand)
         return demonstrations[: len(chosen)], demonstrations[len(chosen) :]
 
@@ -180,8 +185,7 @@ class _Files:
         Images may have another size: policies scale them.
         """
         path, spec = self._paths[task], self._benchmark.spec
-        chosen, _ = choose(self._counts[task][0], self._settings, where=path)
-        (first,) = self._read(task, chosen[:1], on_demand=True)
+        (first,) = self._read(task, self._chosen[task][0][:1], on_demand=True)
         sensors = {name: rows for name, rows in first.observations.items() if name in spec.state_dims}
         found = {name: rows[np.array([0])].size for name, rows in sensors.items()}
         found["actions"] = first.actions_TA[0].size
@@ -192,13 +196,23 @@ class _Files:
         require(not wrong, f"{path} does not fit {spec.name}: it has {', '.join(wrong)}")
 
     def _read(self, task: str, chosen: Sequence[int], *, on_demand: bool) -> tuple[Demonstration, ...]:
-        return read_demonstrations(
-            self._paths[task],
+        path = self._paths[task]
+        demonstrations = read_demonstrations(
+            path,
             instruction=self._benchmark.instruction(task),
             sensors=self._names,
             chosen=chosen,
             on_demand=on_demand,
         )
+        if (known := self._benchmark.evaluation_states(task)) is not None:
+            _require_shape(known.shape[1:], [each.initial_state for each in demonstrations], path)
+        return demonstrations
+
+
+def _require_shape(shape: tuple[int, ...], states: Sequence[NDArray[np.float64] | None], path: Path) -> None:
+    for state in states:
+        if state is not None and state.shape != shape:
+            raise ConfigError(f"{path} is of another scene: its states have the shape {state.shape}, not {shape}")
 
 
 def _require_same_rendering(benchmark: Benchmark, path: Path) -> None:

@@ -3,7 +3,7 @@
     data                        total, env_args; recipe, versions (how this file was recorded)
       demo_0                    num_samples, attempt
         actions                 (T, A) float32
-        obs/<sensor>            (T + 1, ...), the observation before each action and the final one
+        obs/<sensor>            (T + 1, ...), the observation before each action and the final one; LIBERO's have T rows
         states                  (1, D) float64, the initial state; LIBERO's files have T rows, QueST's none
         reward, success         (T,) float32, 1 where the task is solved
         terminated, truncated   (T,) bool
@@ -112,21 +112,21 @@ class DemonstrationWriter:
             self._num_episodes += 1
 
 
-def find_file(folder: Path, task: str) -> Path:
-    """Find the demonstration file of a task in a folder or its subfolders.
+def find_file(folder: Path, name: str) -> Path:
+    """Find the demonstration file of a task, by its name, in a folder or its subfolders.
 
     Raises:
         RiptError: There is none, or there are several.
     """
-    found = sorted(folder.rglob(task + SUFFIX))
+    found = sorted(folder.rglob(name))
     if not found:
-        there = sorted({path.stem for path in folder.rglob(f"*{SUFFIX}")})
+        there = sorted({path.name for path in folder.rglob(f"*{SUFFIX}")})
         raise RiptError(
-            f"{folder} has no demonstrations of {task}: no file {task}{SUFFIX} "
-            + (f"(there are files of {', '.join(there)})" if there else "(there are none of any task)")
+            f"{folder} has no demonstration file {name} "
+            + (f"(there are {', '.join(there)})" if there else "(there is none of any task)")
         )
     if len(found) > 1:
-        raise RiptError(f"{folder} has several files for {task}: {', '.join(map(str, found))}")
+        raise RiptError(f"{folder} has several files {name}: {', '.join(map(str, found))}")
     return found[0]
 
 
@@ -173,20 +173,23 @@ def read_demonstrations(
         on_demand: Leave images in the file and read them when they are indexed.
 
     Raises:
-        RiptError: The file is corrupt or of another format, has too few demonstrations, or lacks a sensor.
+        RiptError: The file is corrupt or of another format, has too few demonstrations, lacks a sensor, or an array has
+            another shape or type than it must have.
     """
     with _reading(path) as data:
         groups = _demos(data, path, None if chosen is None else max(chosen) + 1)
         demonstrations = []
         for group in groups if chosen is None else [groups[index] for index in chosen]:
-            actions_TA = _rows(group, path, "actions").astype(np.float32)
+            actions_TA = _numbers(group, path, "actions", min_rows=1)[:].astype(np.float32)
+            num_rows = len(actions_TA)
             observations: dict[str, Rows] = {}
             for name in sensors:
-                within = f"obs/{NAMES_IN_FILES.get(name, name)}"
-                if on_demand and within in group and _array(group, path, within).dtype == np.uint8:
-                    observations[name] = StoredRows(path, f"{group.name}/{within}", len(actions_TA))
+                array = _numbers(group, path, f"obs/{NAMES_IN_FILES.get(name, name)}", min_rows=num_rows)
+                if on_demand and array.dtype == np.uint8:
+                    observations[name] = StoredRows(path, array.name, num_rows)
                 else:
-                    observations[name] = _rows(group, path, within, end=len(actions_TA))
+                    is_float = array.dtype.kind == "f"  # LIBERO stores 8 bytes each
+                    observations[name] = array[:num_rows].astype(np.float32 if is_float else array.dtype, copy=False)
             demonstrations.append(Demonstration(instruction, observations, actions_TA, _initial_state(group, path)))
         return tuple(demonstrations)
 
@@ -245,16 +248,15 @@ _open_once = functools.lru_cache(maxsize=64)(_open)
 """Keeps files open, for rows that are read on demand."""
 
 
-def count_demonstrations(path: Path) -> tuple[int, int]:
-    """Return the number of demonstrations in a file, and the size of their images in memory, in bytes.
+def image_bytes(path: Path, cameras: Sequence[str]) -> tuple[int, ...]:
+    """Return how much memory the images of these cameras take in each demonstration of a file, in bytes.
 
     Raises:
         RiptError: The file is corrupt or of another format.
     """
     with _reading(path) as data:
-        groups = _demos(data, path, None)
-        images = [array for group in groups for array in group.get("obs", {}).values() if array.dtype == np.uint8]
-        return len(groups), sum(array.size for array in images)
+        groups = [group.get("obs", {}) for group in _demos(data, path, None)]
+        return tuple(sum(group[name].nbytes for name in cameras if name in group) for group in groups)
 
 
 def _demos(data: h5py.Group, path: Path, num_wanted: int | None) -> list[h5py.Group]:
@@ -264,12 +266,23 @@ def _demos(data: h5py.Group, path: Path, num_wanted: int | None) -> list[h5py.Gr
     return [data[name] for name in names[:num_wanted]]
 
 
-def _rows(group: h5py.Group, path: Path, name: str, end: int | None = None) -> NDArray[Any]:
+def _numbers(group: h5py.Group, path: Path, name: str, *, min_rows: int) -> h5py.Dataset:
+    """Return an array of a demonstration: rows of numbers, or images.
+
+    Raises:
+        RiptError: It is missing, or has another shape or type.
+    """
     if name not in group:
         there = ", ".join(sorted(group.get("obs", ())))
         raise RiptError(f"{path}: {group.name} has no {name}; its observations are {there}")
-    rows: NDArray[Any] = _array(group, path, name)[:end]
-    return rows
+    array = _array(group, path, name)
+    is_image = array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3
+    if not is_image and not (array.dtype.kind in "fiub" and array.ndim == 2):
+        wanted = "rows of numbers (T, n) or uint8 images (T, height, width, 3)"
+        raise RiptError(f"{path}: {array.name} must be {wanted}, not {array.dtype} of shape {array.shape}")
+    if len(array) < min_rows:
+        raise RiptError(f"{path}: {array.name} has {len(array)} rows, fewer than the {min_rows} needed")
+    return array
 
 
 def _initial_state(group: h5py.Group, path: Path) -> NDArray[np.float64] | None:

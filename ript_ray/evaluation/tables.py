@@ -14,7 +14,7 @@ from ript_ray.evaluation.summary import Summary, TaskSummary
 def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
     """Success rates with 95 % intervals, per task and overall, one column per evaluation."""
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)  # fits 80 columns
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold")
     for name in (*(f"{name}, %" for name in columns), "of"):
         table.add_column(name, justify="right", no_wrap=True)
     results = list(columns.values())
@@ -22,6 +22,20 @@ def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
         table.add_row(task, *_cells([result.per_task[task] for result in results]))
     table.add_section()
     table.add_row("all tasks", *_cells([result.overall for result in results]), style="bold")
+    return table
+
+
+def suites_table(suites: dict[str, EvaluationResult], title: str) -> Table:
+    """Success rates with 95 % intervals per suite of tasks, and the mean over the suites, as papers report it."""
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("suite", no_wrap=True)
+    for name in ("success, %", "of", "tasks"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for suite, result in suites.items():
+        table.add_row(suite, *_cells([result.overall]), str(len(result.outcomes)))
+    table.add_section()
+    rates = [result.overall.success_rate for result in suites.values()]
+    table.add_row("mean of the suites", f"{100 * sum(rates) / len(rates):.1f}", "", "", style="bold")
     return table
 
 
@@ -33,7 +47,7 @@ def difference_table(comparison: Comparison, title: str) -> Table:
     """
     # Fits 80 columns, even with the longest task name.
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold")
     for name in ("B - A, points", "won:lost", "p", "of"):
         table.add_column(name, justify="right", no_wrap=True)
     for task, difference in comparison.per_task.items():
@@ -51,7 +65,7 @@ def summary_table(summary: Summary) -> Table:
         f"worst: seed {summary.worst_seed}"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold")
     for name in ("before, %", "after, %", "worst", "gain, points"):
         table.add_column(name, justify="right", no_wrap=True)
     for task, each in summary.per_task.items():

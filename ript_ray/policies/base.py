@@ -148,6 +148,16 @@ class PolicyConfig(ABC):
         """Return `state_arrays` of a freshly built policy; override it where building the policy is expensive."""
         return self.build(spec).state_arrays()
 
+    def with_instructions(self, arrays: Arrays, instructions: Sequence[str]) -> Arrays:
+        """Return `state_arrays` with what the policy stores of each instruction, such as text features.
+
+        By default it stores nothing. Called where a run or an evaluation begins, before any process builds the policy.
+
+        Raises:
+            ConfigError: It is not known of an instruction.
+        """
+        return arrays
+
     def check_arrays(self, spec: EnvironmentSpec, arrays: Arrays) -> None:
         """Check that saved `state_arrays` fit this configuration; override it where building the policy is expensive.
 

@@ -24,6 +24,7 @@ class Components:
         learner_threads: Torch threads per learner process.
         num_learners: Data-parallel learner processes.
         parameter_groups: Prefixes of the policy's parameter groups; see `PolicyConfig`.
+        max_tasks: Tasks whose environments a process keeps open, or None for any number.
         keep_group: Called by the first learner with every group that it receives, or none.
     """
 
@@ -35,6 +36,7 @@ class Components:
     learner_threads: int
     num_learners: int = 1
     parameter_groups: Mapping[str, str] = field(default_factory=dict)
+    max_tasks: int | None = None
     keep_group: Callable[[Group], None] | None = None
 
 

@@ -31,14 +31,27 @@ class RolloutCancelledError(Exception):
 
 
 class EnvironmentPool:
-    """Environments per task, built on first use and reused; at most `max_environments`, unless one request needs more.
+    """Environments per task, built on first use and reused; bounded, unless one request needs more.
 
     Reuse changes no result: a reset environment behaves like a new one.
     """
 
-    def __init__(self, make: Callable[[str], Environment], max_environments: int = MAX_ENVIRONMENTS):
+    def __init__(
+        self,
+        make: Callable[[str], Environment],
+        max_environments: int = MAX_ENVIRONMENTS,
+        max_tasks: int | None = None,
+    ):
+        """Begin with none.
+
+        Args:
+            make: Builds the environment of a task.
+            max_environments: Environments that are kept open.
+            max_tasks: Tasks whose environments are kept open; None for any number.
+        """
         self._make = make
         self._max_environments = max_environments
+        self._max_tasks = max_tasks
         self._by_task: OrderedDict[str, list[Environment]] = OrderedDict()  # least recently used first
 
     def take(self, tasks: Sequence[str]) -> list[Environment]:
@@ -67,10 +80,12 @@ class EnvironmentPool:
 
     def _close_surplus(self, wanted: Counter[str]) -> None:
         num_open = sum(max(len(built), wanted[task]) for task, built in self._by_task.items())
-        if num_open <= self._max_environments:
+        num_surplus = 0 if self._max_tasks is None else max(0, len(self._by_task) - self._max_tasks)
+        oldest = list(self._by_task)[:num_surplus]
+        if num_open <= self._max_environments and not oldest:
             return
         for task, built in list(self._by_task.items()):
-            while num_open > self._max_environments and len(built) > wanted[task]:
+            while (num_open > self._max_environments or task in oldest) and len(built) > wanted[task]:
                 num_open -= 1
                 try:
                     built.pop().close()

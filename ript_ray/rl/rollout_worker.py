@@ -32,10 +32,11 @@ class RolloutWorker:
         make_environment: Callable[[str], Environment],
         max_steps: int,
         max_environments: int = MAX_ENVIRONMENTS,
+        max_tasks: int | None = None,
     ):
         """Build the policy; environments are built when a request first needs them."""
         self._policy = build_policy()
-        self._pool = EnvironmentPool(make_environment, max_environments)
+        self._pool = EnvironmentPool(make_environment, max_environments, max_tasks)
         self._max_steps = max_steps
         self._version = Version(0)
 

@@ -109,10 +109,10 @@ def initial_policy(experiment: Experiment) -> SavedPolicy:
             first == experiment.all_stages[0],
             f"start-from must name what the stage {first} starts from: a model folder, a checkpoint, or a run's folder",
         )
-        return SavedPolicy.initial(experiment)
+        return SavedPolicy.initial(experiment).with_instructions()
     policy = load_start(experiment.start_from, experiment)
     logger.info("starting from %s", experiment.start_from)
-    return policy
+    return policy.with_instructions()
 
 
 def load_start(path: Path, experiment: Experiment) -> SavedPolicy:

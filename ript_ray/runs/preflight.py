@@ -35,6 +35,8 @@ def require_start(experiment: Experiment, cluster: Cluster, runs: Path) -> Saved
     start = initial_policy(experiment)
     if experiment.supervised_tasks:
         require_demonstrations(experiment)
+    if experiment.evaluation.context_source == "benchmark":
+        held_out_contexts(experiment)  # read from files, which must have enough of them
     _require_fresh_contexts(experiment)
     if RIPT in experiment.stages:
         require_movable(experiment)
@@ -55,7 +57,8 @@ def _require_fresh_contexts(experiment: Experiment) -> None:
         )
     if RIPT in experiment.stages and (isinstance(source, Path) or (source and experiment.demos.folder)):
         training_contexts(experiment)
-    for split in Split:
+    splits = (Split.TEST,) if experiment.evaluation.every is None else Split
+    for split in splits:  # contexts that are drawn may need a simulator of each task
         require_untrained(held_out_contexts(experiment, split), experiment)
 
 

@@ -56,6 +56,11 @@ class SavedPolicy:
         """Return the policy with its trainable parameters replaced; the other arrays are shared, not copied."""
         return replace(self, arrays={**self.arrays, **{name: tensor.numpy() for name, tensor in tensors_of(weights)}})
 
+    def with_instructions(self) -> "SavedPolicy":
+        """Return the policy with what it stores of the experiment's instructions; see `PolicyConfig`."""
+        arrays = self.experiment.policy.with_instructions(self.arrays, self.experiment.instructions)
+        return replace(self, arrays=arrays)
+
     def components(self) -> Components:
         """Return what a runtime needs to post-train or evaluate this policy."""
         experiment = self.experiment
@@ -68,6 +73,7 @@ class SavedPolicy:
             learner_threads=experiment.learner_threads,
             num_learners=experiment.num_learners,
             parameter_groups=experiment.policy.parameter_groups,
+            max_tasks=experiment.benchmark.spec.max_tasks,
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from ript_ray.checks import require, require_at_least, require_positive
 
-USED_IN_PROCESS = ("in_process", "max_environments", "checkpoint_minutes", "keep_groups")
+USED_IN_PROCESS = ("in_process", "max_environments", "max_tasks", "checkpoint_minutes", "keep_groups")
 """Settings that matter without Ray, too."""
 
 SMALLEST_CPU = 1e-4
@@ -28,6 +28,9 @@ class Cluster:
         max_environments: Environments that a rollout actor keeps open, at least 1; above it, those of the least
             recently used task are closed first. A group that needs more gets them. A MetaWorld environment without
             images takes about 25 MB and half a second to build.
+        max_tasks: Tasks whose environments a rollout actor keeps open, at least 1; those of the least recently used
+            one are closed first. By default what the benchmark says: 4 for LIBERO, whose scenes take half a gigabyte
+            each, any number for MetaWorld.
         address: Address of a running Ray cluster; by default the cluster that RAY_ADDRESS names (as inside a
             submitted job), else Ray is started on this machine.
         in_process: Run everything in this process without Ray: same results, slower, easy to debug.
@@ -54,6 +57,7 @@ class Cluster:
     cpus_per_actor: float = 1.0
     learner_cpus: float = 0.0
     max_environments: int = 64
+    max_tasks: int | None = None
     address: str | None = None
     in_process: bool = False
     start_timeout_s: float = 120.0
@@ -75,6 +79,8 @@ class Cluster:
         if self.learner_cpus != 0:
             require_at_least("cluster.learner-cpus, unless it is 0,", self.learner_cpus, SMALLEST_CPU)
         require_at_least("cluster.max-environments", self.max_environments, 1)
+        if self.max_tasks is not None:
+            require_at_least("cluster.max-tasks", self.max_tasks, 1)
         require(self.straggler_factor > 1, f"cluster.straggler-factor must be above 1, not {self.straggler_factor}")
         require_at_least("cluster.max-replacements", self.max_replacements, 0)
         if self.run_ahead is not None:

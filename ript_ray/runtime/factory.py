@@ -47,7 +47,12 @@ def open_runtime(parts: Components, cluster: Cluster, *, with_learner: bool = Tr
     """Start a runtime inside a `session` and stop its processes at the end; see `RayRuntime` for the arguments."""
     runtime: Runtime
     if cluster.in_process:
-        runtime = SerialRuntime(parts, max_environments=cluster.max_environments, with_learner=with_learner)
+        runtime = SerialRuntime(
+            parts,
+            max_environments=cluster.max_environments,
+            max_tasks=cluster.max_tasks,
+            with_learner=with_learner,
+        )
     else:
         runtime = RayRuntime(parts, cluster, with_learner=with_learner)
     try:

@@ -72,7 +72,8 @@ class RayRuntime:
             num_actors,
             timeout_s=cluster.start_timeout_s,
         )
-        arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, cluster.max_environments)
+        bounds = (cluster.max_environments, cluster.max_tasks or parts.max_tasks)
+        arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, *bounds)
         self._ahead = RunAhead(num_actors if cluster.run_ahead is None else cluster.run_ahead)
         self._pool = ActorPool(
             lambda: worker_class.remote(*arguments),

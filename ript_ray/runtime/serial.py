@@ -20,7 +20,14 @@ class SerialRuntime:
     num_actors = 1
     num_alive = 1
 
-    def __init__(self, parts: Components, *, max_environments: int = MAX_ENVIRONMENTS, with_learner: bool = True):
+    def __init__(
+        self,
+        parts: Components,
+        *,
+        max_environments: int = MAX_ENVIRONMENTS,
+        max_tasks: int | None = None,
+        with_learner: bool = True,
+    ):
         """Build one worker, and the learner unless only requests are to be run.
 
         Raises:
@@ -28,7 +35,8 @@ class SerialRuntime:
         """
         if with_learner:
             self.require_fit(parts.num_learners)
-        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps, max_environments)
+        bounds = (max_environments, max_tasks or parts.max_tasks)
+        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps, *bounds)
         self._optional_learner: Learner | None = None
         if with_learner:
             self._optional_learner = Learner(

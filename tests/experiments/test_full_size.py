@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import extending, pixels, quest_ml45, quickstart
+from experiments import extending, libero_object, pixels, quest_libero, quest_ml45, quickstart
 from ript_ray.config.experiment import Experiment
 from ript_ray.policies.base import Policy
+from ript_ray.policies.quest.config import TEXT
 from ript_ray.rl.learner import Learner
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.types import RIPT, Arrays, Group, Rollout, Version
@@ -17,6 +18,8 @@ LAUNCHERS: dict[str, Experiment] = {
     "pixels": pixels.EXPERIMENT,
     "extending": extending.EXPERIMENT,
     **{f"quest_ml45 {name}": preset for name, preset in quest_ml45.PRESETS.items() if preset.stages[-1] == RIPT},
+    "libero_object": libero_object.EXPERIMENT,
+    **{f"quest_libero {name}": quest_libero.PRESETS[name] for name in ("goal-paper", "90-released-code")},
 }
 NUM_QUERIES = 2
 
@@ -30,6 +33,13 @@ def observations_of(experiment: Experiment, num_rows: int, generator: np.random.
         name: generator.normal(size=(num_rows, spec.state_dims[name])).astype(np.float32) for name in policy.sensors
     }
     return arrays
+
+
+def with_made_up_text(policy: SavedPolicy) -> SavedPolicy:
+    """Return a policy that has the text features of the first instruction, if it reads any."""
+    if getattr(policy.experiment.policy, "task_input", "") != "features":
+        return policy
+    return replace(policy, arrays={**policy.arrays, TEXT + policy.experiment.instructions[0]: np.ones(512, np.float32)})
 
 
 def group_of(experiment: Experiment, policy: Policy, index: int) -> Group:
@@ -60,7 +70,7 @@ def group_of(experiment: Experiment, policy: Policy, index: int) -> Group:
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_launchers_policy_acts_and_learns_at_full_size(name: str) -> None:
     experiment = replace(LAUNCHERS[name], stages=(RIPT,), ppo=replace(LAUNCHERS[name].ppo, num_iterations=1))
-    parts = SavedPolicy.initial(experiment).components()
+    parts = with_made_up_text(SavedPolicy.initial(experiment)).components()
     learner = Learner(parts.build_policy, parts.ppo, seed=0, num_threads=parts.learner_threads)
     before, policy = learner.checksum(), parts.build_policy()
     for index in range(2):

@@ -56,7 +56,8 @@ def write_demonstrations(experiment: Experiment, folder: Path) -> None:
     """Write two demonstrations of the first task, of eight random steps, with all sensors and cameras."""
     benchmark, task, generator = experiment.benchmark, experiment.tasks[0], np.random.default_rng(0)
     spec = benchmark.spec
-    writer = DemonstrationWriter(folder / f"{task}.hdf5", task, recipe={"benchmark": {}}, versions={})
+    path = folder / benchmark.demonstration_path(task).name
+    writer = DemonstrationWriter(path, task, recipe={"benchmark": {}}, versions={})
     for attempt in range(2):
         states = {name: generator.normal(size=(9, dim)).astype(np.float32) for name, dim in spec.state_dims.items()}
         images = {name: generator.integers(0, 256, (9, *shape), np.uint8) for name, shape in spec.image_shapes.items()}
@@ -101,6 +102,6 @@ def test_the_presets_of_a_single_stage_are_those_of_all_stages_except_for_their_
         assert single.stages[0] in whole.stages
 
 
-def test_every_launcher_is_here() -> None:
+def test_every_launcher_is_here_or_in_the_test_of_libero() -> None:
     launchers = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
-    assert launchers == {"quickstart", "pixels", "extending", "quest_ml45"}
+    assert launchers == {"quickstart", "pixels", "extending", "quest_ml45", "quest_libero", "libero_object"}

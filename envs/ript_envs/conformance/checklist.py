@@ -54,6 +54,17 @@ def expect_array(array: object, dtype: type[np.generic], shape: tuple[int | None
     expect(fits, f"{what} is {found}, not {dtype.__name__} ({lengths})")
 
 
+def expect_value_error(call: Callable[[], object], what: str) -> None:
+    """Expect a call to raise ValueError."""
+    try:
+        returned = call()
+    except ValueError:
+        return
+    except Exception as error:
+        raise Violation(f"{what} raised {type(error).__name__}: {error}, not ValueError") from error
+    raise Violation(f"{what} returned {returned!r} instead of raising ValueError")
+
+
 class Checklist:
     """Runs checks in order and collects their results; whatever a check raises is its error."""
 

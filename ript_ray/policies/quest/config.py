@@ -1,7 +1,9 @@
 """Configuration of QueST and of its supervised stages. The defaults are the published model's."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ript_envs.contract import EnvironmentSpec
@@ -99,6 +101,9 @@ class QuestConfig(PolicyConfig):
         image_channels: Channels of the first stage of each camera's encoder, 1 to 65,536.
         image_width: Width of each camera's encoder, 1 to 65,536.
         text_features: Length of an instruction's vector with task_input hashed or features, 1 to 65,536.
+        text_file: File with the text features of task_input features, as `ript-ray embed-text` writes it; if not given,
+            the one of this user's cache. What it lacks is computed by CLIP ViT-B/32, where that is on this machine, and
+            added. Read where a run begins; then they are part of the policy. Source: QueST computes them at each start.
         dropout: Dropout probability in the supervised stages, 0 to below 1.
         top_k: Sample tokens among the top_k most likely ones; 0 for all.
         temperature: Sampling temperature, above 0 and finite.
@@ -138,6 +143,7 @@ class QuestConfig(PolicyConfig):
     image_channels: int = 64
     image_width: int = 256
     text_features: int = 512
+    text_file: Path | None = field(default=None, metadata={"before": None})
     dropout: float = 0.1
     top_k: int = 5
     temperature: float = 1.0
@@ -181,6 +187,18 @@ class QuestConfig(PolicyConfig):
         state_dims = {name: spec.state_dims[name] for name in self.sensors}
         return QuestPolicy(self, action_dim=spec.action_dim, state_dims=state_dims)
 
+    def with_instructions(self, arrays: Arrays, instructions: Sequence[str]) -> Arrays:
+        """Return the arrays with the text features of instructions that have none yet, if the policy reads them."""
+        missing = [text for text in instructions if TEXT + text not in arrays]
+        if self.task_input != "features" or not missing:
+            return arrays
+        from ript_ray.policies.clip import features_file, text_features
+        from ript_ray.policies.text import TextFeatures
+
+        found = text_features(missing, self.text_file or features_file())
+        TextFeatures(self.text_features).add(found)  # refuses those of another length
+        return {**arrays, **{TEXT + text: vector for text, vector in found.items()}}
+
     def check_arrays(self, spec: EnvironmentSpec, arrays: Arrays) -> None:
         """Check that arrays fit, without memory for a policy: sizes in a file may be out of this world."""
         try:
@@ -212,7 +230,8 @@ class QuestConfig(PolicyConfig):
             unused |= dict.fromkeys(("standardize", "state_width"), "the policy reads no sensor")
         is_learned = self.task_input == "index"
         other = "text_features" if is_learned else "num_tasks"
-        return unused | {other: f"policy.task-input is {self.task_input}"}
+        unused |= {other: f"policy.task-input is {self.task_input}"}
+        return unused if self.task_input == "features" else unused | {"text_file": unused[other]}
 
     def _build_without_memory(self, spec: EnvironmentSpec) -> "QuestPolicy":
         import torch

@@ -67,6 +67,7 @@ def test_defaults_are_the_papers() -> None:
         (lambda: Evaluation(batch_size=0), "batch-size must be at least 1"),
         (lambda: Cluster(num_actors=0), "num-actors must be at least 1"),
         (lambda: Cluster(max_environments=0), "max-environments must be at least 1"),
+        (lambda: Cluster(max_tasks=0), "max-tasks must be at least 1"),
         (lambda: Cluster(cpus_per_actor=0), "cpus-per-actor must be at least 0.0001"),
         (lambda: Cluster(learner_cpus=1e-5), "learner-cpus, unless it is 0, must be at least 0.0001, not 1e-05"),
         (lambda: replace(EXPERIMENT, tasks=()), "at least one task"),

@@ -5,7 +5,7 @@ import sys
 
 from tests.commands import environment
 
-HEAVY = ("torch", "mujoco", "metaworld", "ray", "scipy", "h5py", "matplotlib", "mlflow")
+HEAVY = ("torch", "transformers", "mujoco", "metaworld", "ray", "scipy", "h5py", "matplotlib", "mlflow")
 
 
 def test_configurations_are_read_without_importing_simulators_or_model_libraries() -> None:

@@ -117,7 +117,7 @@ def experiment(folder: Path | None = None, **sampling: Any) -> Experiment:
 
 
 def states_in(folder: Path, task: str) -> list[tuple[float, ...]]:
-    read = read_demonstrations(find_file(folder, task), instruction="", sensors=())
+    read = read_demonstrations(find_file(folder, f"{task}.hdf5"), instruction="", sensors=())
     return [tuple(each.initial_state) for each in read if each.initial_state is not None]
 
 

@@ -19,7 +19,7 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.config.rl import Sampling
 from ript_ray.data.contexts import training_contexts
 from ript_ray.data.demonstrations import record_demonstrations
-from ript_ray.data.hdf5 import count_demonstrations, find_file, read_demonstrations, read_recipe
+from ript_ray.data.hdf5 import find_file, image_bytes, read_demonstrations, read_recipe
 from ript_ray.data.recording import Plan, files_of, record_files
 from ript_ray.errors import ConfigError, RiptError, StorageError
 from ript_ray.runtime.cluster import Cluster
@@ -53,7 +53,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of two demonstrations with images."""
     folder = tmp_path_factory.mktemp("seen")
     record_files(SEEING, files_of(MetaWorld(), folder, ["reach-v3"]), HERE)
-    return find_file(folder, "reach-v3")
+    return find_file(folder, "reach-v3.hdf5")
 
 
 def names_below(folder: Path) -> set[str]:
@@ -72,7 +72,9 @@ def test_a_file_contains_the_demonstrations_that_would_be_recorded_in_memory(rec
         demonstration
         for task in TASKS
         for demonstration in read_demonstrations(
-            find_file(recorded, task), instruction=MetaWorld().instruction(task), sensors=("state", "robot_states")
+            find_file(recorded, f"{task}.hdf5"),
+            instruction=MetaWorld().instruction(task),
+            sensors=("state", "robot_states"),
         )
     ]
     for one, other in zip(made, read, strict=True):
@@ -172,7 +174,7 @@ def test_a_killed_recording_resumes_with_the_missing_files_to_the_same_bytes(rec
     assert any("reach-v3.hdf5: 3 demonstrations of" in line for line in process.stdout)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    first = find_file(tmp_path, "reach-v3")
+    first = find_file(tmp_path, "reach-v3.hdf5")
     written = first.stat().st_mtime_ns
     (first.parent.parent / "train" / ".drawer-open-v3.hdf5.unfinished").write_bytes(b"half a file")
     result = run(*command, cwd=tmp_path)
@@ -180,7 +182,7 @@ def test_a_killed_recording_resumes_with_the_missing_files_to_the_same_bytes(rec
     assert "1 of 2 files are complete already" in result.stdout
     assert first.stat().st_mtime_ns == written
     for task in TASKS:
-        assert find_file(tmp_path, task).read_bytes() == find_file(recorded, task).read_bytes()
+        assert find_file(tmp_path, f"{task}.hdf5").read_bytes() == find_file(recorded, f"{task}.hdf5").read_bytes()
     assert names_below(tmp_path) == {f"{task}.hdf5" for task in TASKS}
 
 
@@ -223,7 +225,7 @@ def test_contexts_are_the_first_states_of_the_files_plus_noise_if_configured(rec
 
     contexts = collect(num_per_task=3, noise_m=0.0)
     assert [context.task for context in contexts] == ["reach-v3"] * 3 + ["drawer-open-v3"] * 3
-    with h5py.File(find_file(recorded, "drawer-open-v3")) as file:
+    with h5py.File(find_file(recorded, "drawer-open-v3.hdf5")) as file:
         assert contexts[4].initial_state == tuple(file["data/demo_1/states"][0])
     moved = collect(num_per_task=3, noise_m=0.025)
     for one, other in zip(contexts, moved, strict=True):
@@ -335,10 +337,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_an_invalid_file_is_named_with_the_problem(case: str, recorded: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.hdf5"
-    shutil.copy(find_file(recorded, "reach-v3"), path)
+    shutil.copy(find_file(recorded, "reach-v3.hdf5"), path)
     spoil, message = BAD_FILES[case]
     spoil(path)
-    for read in (read_recipe, count_demonstrations):
+    for read in (read_recipe, lambda path: image_bytes(path, ())):
         with pytest.raises(RiptError, match=message) as caught:
             read(path)
         assert str(path) in str(caught.value)
@@ -357,11 +359,11 @@ def test_a_recipe_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path, r
 
 @pytest.mark.sim
 def test_missing_files_and_sensors_are_named_with_the_available_ones(recorded: Path, tmp_path: Path) -> None:
-    with pytest.raises(RiptError, match=r"no file push-v3.hdf5 \(there are files of drawer-open-v3, reach-v3\)"):
-        find_file(recorded, "push-v3")
-    with pytest.raises(RiptError, match="there are none of any task"):
-        find_file(tmp_path, "push-v3")
-    path = find_file(recorded, "reach-v3")
+    with pytest.raises(RiptError, match=r"file push-v3.hdf5 \(there are drawer-open-v3.hdf5, reach-v3.hdf5\)"):
+        find_file(recorded, "push-v3.hdf5")
+    with pytest.raises(RiptError, match="there is none of any task"):
+        find_file(tmp_path, "push-v3.hdf5")
+    path = find_file(recorded, "reach-v3.hdf5")
     with pytest.raises(RiptError, match="contains 3 demonstrations, fewer than the 50 needed"):
         read_demonstrations(path, instruction="", sensors=(), chosen=[49])
     with pytest.raises(RiptError, match="has no obs/corner_rgb; its observations are obs_gt, relative, robot_states"):
@@ -369,8 +371,8 @@ def test_missing_files_and_sensors_are_named_with_the_available_ones(recorded: P
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         shutil.copy(path, tmp_path / folder)
-    with pytest.raises(RiptError, match="several files for reach-v3"):
-        find_file(tmp_path, "reach-v3")
+    with pytest.raises(RiptError, match=r"several files reach-v3\.hdf5"):
+        find_file(tmp_path, "reach-v3.hdf5")
 
 
 @pytest.mark.sim

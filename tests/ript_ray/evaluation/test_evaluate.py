@@ -1,12 +1,16 @@
 import json
 import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 
 from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate, evaluate, evaluation_requests
 from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.types import Context
 from tests.conftest import line_parts, line_stream
-from tests.fakes import TinyChunkPolicy
+from tests.fakes import LineEnvironment, TinyChunkPolicy
 
 
 def wilson_oracle(solved: int, total: int) -> tuple[float, float]:
@@ -35,6 +39,35 @@ def test_each_context_is_rolled_out_once_and_counted_for_its_task() -> None:
     solved = sum(rate.success_rate * rate.num_rollouts for rate in result.per_task.values())
     assert result.overall.success_rate == pytest.approx(solved / 11)
     assert 11 <= result.num_env_steps <= 11 * 12
+
+
+class Counted(LineEnvironment):
+    """Counts how many environments are open."""
+
+    open: ClassVar[list[int]] = [0]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open.append(self.open[-1] + 1)
+
+    def close(self) -> None:
+        self.open.append(self.open[-1] - 1)
+
+
+def test_500_episodes_of_ten_tasks_stream_through_ten_environments_and_none_is_built_twice() -> None:
+    Counted.open[:] = [0]
+    parts = replace(
+        line_parts(lambda: TinyChunkPolicy("laplace")), make_environment=lambda task: Counted(), max_steps=2
+    )
+    contexts = [Context(f"task {index // 50}", "go left", (0.0, 1.0)) for index in range(500)]
+    runtime = SerialRuntime(parts, max_environments=10)
+    result = evaluate(runtime, evaluation_requests(contexts, batch_size=10, seed=0))
+    assert [rate.num_rollouts for rate in result.per_task.values()] == [50] * 10
+    assert max(Counted.open) == 10
+    num_built = sum(after > before for before, after in pairwise(Counted.open))
+    assert num_built == 10 * 10, "tasks come one after another, so an actor builds the environments of each once"
+    runtime.close()
+    assert Counted.open[-1] == 0
 
 
 def test_evaluating_the_same_policy_twice_gives_the_same_result() -> None:

@@ -124,6 +124,18 @@ def test_the_environments_of_the_least_recently_used_task_are_closed_first() -> 
     assert len(pool.built) == 9
 
 
+def test_a_bound_on_tasks_closes_all_environments_of_the_least_recently_used_one() -> None:
+    pool = CountingPool(max_tasks=2)
+    for task in "aba":
+        pool.take([task] * 2)
+    pool.take(["c"])
+    assert pool.open_tasks() == {"a": 2, "c": 1}, "b was not used since a was"
+    pool.take(["a", "b", "c"])
+    assert pool.open_tasks() == {"a": 1, "b": 1, "c": 1}, "a request gets what it needs, and no more"
+    pool.take(["b"])
+    assert pool.open_tasks() == {"b": 1, "c": 1}
+
+
 def test_a_request_above_the_bound_gets_its_environments_and_the_next_one_returns_to_the_bound() -> None:
     pool = CountingPool(max_environments=3)
     assert len({id(environment) for environment in pool.take(["a"] * 5 + ["b"])}) == 6

@@ -61,7 +61,7 @@ def sampling(**changes: Any) -> Experiment:
 
 
 IMPOSSIBLE: dict[str, tuple[Callable[[Path], Experiment], str]] = {
-    "no demonstrations": (lambda home: reading(home / "nowhere"), "nowhere has no demonstrations of left"),
+    "no demonstrations": (lambda home: reading(home / "nowhere"), "nowhere has no demonstration file left.hdf5"),
     "too few of them": (lambda home: reading(write(home, episodes=1)), "contains 1 demonstrations, fewer than"),
     "another sensor": (lambda home: reading(write(home, sensor="images")), "has no obs/obs_gt"),
     "a sensor of another size": (lambda home: reading(write(home, length=3)), "state of length 3, not 2"),

@@ -1,0 +1,36 @@
+import gc
+
+import numpy as np
+import pytest
+
+from ript_envs.libero.benchmark import Libero
+from ript_envs.libero.scene import _SCENES, scene_key
+
+BENCHMARK = Libero(suite="libero_goal", cameras=("agentview_rgb",), rendering="fast", simplified_meshes=True)
+TASK = BENCHMARK.tasks[0]
+
+
+@pytest.mark.sim
+def test_environments_that_share_a_simulator_do_not_influence_each_other_and_free_it_together():
+    states = BENCHMARK.evaluation_states(TASK)
+    actions = np.random.default_rng(0).uniform(-1, 1, (12, 7)).astype(np.float32)
+    first, second = BENCHMARK.make(TASK), BENCHMARK.make(TASK)
+    first.reset(states[0])
+    second.reset(states[1])
+    interleaved = []
+    for action in actions:
+        interleaved.append((first.step(action), second.step(action)))
+    together = first.observe(), second.observe()
+    first.close()
+    del first
+    for number, state in enumerate(states[:2]):  # the second simulator alone, reused
+        second.reset(state)
+        assert [second.step(action) for action in actions] == [both[number] for both in interleaved]
+        for name, expected in together[number].items():
+            np.testing.assert_array_equal(second.observe()[name], expected)
+    assert not np.array_equal(together[0]["agentview_rgb"], together[1]["agentview_rgb"])
+    assert scene_key(TASK, BENCHMARK) in _SCENES
+    second.close()
+    del second
+    gc.collect()
+    assert scene_key(TASK, BENCHMARK) not in _SCENES
