@@ -48,7 +48,7 @@ class EnvironmentSpec:
     image_shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     control_hz: float = 20.0
     max_steps: int = 500
-    max_tasks: int | None = None
+    max_tasks: int | None = field(default=None, metadata={"before": None})
 
 
 class Environment(Protocol):

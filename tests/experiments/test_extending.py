@@ -78,7 +78,7 @@ def test_a_rollout_is_replayed(finished: Path, home: Path) -> None:
 def test_a_file_alone_makes_no_kind_known(finished: Path, home: Path) -> None:
     result = run(*RIPT_RAY, "evaluate", str(finished), *HERE, cwd=home)
     assert result.returncode == 1
-    assert "benchmark.kind 'line' is unknown; known are metaworld" in result.stderr
+    assert "benchmark.kind 'line' is unknown; known are libero, metaworld" in result.stderr
     assert "--plugin MODULE:NAME" in result.stderr
     assert "Traceback" not in result.stderr
 
