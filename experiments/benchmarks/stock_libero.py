@@ -37,7 +37,7 @@ def build_stock(benchmark: Libero, task: str, *, seed: int, cameras: bool) -> An
     kind = wrapper.OffScreenRenderEnv if cameras else wrapper.ControlEnv
     with seeded(seed):
         stock = kind(bddl_file_name=str(problem_file(benchmark.suite, task)), hard_reset=False, **options)
-    stock.env.visualize({name: False for name in stock._visualizations})  # as by a reset: no marks in the hand
+    stock.env.visualize(dict.fromkeys(stock._visualizations, False))  # as by a reset: no marks in the hand
     return stock
 
 

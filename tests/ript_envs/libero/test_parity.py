@@ -85,15 +85,19 @@ def test_a_soft_reset_is_a_hard_one_and_200_random_actions_lead_to_the_stock_pos
     [pytest.param(suite, marks=() if suite in SEEN_SUITES else pytest.mark.slow) for suite in SUITES],
     indirect=True,
 )
-def test_frames_are_those_of_the_stock_environment_pixel_for_pixel(pair: Pair) -> None:
+def test_frames_of_a_state_are_those_of_the_stock_environment_pixel_for_pixel(pair: Pair) -> None:
     pair.begin()
+    size, data = pair.benchmark.image_size, pair.ours._data
     for action in np.random.default_rng(1).uniform(-1, 1, (2, 7)).astype(np.float32):
+        for _ in range(10):
+            pair.ours.step(action)
+        state = np.concatenate([[data.time], data.qpos, data.qvel])
+        pair.ours._set_state(state)  # their positions may differ by the last bit, and so may a pixel
+        pair.stock.set_init_state(state)
         for name, camera in CAMERA_NAMES.items():
             ours = pair.ours.render(name)[::-1]
-            np.testing.assert_array_equal(ours, frame(pair.stock, camera, pair.benchmark.image_size))
+            np.testing.assert_array_equal(ours, frame(pair.stock, camera, size))
             assert ours.std() > 10
-        for _ in range(10):
-            pair.step(action)
 
 
 @pytest.mark.parametrize("pair", ["libero_object"], indirect=True)
