@@ -1,5 +1,6 @@
 """LIBERO's own environments, used as by the benchmark's authors: what ours are compared with, here and in tests."""
 
+import atexit
 import importlib
 from typing import Any
 
@@ -74,6 +75,12 @@ def frame(stock: Any, camera: str, size: int) -> NDArray[np.uint8]:
 def _bring_opengl() -> None:
     """Give robosuite, which we import without OpenGL, a context of the library that we use."""
     backend = chosen_backend() or next(each for each in LIBRARIES if has_library(each))
-    context = importlib.import_module(f"mujoco.{backend}").GLContext
+    library: Any = importlib.import_module(f"mujoco.{backend}")
     binding: Any = importlib.import_module("robosuite.utils.binding_utils")
-    binding.GLContext = lambda max_width, max_height, device_id: context(max_width, max_height)
+
+    def new_context(*, max_width: int, max_height: int, device_id: int) -> Any:
+        made = library.GLContext(max_width, max_height)
+        atexit.register(made.free)  # before the library closes its display connection
+        return made
+
+    binding.GLContext = new_context

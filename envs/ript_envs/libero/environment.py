@@ -102,7 +102,7 @@ class LiberoEnvironment:
         return self._expert.action()
 
     def close(self) -> None:
-        self._renderer = None
+        vars(self).clear()  # whoever keeps a closed environment keeps no model
 
     def draw_initial_state(self, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw object positions as LIBERO's reset does and let them come to rest; ends any episode."""

@@ -5,6 +5,7 @@ simulator's state, and the place of furniture that cannot move: these are kept p
 """
 
 import weakref
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -27,6 +28,7 @@ class Scene:
             scenery.shrink_textures(self.model)
         self._furniture = np.array([self.stock.obj_body_id[name] for name in self.stock.fixtures_dict], dtype=int)
         self._shown: State | None = None
+        weakref.finalize(self, _free, self.stock).atexit = False
 
     def show(self, state: "State") -> None:
         """Let LIBERO's environment and the model be those of `state`."""
@@ -76,3 +78,8 @@ def shared_scene(task: str, settings: Libero) -> Scene:
 def scene_key(task: str, settings: Libero) -> tuple[object, ...]:
     """Return what identifies the compiled model of a task."""
     return settings.label, task, settings.simplified_meshes, settings.small_textures
+
+
+def _free(stock: Any) -> None:
+    """Free the model and the data without waiting for the garbage collector: the stock environment is a cycle."""
+    stock.sim.data._data = stock.sim.model._model = None
