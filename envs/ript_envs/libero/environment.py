@@ -113,8 +113,10 @@ class LiberoEnvironment:
     def move_objects(
         self, initial_state: NDArray[np.float64], std_m: float, generator: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Return the state with its objects at rest and moved, see `placement`; ends any episode."""
+        """Return the state with its objects at rest and moved, see `placement`; by 0 m as it is. Ends any episode."""
         state = np.array(initial_state, dtype=np.float64)
+        if std_m == 0:
+            return state
         if not np.array_equal(state, self._settled[0]):  # else for another rollout of the same group
             self._draw(self._furniture_seed(state))
             self._set_state(state)
