@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from experiments.benchmarks import broadcast, lag, memory, reliability, run_ahead, sampling
+from experiments.benchmarks import broadcast, lag, libero, memory, reliability, run_ahead, sampling
 from tests.commands import ROOT, environment, run
 
 SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
@@ -68,6 +68,15 @@ def test_a_benchmark_is_a_command(tmp_path: Path) -> None:
     assert "efficiency" in result.stdout
 
 
+@pytest.mark.sim
+@pytest.mark.slow
+def test_the_benchmark_of_libero_runs_and_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    libero.main(libero.Options(blocks=1, kinds=1, growth_tasks=1, episodes=2, num_steps=1))
+    printed = capsys.readouterr().out
+    for title in ("stock / this", "in 24 GiB", "MB the second"):
+        assert title in printed
+
+
 def test_every_benchmark_is_tested() -> None:
     modules = {path.stem for path in (ROOT / "experiments" / "benchmarks").glob("*.py")}
-    assert modules == {"__init__", "timed", "throughput", *SMALLEST}
+    assert modules == {"__init__", "timed", "throughput", "libero", "stock_libero", *SMALLEST}

@@ -13,14 +13,10 @@ from numpy.typing import NDArray
 
 from ript_envs.libero import scenery, simulator
 from ript_envs.libero.benchmark import Libero
-from ript_envs.libero.controller import MAX_STEP, rotation, write_controls
-
-Pose = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Position (3,) in metres and orientation (3, 3)."""
 
 
 class Scene:
-    """LIBERO's own environment of a task, its compiled model, and the arm in it."""
+    """LIBERO's own environment of a task, and its compiled model."""
 
     def __init__(self, task: str, settings: Libero):
         """Build it; takes seconds."""
@@ -30,9 +26,9 @@ class Scene:
             scenery.simplify_meshes(self.model)
         if settings.small_textures:
             scenery.shrink_textures(self.model)
-        self.arm = Arm(self.stock)
         self._furniture = np.array([self.stock.obj_body_id[name] for name in self.stock.fixtures_dict], dtype=int)
         self._shown: State | None = None
+        weakref.finalize(self, _free, self.stock).atexit = False
 
     def show(self, state: "State") -> None:
         """Let LIBERO's environment and the model be those of `state`."""
@@ -86,60 +82,6 @@ def scene_key(task: str, settings: Libero) -> tuple[object, ...]:
     return settings.label, task, settings.simplified_meshes, settings.small_textures
 
 
-class Arm:
-    """Where the arm is in the simulator's arrays, and its controller."""
-
-    def __init__(self, stock: Any):
-        robot, model = stock.robots[0], stock.sim.model._model
-        self._model = model
-        self.site = robot.eef_site_id
-        self.qpos_index = np.array(robot._ref_joint_pos_indexes)
-        self.finger_index = np.array(robot._ref_gripper_joint_pos_indexes)
-        qvel_index = np.array(robot._ref_joint_vel_indexes)
-        self._finger_ctrl = np.array(robot._ref_joint_gripper_actuator_indexes)
-        low, high = model.actuator_ctrlrange[self._finger_ctrl].T
-        self._finger_middle, self._finger_reach = 0.5 * (high + low), 0.5 * (high - low)
-        self._robot = (
-            self.qpos_index,
-            qvel_index,
-            np.array(robot._ref_joint_actuator_indexes),
-            _mass_index(model, qvel_index),
-            np.array(robot.controller.initial_joint, dtype=np.float64),
-            np.array(robot.torque_limits, dtype=np.float64),
-        )
-        self._jacobians = np.zeros((3, model.nv)), np.zeros((3, model.nv))
-
-    def goal(self, data: mujoco.MjData, action: NDArray[np.float64], orientation: NDArray[np.float64] | None) -> Pose:
-        """Return the hand's goal for an action; without rotation, it keeps `orientation`, or its present one."""
-        delta = action * MAX_STEP
-        position = data.site_xpos[self.site] + delta[:3]
-        if orientation is None or delta[3:].any():
-            orientation = rotation(delta[3:]) @ data.site_xmat[self.site].reshape(3, 3)
-        return position, np.ascontiguousarray(orientation)
-
-    def actuate(self, data: mujoco.MjData, goal: Pose, grip: NDArray[np.float64]) -> None:
-        """Write the controls of arm and fingers."""
-        mujoco.mj_jacSite(self._model, data, *self._jacobians, self.site)
-        hand = (data.site_xpos[self.site], data.site_xmat[self.site], *self._jacobians)
-        write_controls(data.ctrl, goal, hand, (data.qpos, data.qvel, data.qfrc_bias, data.qM), self._robot)
-        data.ctrl[self._finger_ctrl] = self._finger_middle + self._finger_reach * grip
-
-    def orientation(self, data: mujoco.MjData) -> NDArray[np.float64]:
-        """Return the hand's orientation as a rotation vector (3,), in radians."""
-        quaternion, vector = np.zeros(4), np.zeros(3)
-        mujoco.mju_mat2Quat(quaternion, data.site_xmat[self.site])
-        mujoco.mju_quat2Vel(vector, quaternion, 1.0)
-        return vector
-
-
-def _mass_index(model: mujoco.MjModel, dofs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where the entries of the mass matrix of a chain of joints are in the simulator's sparse array."""
-    index = np.zeros((len(dofs), len(dofs)), dtype=np.int64)
-    for row, dof in enumerate(dofs):
-        column, address = int(dof), int(model.dof_Madr[dof])
-        while column >= 0:  # from the joint towards the base
-            if column in dofs:
-                position = int(np.flatnonzero(dofs == column)[0])
-                index[row, position] = index[position, row] = address
-            column, address = int(model.dof_parentid[column]), address + 1
-    return index
+def _free(stock: Any) -> None:
+    """Free the model and the data without waiting for the garbage collector: the stock environment is a cycle."""
+    stock.sim.data._data = stock.sim.model._model = None

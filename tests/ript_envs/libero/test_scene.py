@@ -1,9 +1,11 @@
 import gc
+import weakref
 
 import numpy as np
 import pytest
 
 from ript_envs.libero.benchmark import Libero
+from ript_envs.libero.environment import LiberoEnvironment
 from ript_envs.libero.scene import _SCENES, scene_key
 
 BENCHMARK = Libero(suite="libero_goal", cameras=("agentview_rgb",), rendering="fast", simplified_meshes=True)
@@ -29,8 +31,11 @@ def test_environments_that_share_a_simulator_do_not_influence_each_other_and_fre
         for name, expected in together[number].items():
             np.testing.assert_array_equal(second.observe()[name], expected)
     assert not np.array_equal(together[0]["agentview_rgb"], together[1]["agentview_rgb"])
+    assert isinstance(second, LiberoEnvironment)
+    model, renderer, stock = (weakref.ref(part) for part in (second._model, second._renderer, second._scene.stock))
     assert scene_key(TASK, BENCHMARK) in _SCENES
     second.close()
-    del second
-    gc.collect()
+    assert (model(), renderer()) == (None, None)
     assert scene_key(TASK, BENCHMARK) not in _SCENES
+    gc.collect()
+    assert stock() is None
