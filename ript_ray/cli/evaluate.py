@@ -55,7 +55,9 @@ def evaluate_checkpoint(
     with closing_killed_runs_beside(path):
         result = api.evaluate(path, overrides, cluster=cluster)
     console = Console(record=True)
-    console.print(results_table({"success": result}, f"{marked(path)}: {overrides.split} contexts{_changed(overrides)}"))
+    console.print(
+        results_table({"success": result}, f"{marked(path)}: {overrides.split} contexts{_changed(overrides)}")
+    )
     content = {"schema": SCHEMA, "demonstrations": demonstrations_of(path), **_benchmark(overrides), **result.to_json()}
     figures = json.dumps(content, indent=2) + "\n"
     if out is not None:

@@ -1,5 +1,6 @@
 """LIBERO's arm in the simulator's arrays: its controller's goal, its commands, and what it senses."""
 
+import math
 from typing import Any
 
 import mujoco
@@ -16,6 +17,7 @@ class Arm:
     def __init__(self, robot: Any, model: mujoco.MjModel, data: mujoco.MjData):
         """Look up the indices of robosuite's robot, and the simulator's arrays once and for all."""
         self._model, self._data, self._site = model, data, robot.eef_site_id
+        self._quaternion = data.xquat[model.body(robot.robot_model.eef_name).id]
         qpos_index, qvel_index = np.array(robot._ref_joint_pos_indexes), np.array(robot._ref_joint_vel_indexes)
         finger_ctrl = np.array(robot._ref_joint_gripper_actuator_indexes)
         self._sensed = qpos_index, np.array(robot._ref_gripper_joint_pos_indexes)
@@ -53,16 +55,25 @@ class Arm:
 
     def observe(self) -> Observation:
         """Return what the arm senses; see `STATE_DIMS`."""
-        quaternion, vector = np.zeros(4), np.zeros(3)
-        mujoco.mju_mat2Quat(quaternion, self._hand[1].ravel())
-        mujoco.mju_quat2Vel(vector, quaternion, 1.0)
         qpos = self._data.qpos
         return {
             "joint_states": qpos[self._sensed[0]].astype(np.float32),
             "ee_pos": self._hand[0].astype(np.float32),
-            "ee_ori": vector.astype(np.float32),
+            "ee_ori": _rotation_vector(self._quaternion).astype(np.float32),
             "gripper_states": qpos[self._sensed[1]].astype(np.float32),
         }
+
+
+def _rotation_vector(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a rotation (4,) as a vector (3,), in radians, with an angle from 0 to 2 pi.
+
+    As in LIBERO's demonstrations, the orientation of the hand is that of its body, a quarter turn from the site between
+    the fingers. It points down, near pi, where another range would make the vector jump. Source: robosuite's `eef_quat`
+    and `quat2axisangle`.
+    """
+    cosine, axis = quaternion[0], quaternion[1:]
+    sine = float(np.linalg.norm(axis))
+    return axis * (2.0 * math.atan2(sine, cosine) / sine) if sine > 0.0 else np.zeros(3)
 
 
 def _mass_index(model: mujoco.MjModel, dofs: NDArray[np.int64]) -> NDArray[np.int64]:

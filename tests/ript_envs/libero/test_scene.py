@@ -39,3 +39,22 @@ def test_environments_that_share_a_simulator_do_not_influence_each_other_and_fre
     assert scene_key(TASK, BENCHMARK) not in _SCENES
     gc.collect()
     assert stock() is None
+
+
+@pytest.mark.sim
+def test_sensors_are_those_that_the_stock_environment_observes_and_demonstrations_store():
+    environment = BENCHMARK.with_cameras(()).make(TASK)
+    from robosuite.utils.transform_utils import quat2axisangle  # which only the simulator may import first
+
+    assert isinstance(environment, LiberoEnvironment)
+    environment.reset(BENCHMARK.evaluation_states(TASK)[0])
+    angles = []
+    for action in np.random.default_rng(0).uniform(-1, 1, (24, 7)).astype(np.float32):
+        environment.step(action)
+        seen, stock = environment.observe(), environment._scene.stock._get_observations(force_update=True)
+        orientation = quat2axisangle(stock["robot0_eef_quat"].copy())
+        angles.append(np.linalg.norm(orientation))
+        expected = {"ee_pos": stock["robot0_eef_pos"], "gripper_states": stock["robot0_gripper_qpos"]}
+        for name, value in {**expected, "ee_ori": orientation}.items():
+            assert np.abs(seen[name] - value).max() < 1e-6, name
+    assert min(angles) < np.pi < max(angles)
