@@ -29,7 +29,7 @@ class Cluster:
             recently used task are closed first. A group that needs more gets them. A MetaWorld environment without
             images takes about 25 MB and half a second to build.
         max_tasks: Tasks whose environments a rollout actor keeps open, at least 1; those of the least recently used
-            one are closed first. By default what the benchmark says: 4 for LIBERO, whose scenes take half a gigabyte
+            one are closed first. By default what the benchmark says: 4 for LIBERO, whose scenes take about a gigabyte
             each, any number for MetaWorld.
         address: Address of a running Ray cluster; by default the cluster that RAY_ADDRESS names (as inside a
             submitted job), else Ray is started on this machine.

@@ -102,7 +102,7 @@ class Libero(Benchmark):
             image_shapes=dict.fromkeys(CAMERAS, (self.image_size, self.image_size, 3)),
             control_hz=20.0,  # 25 simulator steps of 2 ms
             max_steps=600,
-            max_tasks=4,  # 0.5 GB each; see experiments/benchmarks/libero.py
+            max_tasks=4,  # 1 GB each, with images; see experiments/benchmarks/libero.py
         )
 
     @property
