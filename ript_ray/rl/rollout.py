@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Environment
+from ript_envs.contract import Environment, Observation
 from ript_ray.policies.base import Decisions, DeterministicPolicy, Policy
+from ript_ray.rl.simulation import LocalSimulation, Simulation
 from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
 
 OnAction = Callable[[int, NDArray[np.float32]], None]
-"""Takes the index of an episode in its request, and the action (A,) that it is about to execute."""
+"""Takes the index of an episode in its request, and an action (A,) that it has executed."""
 
 IsCancelled = Callable[[], bool]
 """Whether the result of a running request is no longer needed."""
@@ -38,7 +39,7 @@ class EnvironmentPool:
 
     def __init__(
         self,
-        make: Callable[[str], Environment],
+        make: Callable[[str], Environment | Simulation],
         max_environments: int = MAX_ENVIRONMENTS,
         max_tasks: int | None = None,
     ):
@@ -52,9 +53,9 @@ class EnvironmentPool:
         self._make = make
         self._max_environments = max_environments
         self._max_tasks = max_tasks
-        self._by_task: OrderedDict[str, list[Environment]] = OrderedDict()  # least recently used first
+        self._by_task: OrderedDict[str, list[Environment | Simulation]] = OrderedDict()  # least recently used first
 
-    def take(self, tasks: Sequence[str]) -> list[Environment]:
+    def take(self, tasks: Sequence[str]) -> list[Environment | Simulation]:
         """Return a distinct environment per entry of `tasks`; the pool keeps ownership.
 
         Above the bound, environments that this request does not use are closed, least recently used task first.
@@ -112,25 +113,31 @@ def _release_memory() -> None:
 class _Episode:
     """A running episode."""
 
-    def __init__(self, row: int, context: Context, environment: Environment, generator: np.random.Generator):
+    def __init__(
+        self, row: int, context: Context, environment: Environment | Simulation, generator: np.random.Generator
+    ):
         self.row = row
         self.context = context
-        self.environment = environment
+        self.simulation = environment if isinstance(environment, Simulation) else LocalSimulation(environment)
         self.generator = generator
         self.success = False
         self.num_steps = 0
+        self.observation: Observation | None = None
         self.decisions: list[tuple[Decisions, int]] = []
-        environment.reset(np.array(context.initial_state))
+        self.simulation.begin(context.initial_state)
 
-    def execute(self, actions_CA: NDArray[np.float32], max_steps: int, on_action: OnAction | None) -> None:
-        """Execute a chunk of actions until success or the horizon."""
-        for action in actions_CA[: max_steps - self.num_steps]:
-            if on_action is not None:
-                on_action(self.row, action)
-            self.success = self.environment.step(action)
-            self.num_steps += 1
-            if self.success:
-                return
+    def execute(self, actions_CA: NDArray[np.float32], max_steps: int) -> None:
+        """Begin to execute a chunk of actions, until success or the horizon."""
+        num_left = max_steps - self.num_steps
+        self.simulation.execute(actions_CA[:num_left], is_last=len(actions_CA) >= num_left)
+
+    def wait(self) -> int:
+        """Wait for what was begun; returns the number of actions that were executed."""
+        outcome = self.simulation.wait()
+        self.success = outcome.success
+        self.num_steps += outcome.num_steps
+        self.observation = outcome.observation
+        return outcome.num_steps
 
     def finish(self) -> Rollout:
         if not self.decisions:
@@ -167,7 +174,7 @@ def roll_out(
         pool: Provides the environments.
         max_steps: Episode horizon, in environment steps.
         version: Version of the policy's weights, stored in the group.
-        on_action: Called before each environment step, for whoever wants to see the actions.
+        on_action: Called for each action that was executed, for whoever wants to see them.
         is_cancelled: Asked before each policy call.
 
     Raises:
@@ -181,11 +188,13 @@ def roll_out(
             zip(request.contexts, environments, request.seeds, strict=True)
         )
     ]
+    for episode in episodes:
+        episode.wait()
     active = episodes
     while active:
         if is_cancelled is not None and is_cancelled():
             raise RolloutCancelledError
-        observed = [episode.environment.observe() for episode in active]
+        observed = [episode.observation or {} for episode in active]
         observations = {name: np.stack([observation[name] for observation in observed]) for name in observed[0]}
         instructions = [episode.context.instruction for episode in active]
         if request.deterministic:
@@ -197,6 +206,10 @@ def roll_out(
         for row, episode in enumerate(active):
             if request.keep_record:
                 episode.decisions.append((decisions, row))
-            episode.execute(actions_BCA[row], max_steps, on_action)
-        active = [episode for episode in active if not episode.success and episode.num_steps < max_steps]
+            episode.execute(actions_BCA[row], max_steps)
+        for row, episode in enumerate(active):
+            for action in actions_BCA[row, : episode.wait()]:
+                if on_action is not None:
+                    on_action(episode.row, action)
+        active = [episode for episode in active if episode.observation is not None]
     return Group(request.index, version, tuple(episode.finish() for episode in episodes))

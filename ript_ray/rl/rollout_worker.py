@@ -18,6 +18,7 @@ from ript_ray.rl.rollout import (
     RolloutCancelledError,
     roll_out,
 )
+from ript_ray.rl.simulation_processes import SimulationProcesses
 from ript_ray.rl.validation import layout_of, validate_group
 from ript_ray.rl.weights import apply
 from ript_ray.types import Group, GroupSummary, Rollout, RolloutRequest, Version, Weights
@@ -33,10 +34,13 @@ class RolloutWorker:
         max_steps: int,
         max_environments: int = MAX_ENVIRONMENTS,
         max_tasks: int | None = None,
+        env_processes: int = 0,
     ):
-        """Build the policy; environments are built when a request first needs them."""
+        """Build the policy; environments are built when a request first needs them, in processes if there are any."""
         self._policy = build_policy()
-        self._pool = EnvironmentPool(make_environment, max_environments, max_tasks)
+        self._processes = SimulationProcesses(make_environment, env_processes)
+        make = self._processes.make if env_processes else make_environment
+        self._pool = EnvironmentPool(make, max_environments, max_tasks)
         self._max_steps = max_steps
         self._version = Version(0)
 
@@ -65,14 +69,15 @@ class RolloutWorker:
             raise
         except Exception:
             with contextlib.suppress(Exception):  # report the original error
-                self._pool.close()  # environments may be in a bad state: the next request builds new ones
+                self.close()  # environments may be in a bad state: the next request builds new ones
             raise
         summary = summarize(group, validate_group(group, request))
         return replace(summary, num_parts=request.num_parts, part=request.part), group
 
     def close(self) -> None:
-        """Close the environments."""
-        self._pool.close()
+        """Close the environments and end their processes."""
+        with contextlib.closing(self._processes):
+            self._pool.close()
 
 
 def summarize(group: Group, error: str | None) -> GroupSummary:

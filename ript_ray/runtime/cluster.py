@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from ript_ray.checks import require, require_at_least, require_positive
 
-USED_IN_PROCESS = ("in_process", "max_environments", "max_tasks", "checkpoint_minutes", "keep_groups")
+USED_IN_PROCESS = ("in_process", "max_environments", "max_tasks", "env_processes", "checkpoint_minutes", "keep_groups")
 """Settings that matter without Ray, too."""
 
 SMALLEST_CPU = 1e-4
@@ -31,6 +31,9 @@ class Cluster:
         max_tasks: Tasks whose environments a rollout actor keeps open, at least 1; those of the least recently used
             one are closed first. By default what the benchmark says: 4 for LIBERO, whose scenes take about a gigabyte
             each, any number for MetaWorld.
+        env_processes: Processes per rollout actor that its environments step in, side by side, at least 0; 0 for none:
+            they step one after another in the actor itself. At most `sampling.rollouts_per_group` are of use. For
+            simulators that are slower than the policy, where there are cores; `cpus_per_actor` should count them.
         address: Address of a running Ray cluster; by default the cluster that RAY_ADDRESS names (as inside a
             submitted job), else Ray is started on this machine.
         in_process: Run everything in this process without Ray: same results, slower, easy to debug.
@@ -58,6 +61,7 @@ class Cluster:
     learner_cpus: float = 0.0
     max_environments: int = 64
     max_tasks: int | None = None
+    env_processes: int = 0
     address: str | None = None
     in_process: bool = False
     start_timeout_s: float = 120.0
@@ -81,6 +85,7 @@ class Cluster:
         require_at_least("cluster.max-environments", self.max_environments, 1)
         if self.max_tasks is not None:
             require_at_least("cluster.max-tasks", self.max_tasks, 1)
+        require_at_least("cluster.env-processes", self.env_processes, 0)
         require(self.straggler_factor > 1, f"cluster.straggler-factor must be above 1, not {self.straggler_factor}")
         require_at_least("cluster.max-replacements", self.max_replacements, 0)
         if self.run_ahead is not None:

@@ -51,6 +51,7 @@ def open_runtime(parts: Components, cluster: Cluster, *, with_learner: bool = Tr
             parts,
             max_environments=cluster.max_environments,
             max_tasks=cluster.max_tasks,
+            env_processes=cluster.env_processes,
             with_learner=with_learner,
         )
     else:

@@ -72,8 +72,8 @@ class RayRuntime:
             num_actors,
             timeout_s=cluster.start_timeout_s,
         )
-        bounds = (cluster.max_environments, cluster.max_tasks or parts.max_tasks)
-        arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, *bounds)
+        environments = (cluster.max_environments, cluster.max_tasks or parts.max_tasks, cluster.env_processes)
+        arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, *environments)
         self._ahead = RunAhead(num_actors if cluster.run_ahead is None else cluster.run_ahead)
         self._pool = ActorPool(
             lambda: worker_class.remote(*arguments),

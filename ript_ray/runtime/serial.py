@@ -26,6 +26,7 @@ class SerialRuntime:
         *,
         max_environments: int = MAX_ENVIRONMENTS,
         max_tasks: int | None = None,
+        env_processes: int = 0,
         with_learner: bool = True,
     ):
         """Build one worker, and the learner unless only requests are to be run.
@@ -35,8 +36,8 @@ class SerialRuntime:
         """
         if with_learner:
             self.require_fit(parts.num_learners)
-        bounds = (max_environments, max_tasks or parts.max_tasks)
-        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps, *bounds)
+        environments = (max_environments, max_tasks or parts.max_tasks, env_processes)
+        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps, *environments)
         self._optional_learner: Learner | None = None
         if with_learner:
             self._optional_learner = Learner(

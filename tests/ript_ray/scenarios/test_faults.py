@@ -27,6 +27,7 @@ from ript_ray.types import RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
 from tests.faulty import POLICY, HeavyPolicy, is_first, runtime_with
+from tests.hosted import make_line
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, on_ray, train_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
@@ -93,6 +94,23 @@ def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path
         assert log.records[-1].ledger.lost == 1
         assert runtime.dispatch_counts.num_replaced == (0 if fault == "exception" else 1)
         assert time.monotonic() - started < NOT_WAITED_S
+    finally:
+        runtime.close()
+
+
+@pytest.mark.parametrize("fault", ["SIGKILL", "sleep"])
+def test_a_fault_in_a_process_that_hosts_environments_changes_no_weight(
+    fault: str, tmp_path: Path, undisturbed: list[str]
+) -> None:
+    mark = tmp_path / "done"
+    make = functools.partial(make_line, fault, mark)
+    runtime = runtime_with(make, num_actors=1, group_timeout_s=4 * GROUP_TIMEOUT_S, env_processes=2)
+    try:
+        log = train_on(runtime)
+        assert mark.exists(), "the example must hold a fault"
+        assert checksums(log) == undisturbed
+        assert log.records[-1].ledger.lost == 1
+        assert runtime.dispatch_counts.num_replaced == (0 if fault == "SIGKILL" else 1)
     finally:
         runtime.close()
 
