@@ -77,6 +77,9 @@ class Line:
     def observe(self):
         return {"state": np.array([self.position, self.goal], dtype=np.float32)}
 
+    def render(self, camera: str):
+        raise ValueError(camera)
+
     def close(self) -> None: ...
 
 

@@ -6,6 +6,7 @@ import gc
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from ript_envs.contract import Environment, Observation
 from ript_ray.policies.base import Decisions, DeterministicPolicy, Policy
 from ript_ray.rl.simulation import LocalSimulation, Simulation
 from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
+
+Pooled = TypeVar("Pooled", bound=Environment | Simulation)
 
 OnAction = Callable[[int, NDArray[np.float32]], None]
 """Takes the index of an episode in its request, and an action (A,) that it has executed."""
@@ -31,7 +34,7 @@ class RolloutCancelledError(Exception):
     """A request was cancelled while it was running. Its environments stay usable: the next episode resets them."""
 
 
-class EnvironmentPool:
+class EnvironmentPool(Generic[Pooled]):
     """Environments per task, built on first use and reused; bounded, unless one request needs more.
 
     Reuse changes no result: a reset environment behaves like a new one.
@@ -39,7 +42,7 @@ class EnvironmentPool:
 
     def __init__(
         self,
-        make: Callable[[str], Environment | Simulation],
+        make: Callable[[str], Pooled],
         max_environments: int = MAX_ENVIRONMENTS,
         max_tasks: int | None = None,
     ):
@@ -53,9 +56,9 @@ class EnvironmentPool:
         self._make = make
         self._max_environments = max_environments
         self._max_tasks = max_tasks
-        self._by_task: OrderedDict[str, list[Environment | Simulation]] = OrderedDict()  # least recently used first
+        self._by_task: OrderedDict[str, list[Pooled]] = OrderedDict()  # least recently used first
 
-    def take(self, tasks: Sequence[str]) -> list[Environment | Simulation]:
+    def take(self, tasks: Sequence[str]) -> list[Pooled]:
         """Return a distinct environment per entry of `tasks`; the pool keeps ownership.
 
         Above the bound, environments that this request does not use are closed, least recently used task first.
@@ -155,7 +158,7 @@ class _Episode:
 def roll_out(
     request: RolloutRequest,
     policy: Policy,
-    pool: EnvironmentPool,
+    pool: EnvironmentPool[Pooled],
     *,
     max_steps: int,
     version: Version,
@@ -181,16 +184,7 @@ def roll_out(
         RolloutCancelledError: `is_cancelled` said so.
     """
     assert not (request.deterministic and request.keep_record), "what has no probability cannot be trained"
-    environments = pool.take([context.task for context in request.contexts])
-    episodes = [
-        _Episode(row, context, environment, np.random.default_rng(seed))
-        for row, (context, environment, seed) in enumerate(
-            zip(request.contexts, environments, request.seeds, strict=True)
-        )
-    ]
-    for episode in episodes:
-        episode.wait()
-    active = episodes
+    active = episodes = _begin(request, pool)
     while active:
         if is_cancelled is not None and is_cancelled():
             raise RolloutCancelledError
@@ -207,9 +201,23 @@ def roll_out(
             if request.keep_record:
                 episode.decisions.append((decisions, row))
             episode.execute(actions_BCA[row], max_steps)
-        for row, episode in enumerate(active):
-            for action in actions_BCA[row, : episode.wait()]:
-                if on_action is not None:
+        for episode, actions_CA in zip(active, actions_BCA, strict=True):
+            executed_CA = actions_CA[: episode.wait()]
+            if on_action is not None:
+                for action in executed_CA:
                     on_action(episode.row, action)
         active = [episode for episode in active if episode.observation is not None]
     return Group(request.index, version, tuple(episode.finish() for episode in episodes))
+
+
+def _begin(request: RolloutRequest, pool: EnvironmentPool[Pooled]) -> list[_Episode]:
+    environments = pool.take([context.task for context in request.contexts])
+    episodes = [
+        _Episode(row, context, environment, np.random.default_rng(seed))
+        for row, (context, environment, seed) in enumerate(
+            zip(request.contexts, environments, request.seeds, strict=True)
+        )
+    ]
+    for episode in episodes:
+        episode.wait()
+    return episodes

@@ -18,6 +18,7 @@ from ript_ray.rl.rollout import (
     RolloutCancelledError,
     roll_out,
 )
+from ript_ray.rl.simulation import Simulation
 from ript_ray.rl.simulation_processes import SimulationProcesses
 from ript_ray.rl.validation import layout_of, validate_group
 from ript_ray.rl.weights import apply
@@ -39,7 +40,7 @@ class RolloutWorker:
         """Build the policy; environments are built when a request first needs them, in processes if there are any."""
         self._policy = build_policy()
         self._processes = SimulationProcesses(make_environment, env_processes)
-        make = self._processes.make if env_processes else make_environment
+        make: Callable[[str], Environment | Simulation] = self._processes.make if env_processes else make_environment
         self._pool = EnvironmentPool(make, max_environments, max_tasks)
         self._max_steps = max_steps
         self._version = Version(0)

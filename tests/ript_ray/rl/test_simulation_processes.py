@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ript_ray.policies.base import Decisions
+from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.rl.simulation_processes import SimulationProcessError
 from ript_ray.types import Context, RolloutRequest
@@ -19,8 +20,11 @@ from tests.hosted import Walk, fail_to_build
 pytestmark = pytest.mark.cli
 
 
-class Strides:
+class Strides(ModulePolicy):
     """Goes right in random strides and records what it saw."""
+
+    def log_probs(self, record):
+        raise NotImplementedError
 
     def act(self, observations, instructions, generators) -> Decisions:
         strides_BC = np.array([generator.uniform(0.1, 0.4, 2) for generator in generators], np.float32)
