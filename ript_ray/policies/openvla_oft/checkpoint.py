@@ -17,7 +17,7 @@ from ript_ray.policies.openvla_oft.heads import LaplaceScaleHead
 from ript_ray.policies.openvla_oft.language import new_rotary_positions
 from ript_ray.policies.openvla_oft.lora import add_lora, file_name, lora_parameters, read_config
 from ript_ray.policies.openvla_oft.model import OpenVLA, OpenVLAOFT
-from ript_ray.policies.openvla_oft.versions import require_tested_versions
+from ript_ray.policies.openvla_oft.versions import require_versions
 from ript_ray.policies.state_dict import state_dict_mismatches
 from ript_ray.policies.torch_file import read_torch_file
 from ript_ray.storage.reading import read_object, require_regular
@@ -51,17 +51,18 @@ def load_openvla_oft(
         CheckpointError: A file is missing, damaged, or does not fit the model.
         RiptError: transformers or peft is of a version that was not tested.
     """
-    require_tested_versions()
+    require_versions()
     architecture = read_architecture(folder)
     with torch.device("meta"):
         model = OpenVLAOFT(architecture).to(dtype)
-    _load_shards(model.vla, folder, device)
+    like = torch.empty(0, device=device, dtype=dtype)
+    _load_shards(model.vla, folder, like)
     with torch.device(device):
         model.vla.language_model.model.rotary_emb = new_rotary_positions(model.vla.language_model)
         model.scale_head = LaplaceScaleHead(architecture.language.hidden_size, architecture.action_dim).to(dtype).eval()
     for part, module in (("action_head", model.action_head), ("proprio_projector", model.proprio_projector)):
         path = _only_file(folder, part)
-        _assign(module, _tensors_in(read_torch_file(path), path), path, device)
+        _assign(module, _tensors_in(read_torch_file(path), path), path, like)
     return model.requires_grad_(False)
 
 
@@ -72,9 +73,9 @@ def load_scale_head(model: OpenVLAOFT, path: Path) -> None:
         CheckpointError: The file is missing, damaged, or does not fit the model.
     """
     content = read_torch_file(path)
-    head = model.scale_head
+    head, like = model.scale_head, _like(model)
     for key, module in (("scale_trunk", head.trunk), ("log_b_head", head.log_b_head)):
-        _assign(module, _tensors_in(content, path, key), path, _device_of(model))
+        _assign(module, _tensors_in(content, path, key), path, like)
 
 
 def load_adaptor(model: OpenVLAOFT, folder: Path) -> None:
@@ -83,28 +84,28 @@ def load_adaptor(model: OpenVLAOFT, folder: Path) -> None:
     Raises:
         CheckpointError: A file is missing, damaged, or does not fit the model.
     """
-    device, path = _device_of(model), folder / HEADS_FILE
+    like, path = _like(model), folder / HEADS_FILE
     content = read_torch_file(path)
     for key, module in (("action_header", model.action_head), ("scale_header", model.scale_head)):
-        _assign(module, _tensors_in(content, path, key), path, device)
+        _assign(module, _tensors_in(content, path, key), path, like)
     add_lora(model.vla, read_config(folder / ADAPTER_CONFIG_FILE), is_loaded=True)
     adapter = lora_parameters(model.vla)
     names = {file_name(name): name for name in adapter}
     path = folder / ADAPTER_FILE
     shapes = {name: shape for name, shape in _shapes(path).items() if name != UNUSED_ADAPTER_ENTRY}
     _require_fit({name: adapter[names[name]] for name in names}, shapes, path)
-    for name, tensor in _read(path, device):
+    for name, tensor in _read(path, like):
         if name in names:
             _replace(model.vla, names[name], tensor)
     model.requires_grad_(False)
 
 
-def _load_shards(vla: OpenVLA, folder: Path, device: torch.device | str) -> None:
+def _load_shards(vla: OpenVLA, folder: Path, like: torch.Tensor) -> None:
     shards = _shards(folder)
     shapes = {name: shape for path in shards for name, shape in _shapes(path).items()}
     _require_fit(vla.state_dict(), shapes, folder)
     for path in shards:
-        for name, tensor in _read(path, device):
+        for name, tensor in _read(path, like):
             _replace(vla, name, tensor)
 
 
@@ -143,10 +144,11 @@ def _shapes(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def _read(path: Path, device: torch.device | str) -> Iterator[tuple[str, torch.Tensor]]:
-    with safe_open(path, "pt", device=str(device)) as file:
+def _read(path: Path, like: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of a safetensors file, on the device and in the type of another one."""
+    with safe_open(path, "pt", device=str(like.device)) as file:
         for name in file.keys():  # noqa: SIM118
-            yield name, file.get_tensor(name)
+            yield name, file.get_tensor(name).to(like)
 
 
 def _tensors_in(content: object, path: Path, key: str = "") -> dict[str, torch.Tensor]:
@@ -160,10 +162,10 @@ def _tensors_in(content: object, path: Path, key: str = "") -> dict[str, torch.T
     return {name.removeprefix(PARALLEL): value for name, value in entries.items()}
 
 
-def _assign(module: nn.Module, given: Mapping[str, torch.Tensor], path: Path, device: torch.device | str) -> None:
+def _assign(module: nn.Module, given: Mapping[str, torch.Tensor], path: Path, like: torch.Tensor) -> None:
     _require_fit(module.state_dict(), given, path)
     for name, tensor in given.items():
-        _replace(module, name, tensor.to(device))
+        _replace(module, name, tensor.to(like))
 
 
 def _require_fit(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -174,12 +176,11 @@ def _require_fit(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch
 
 
 def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Put a tensor in the place of a parameter, in the type of that parameter."""
+    """Put a tensor in the place of a parameter."""
     owner, _, attribute = name.rpartition(".")
-    holder = module.get_submodule(owner)
-    dtype = getattr(holder, attribute).dtype
-    setattr(holder, attribute, nn.Parameter(tensor.to(dtype), requires_grad=False))
+    setattr(module.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
 
 
-def _device_of(model: OpenVLAOFT) -> torch.device:
-    return model.action_head.model.fc1.weight.device
+def _like(model: OpenVLAOFT) -> torch.Tensor:
+    """Return a tensor with the device and the type of the model's parameters."""
+    return model.action_head.model.fc1.weight

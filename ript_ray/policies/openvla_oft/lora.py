@@ -7,14 +7,16 @@ in the two-pass form no gradient reaches anything else.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import peft
 from torch import nn
 
 from ript_ray.errors import CheckpointError
 from ript_ray.policies.openvla_oft.model import OpenVLA
 from ript_ray.storage.reading import read_object
+
+if TYPE_CHECKING:
+    import peft
 
 TARGETS = (
     *("qkv", "proj", "fc1", "fc2", "q", "kv"),  # the towers
@@ -29,7 +31,7 @@ TRAINED = "language_model.model.layers."
 RANK, ALPHA = 32, 16
 """Source: RIPT-VLA."""
 
-UNSUPPORTED = {
+PLAIN = {
     "peft_type": "LORA",
     "bias": "none",
     "fan_in_fan_out": False,
@@ -40,24 +42,24 @@ UNSUPPORTED = {
     "rank_pattern": {},
     "alpha_pattern": {},
 }
-"""Fields of `adapter_config.json` that change what an adapter computes, and the only value of each that is read."""
+"""Fields of `adapter_config.json` that change what an adapter computes, each with its value in plain LoRA."""
 
 ADAPTER = "default"
 
 
-def new_config(*, rank: int = RANK, alpha: float = ALPHA) -> peft.LoraConfig:
+def new_config(*, rank: int = RANK, alpha: float = ALPHA) -> "peft.LoraConfig":
     """Return the configuration of the authors' adapters."""
     return _config({"r": rank, "lora_alpha": alpha, "target_modules": [*TARGETS]})
 
 
-def read_config(path: Path) -> peft.LoraConfig:
+def read_config(path: Path) -> "peft.LoraConfig":
     """Read an `adapter_config.json`.
 
     Raises:
         CheckpointError: It is missing, damaged, or describes another adapter than plain LoRA.
     """
     given = read_object(path)
-    for key, only in UNSUPPORTED.items():
+    for key, only in PLAIN.items():
         if given.get(key, only) != only:
             raise CheckpointError(f"{path}: {key} is {given[key]!r}; only {only!r} is supported")
     rank, alpha, targets = (given.get(key) for key in ("r", "lora_alpha", "target_modules"))
@@ -67,11 +69,35 @@ def read_config(path: Path) -> peft.LoraConfig:
     return _config({"r": rank, "lora_alpha": alpha, "target_modules": targets})
 
 
-def _config(fields: dict[str, Any]) -> peft.LoraConfig:
+def config_fields(vla: OpenVLA, base: str) -> dict[str, Any]:
+    """Return the content of `adapter_config.json`, only with fields that PEFT 0.11.1 knows as well.
+
+    Args:
+        vla: A model with an adapter.
+        base: Name or folder of the base model.
+    """
+    configs: Any = vla.peft_config
+    config = configs[ADAPTER]
+    return {
+        **PLAIN,
+        "base_model_name_or_path": base,
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "init_lora_weights": config.init_lora_weights,
+        "target_modules": sorted(config.target_modules),
+        "inference_mode": True,
+        "task_type": None,
+    }
+
+
+def _config(fields: dict[str, Any]) -> "peft.LoraConfig":
+    import peft  # of the extra `openvla`
+
     return peft.LoraConfig(**fields, init_lora_weights="gaussian", lora_dropout=0.0)
 
 
-def add_lora(vla: OpenVLA, config: peft.LoraConfig, *, is_loaded: bool = False) -> None:
+def add_lora(vla: OpenVLA, config: "peft.LoraConfig", *, is_loaded: bool = False) -> None:
     """Adapt the modules in place; what they compute does not change until the adapter does.
 
     Args:
@@ -79,6 +105,8 @@ def add_lora(vla: OpenVLA, config: peft.LoraConfig, *, is_loaded: bool = False) 
         config: See `new_config`.
         is_loaded: Leave the adapter on torch's meta device, as its values will be loaded.
     """
+    import peft
+
     peft.inject_adapter_in_model(config, vla, ADAPTER, low_cpu_mem_usage=is_loaded)
     vla.eval()
 
