@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from ript_ray.policies.openvla_oft.laplace import LOG_SCALE_RANGE, log_densities
-from ript_ray.policies.openvla_oft.lora import TRAINED, lora_parameters
+from ript_ray.policies.openvla_oft.lora import trained_lora
 from ript_ray.policies.openvla_oft.model import OpenVLAOFT
 from ript_ray.rl.loss import clipped_surrogate
 from tests.openvla_oft_fixture import Case, context, expected, meta, new_model, pixels, shared_model
@@ -73,7 +73,7 @@ def test_neither_causal_attention_nor_the_other_form_would_pass_for_it(case: Cas
 
 def trained(model: OpenVLAOFT) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.nn.Parameter]]:
     """The parameters that RIPT-VLA trains, and lets train."""
-    lora = {name: value for name, value in lora_parameters(model.vla).items() if name.startswith(TRAINED)}
+    lora = trained_lora(model.vla)
     head = {f"action_head.{name}": value for name, value in model.action_head.named_parameters()}
     for parameter in (*lora.values(), *head.values()):
         parameter.requires_grad_(True)
