@@ -28,6 +28,9 @@ JPEG_QUALITY = 95
 CROP_SIDE = np.sqrt(np.float32(0.9))
 """Side of the centre crop, as a share of the image: 0.9 of its area. Source: openvla-oft, `center_crop_image`."""
 
+STRIP = 32
+"""Rows of an image that are cropped at a time."""
+
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 Pixels = NDArray[np.uint8]
@@ -62,7 +65,7 @@ class Normalization:
         content = read_object(path)
         try:
             return cls._parse(content)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, OverflowError, TypeError, ValueError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"{path} does not describe the images of OpenVLA-OFT: {what}") from error
 
@@ -89,7 +92,10 @@ class Normalization:
         Source: torchvision's `to_tensor` and `normalize`, one after the other, as the published processor.
         """
         planes = np.moveaxis(images, -1, 1).astype(np.float32, order="C") / 255
-        return (np.concatenate([planes] * (len(self.means) // 3), axis=1) - self.means) / self.stds
+        values = np.concatenate([planes] * (len(self.means) // 3), axis=1)
+        values -= self.means
+        values /= self.stds
+        return values
 
 
 def prepare(images: Pixels, size: int) -> Pixels:
@@ -171,12 +177,19 @@ def centre_crop(image: Pixels) -> Pixels:
     Bilinear, on the grid whose corners are those of the crop. Source: `tf.image.crop_and_resize`, and
     `convert_image_dtype(saturate=True)`, which multiplies by 255.5 and rounds down.
     """
+    # In strips: arrays of the whole image go back to the system each time, which costs thrice the arithmetic.
+    return np.concatenate([_crop_rows(image, start) for start in range(0, len(image), STRIP)])
+
+
+def _crop_rows(image: Pixels, start: int) -> Pixels:
+    """Return the rows of the crop from `start` to before `start + STRIP`."""
     low, high, share = _crop_grid(len(image))
-    pixels = image.astype(np.float32) * np.float32(1 / 255)
+    top, bottom, share_down = (each[start : start + STRIP] for each in (low, high, share))
+    pixels = image[top[0] : bottom[-1] + 1].astype(np.float32) * np.float32(1 / 255)
     left = pixels.take(low, axis=1)
     columns = left + (pixels.take(high, axis=1) - left) * share[:, None]
-    top = columns[low]
-    return ((top + (columns[high] - top) * share[:, None, None]) * np.float32(255.5)).astype(np.uint8)
+    upper, lower = columns[top - top[0]], columns[bottom - top[0]]
+    return ((upper + (lower - upper) * share_down[:, None, None]) * np.float32(255.5)).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=16)

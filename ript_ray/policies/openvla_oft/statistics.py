@@ -102,7 +102,7 @@ class Statistics:
         key = key_of(suite, list(content), path)
         try:
             return cls(key, Bounds.parse(content[key]["action"]), Bounds.parse(content[key]["proprio"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"{path}, {key} is damaged: {what}") from error
 

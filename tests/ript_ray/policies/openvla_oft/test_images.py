@@ -72,9 +72,11 @@ def test_images_of_any_size_become_squares_and_a_plain_one_stays_plain():
         (lambda content: content.update(image_resize_strategy="letterbox"), "is 'letterbox', not 'resize-naive'"),
         (lambda content: content.update(input_sizes=[[3, 224, 224], [3, 384, 384]]), "input_sizes are "),
         (lambda content: content.update(input_sizes=[]), "input_sizes are "),
+        (lambda content: content.update(input_sizes=[[3]]), "does not describe the images"),
         (lambda content: content["tvf_normalize_params"].pop(), "a mean of three numbers for each of 2"),
         (lambda content: content["tvf_normalize_params"][0].update(std=[0.2, 0.0, 0.2]), "must be above 0, not 0.0"),
         (lambda content: content["tvf_normalize_params"][0].update(mean=[0.2, None, 0.2]), "three numbers"),
+        (lambda content: content["tvf_normalize_params"][0].update(mean=[10**400, 0, 0]), "does not describe"),
     ],
 )
 def test_a_preprocessor_that_does_something_else_is_refused(change: Change, message: str, tmp_path: Path):

@@ -66,6 +66,7 @@ def test_statistics_are_of_the_suite_with_or_without_its_ending_and_of_no_other(
         (lambda entry: entry["action"].pop("q99"), "it has no 'q99'"),
         (lambda entry: entry["action"]["q01"].pop(), "have 6, 7 and 7 entries"),
         (lambda entry: entry["action"].update(q99=[float("nan")] * 7), "q99 must be finite"),
+        (lambda entry: entry["action"].update(q99=[10**400] * 7), "too large"),
         (lambda entry: entry["action"].update(q01=["0"] * 7), "q01 must be a list of numbers"),
         (lambda entry: entry["action"].update(q01=[9] * 7), "q01 is above q99 in entry 0"),
         (lambda entry: entry["action"].update(mask=[1] * 7), "mask must be a list of true and false"),
