@@ -13,10 +13,9 @@ from torch import nn
 
 from ript_ray.errors import CheckpointError, first_few
 from ript_ray.policies.openvla_oft.architecture import read_architecture
-from ript_ray.policies.openvla_oft.heads import LaplaceScaleHead
 from ript_ray.policies.openvla_oft.language import new_rotary_positions
 from ript_ray.policies.openvla_oft.lora import add_lora, file_name, lora_parameters, read_config
-from ript_ray.policies.openvla_oft.model import OpenVLA, OpenVLAOFT
+from ript_ray.policies.openvla_oft.model import OpenVLA, OpenVLAOFT, new_scale_head
 from ript_ray.policies.openvla_oft.versions import require_versions
 from ript_ray.policies.state_dict import state_dict_mismatches
 from ript_ray.policies.torch_file import read_torch_file
@@ -51,19 +50,23 @@ def load_openvla_oft(
         CheckpointError: A file is missing, damaged, or does not fit the model.
         RiptError: transformers or peft is of a version that was not tested.
     """
-    require_versions()
-    architecture = read_architecture(folder)
-    with torch.device("meta"):
-        model = OpenVLAOFT(architecture).to(dtype)
+    model = empty_openvla_oft(folder, dtype=dtype)
     like = torch.empty(0, device=device, dtype=dtype)
     _load_shards(model.vla, folder, like)
     with torch.device(device):
         model.vla.language_model.model.rotary_emb = new_rotary_positions(model.vla.language_model)
-        model.scale_head = LaplaceScaleHead(architecture.language.hidden_size, architecture.action_dim).to(dtype).eval()
+        model.scale_head = new_scale_head(model.architecture).to(dtype).eval()
     for part, module in (("action_head", model.action_head), ("proprio_projector", model.proprio_projector)):
         path = _only_file(folder, part)
         _assign(module, _tensors_in(read_torch_file(path), path), path, like)
     return model.requires_grad_(False)
+
+
+def empty_openvla_oft(folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> OpenVLAOFT:
+    """Return the model of a folder on torch's meta device: names and shapes, no values; see `load_openvla_oft`."""
+    require_versions()
+    with torch.device("meta"):
+        return OpenVLAOFT(read_architecture(folder)).to(dtype)
 
 
 def load_scale_head(model: OpenVLAOFT, path: Path) -> None:

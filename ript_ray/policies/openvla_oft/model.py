@@ -62,6 +62,11 @@ class EncodedContext:
     is_token_BL: torch.Tensor
 
 
+def new_scale_head(architecture: Architecture) -> LaplaceScaleHead:
+    """Build a scale head with random weights."""
+    return LaplaceScaleHead(architecture.language.hidden_size, architecture.action_dim)
+
+
 class OpenVLAOFT(nn.Module):
     """The whole model; in evaluation mode: nothing in it is random."""
 
@@ -72,7 +77,7 @@ class OpenVLAOFT(nn.Module):
         self.vla = OpenVLA(architecture)
         self.proprio_projector = ProprioProjector(architecture.proprio_dim, width)
         self.action_head = ActionHead(width, action_dim)
-        self.scale_head = LaplaceScaleHead(width, action_dim)
+        self.scale_head = new_scale_head(architecture)
         self.eval()
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
