@@ -130,6 +130,7 @@ class Experiment:
             except ValueError as error:
                 raise ConfigError(f"tasks: {error}") from None
         self.policy.require_fit(self.benchmark.spec)
+        self.policy.require_trained_on(self.benchmark.label)
         if self.evaluation.deterministic:
             self.policy.require_deterministic()
         require_between("max-steps", self.max_steps, 1, self.benchmark.spec.max_steps)

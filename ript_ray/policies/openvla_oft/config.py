@@ -33,7 +33,8 @@ class OpenVLAOFTConfig(PolicyConfig):
         scale_head: File with its published Laplace scale head (LIBERO_*_scale_header.pth). Without one and without an
             adaptor, the scale head has random weights: train it before post-training.
         adaptor: Folder that RIPT-VLA saved, to continue from: LoRA adapter and both heads.
-        suite: Whose statistics of `dataset_statistics.json` units are converted by, such as libero_goal.
+        suite: Whose statistics of `dataset_statistics.json` units are converted by: that of the benchmark, such as
+            libero_goal.
         cameras: Cameras of the benchmark, in the order of training. Source: OpenVLA-OFT.
         sensors: Sensors of the benchmark that make up the robot's state, in the order of training. Source: OpenVLA-OFT.
         chunk_length: Actions per query; all are executed. Source: OpenVLA-OFT, 8 for LIBERO.
@@ -95,6 +96,14 @@ class OpenVLAOFTConfig(PolicyConfig):
         files += _listed(self.adaptor) if self.adaptor else []
         hashes = [f"{path.name} {_sha256(path, path.stat().st_size, path.stat().st_mtime_ns)}\n" for path in files]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def require_trained_on(self, label: str) -> None:
+        """Check that units are converted by the statistics of the benchmark's suite, perturbed or not."""
+        require(
+            label == self.suite or label.startswith(f"{self.suite}_"),
+            f"policy.suite is {self.suite}, but the benchmark is {label}: actions would be converted by the statistics "
+            "of other demonstrations; use a checkpoint trained on the suite, with its policy.suite",
+        )
 
     def card(self, spec: EnvironmentSpec, arrays: Arrays) -> dict[str, str]:
         """Return rows for the model card."""

@@ -26,6 +26,7 @@ from ript_ray.policies.openvla_oft.checkpoint import (
     load_scale_head,
 )
 from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig
+from ript_ray.policies.openvla_oft.export import save_adaptor
 from ript_ray.policies.openvla_oft.inputs import NUM_TOKENS, PROMPT, PROPRIO, Inputs
 from ript_ray.policies.openvla_oft.laplace import LOG_SCALE_RANGE, log_densities, quantiles
 from ript_ray.policies.openvla_oft.lora import add_lora, new_config, read_config, trained_lora
@@ -106,6 +107,10 @@ class OpenVLAOFTPolicy(nn.Module):
         """Return the log-probability (N, C) of each recorded action; see `Policy.log_probs`."""
         mean, log_scale = self._heads(record)
         return _score(mean, log_scale, record[CHUNK].to(mean))
+
+    def save_adaptor(self, folder: Path) -> None:
+        """Write adapter and heads to a new folder in the authors' layout; see `export.save_adaptor`."""
+        save_adaptor(self._model, folder, base=str(self.settings.checkpoint))
 
     def _kept(self) -> dict[str, nn.Parameter]:
         lora = {f"vla.{name}": value for name, value in trained_lora(self._model.vla).items()}

@@ -9,9 +9,13 @@ import torch
 
 from ript_envs.conformance.checklist import CheckResult
 from ript_envs.contract import EnvironmentSpec
+from ript_envs.libero.benchmark import Libero
+from ript_ray.config.experiment import Experiment
 from ript_ray.errors import ConfigError
 from ript_ray.policies.conformance.policy import check_policy
+from ript_ray.policies.conformance.probe import expect_same, perturb
 from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig
+from ript_ray.policies.supervised import NoSFT
 from ript_ray.types import Arrays
 from tests.openvla_oft_fixture import ADAPTOR, CHECKPOINT, FOLDER, SCALE_HEAD, expected, meta
 
@@ -103,6 +107,26 @@ def test_the_base_model_is_known_by_its_content_not_by_its_place(tmp_path: Path)
     (moved / "dataset_statistics.json").write_text("{}")
     assert replace(TINY, checkpoint=moved).base_sha256() != TINY.base_sha256()
     assert replace(TINY, adaptor=ADAPTOR).base_sha256() != TINY.base_sha256()
+
+
+def test_a_policy_continues_from_the_adaptor_that_another_one_saved(tmp_path: Path) -> None:
+    trained = replace(TINY, adaptor=ADAPTOR).build(SPEC)
+    perturb(trained)
+    trained.save_adaptor(tmp_path / "adaptor")
+    again = replace(TINY, adaptor=tmp_path / "adaptor").build(SPEC)
+    expect_same(trained.state_arrays(), again.state_arrays(), "saved and loaded")
+    before, after = (policy.act_deterministically(observations(), INSTRUCTIONS) for policy in (trained, again))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
+
+
+def test_an_experiment_on_another_suite_than_that_of_the_statistics_is_refused() -> None:
+    def experiment(benchmark: Libero, policy: OpenVLAOFTConfig) -> Experiment:
+        tasks = ("open_the_middle_drawer_of_the_cabinet",)
+        return Experiment("vla", tasks, stages=("ript",), sft=NoSFT(), benchmark=benchmark, policy=policy)
+
+    experiment(Libero(suite="libero_goal", perturbation="object"), TINY)
+    with pytest.raises(ConfigError, match=r"policy\.suite is libero_spatial, but the benchmark is libero_goal"):
+        experiment(Libero(suite="libero_goal"), OpenVLAOFTConfig())
 
 
 @pytest.mark.parametrize(
