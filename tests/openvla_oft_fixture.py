@@ -1,33 +1,25 @@
-"""A tiny checkpoint of OpenVLA-OFT's layout, and what the authors' code computes with it in float32 on a CPU."""
+"""The models of OpenVLA-OFT's parity fixture (`tests/oft_fixture.py`), and what the authors' code gives as theirs."""
 
 import functools
 import json
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ript_ray.policies.openvla_oft.checkpoint import load_adaptor, load_openvla_oft, load_scale_head
 from ript_ray.policies.openvla_oft.lora import TRAINED, lora_parameters
 from ript_ray.policies.openvla_oft.model import Context, OpenVLAOFT
+from tests.oft_fixture import CHECKPOINT, FOLDER, arrays
 
-FOLDER = Path(__file__).parent / "fixtures" / "openvla_oft"
-CHECKPOINT, ADAPTOR, SCALE_HEAD = (
-    FOLDER / "checkpoint",
-    FOLDER / "ript_adaptor",
-    FOLDER / "LIBERO_GOAL_scale_header.pth",
-)
+ADAPTOR, SCALE_HEAD = FOLDER / "ript_adaptor", FOLDER / "LIBERO_GOAL_scale_header.pth"
 
 Case = Literal["base", "lora_all", "lora_llm_only"]
 """Without an adapter, with the fixture's, and with that one where it is zero outside the language model's layers."""
 
 
-@functools.cache
 def expected() -> dict[str, NDArray]:
-    with np.load(FOLDER / "expected.npz") as file:
-        return dict(file)
+    return arrays("expected.npz")
 
 
 @functools.cache
@@ -40,8 +32,8 @@ def pixels() -> torch.Tensor:
     """What the towers read, from the fixture's cropped images."""
     normalization = json.loads((CHECKPOINT / "preprocessor_config.json").read_text())
     towers = [torch.tensor(normalization[key])[:, :, None, None] for key in ("means", "stds")]
-    with np.load(FOLDER / "images.npz") as images:
-        cameras = [torch.from_numpy(images[name]).permute(0, 3, 1, 2) / 255 for name in ("crop_full", "crop_wrist")]
+    crops = (torch.from_numpy(arrays("images.npz")[name]) for name in ("crop_full", "crop_wrist"))
+    cameras = [crop.permute(0, 3, 1, 2) / 255 for crop in crops]
     return torch.cat([(image - mean) / std for image in cameras for mean, std in zip(*towers, strict=True)], dim=1)
 
 

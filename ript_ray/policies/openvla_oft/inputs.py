@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ript_ray.errors import ConfigError
-from ript_ray.policies.openvla_oft.images import Normalization, Pixels, pixel_values, prepare
+from ript_ray.policies.openvla_oft.images import Normalization, pixel_values, prepare
 from ript_ray.policies.openvla_oft.prompt import Prompts
 from ript_ray.policies.openvla_oft.statistics import Statistics
 from ript_ray.types import Arrays
@@ -41,7 +41,8 @@ class Inputs:
         Raises:
             ConfigError: An instruction is too long.
         """
-        images = [prepare(_as_pixels(observations[name]), self._normalization.size) for name in self._cameras]
+        size = self._normalization.size
+        images = [prepare(observations[name].astype(np.uint8, copy=False), size) for name in self._cameras]
         state = np.concatenate([observations[name] for name in self._sensors], axis=-1)
         prompts = [self._tokens(instruction) for instruction in instructions]
         return {
@@ -67,8 +68,3 @@ class Inputs:
         if len(tokens) > MAX_TOKENS:
             raise ConfigError(f"the prompt of {instruction!r} has {len(tokens)} tokens; at most {MAX_TOKENS} are read")
         return tokens
-
-
-def _as_pixels(images: NDArray[np.generic]) -> Pixels:
-    assert images.dtype == np.uint8, images.dtype
-    return images.astype(np.uint8, copy=False)

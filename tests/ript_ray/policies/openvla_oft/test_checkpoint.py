@@ -25,7 +25,8 @@ from ript_ray.policies.openvla_oft.model import OpenVLAOFT
 from ript_ray.policies.openvla_oft.versions import TESTED, require_versions
 from ript_ray.storage.hashed_dir import sha256_of
 from tests.commands import ROOT
-from tests.openvla_oft_fixture import ADAPTOR, CHECKPOINT, SCALE_HEAD, context, new_model, shared_model
+from tests.oft_fixture import CHECKPOINT
+from tests.openvla_oft_fixture import ADAPTOR, SCALE_HEAD, context, new_model, shared_model
 
 SECOND_SHARD = "model-00002-of-00002.safetensors"
 

@@ -7,7 +7,7 @@ import torch
 from ript_ray.policies.openvla_oft.architecture import Architecture
 from ript_ray.policies.openvla_oft.lora import add_lora, file_name, lora_parameters, new_config
 from ript_ray.policies.openvla_oft.model import OpenVLAOFT
-from tests.openvla_oft_fixture import FOLDER
+from tests.oft_fixture import FOLDER
 
 
 @functools.cache

@@ -17,7 +17,8 @@ from ript_ray.policies.conformance.probe import expect_same, perturb
 from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig
 from ript_ray.policies.supervised import NoSFT
 from ript_ray.types import Arrays
-from tests.openvla_oft_fixture import ADAPTOR, CHECKPOINT, FOLDER, SCALE_HEAD, expected, meta
+from tests.oft_fixture import CHECKPOINT, arrays
+from tests.openvla_oft_fixture import ADAPTOR, SCALE_HEAD, expected, meta
 
 SPEC = EnvironmentSpec(
     "LIBERO",
@@ -36,8 +37,8 @@ def test_the_policy_conforms_to_the_contract(result: CheckResult) -> None:
 
 def observations() -> Arrays:
     """The fixture's first two observations, as LIBERO gives them."""
-    with np.load(FOLDER / "images.npz") as images:
-        cameras = {"agentview_rgb": images["raw_agentview"], "eye_in_hand_rgb": images["raw_wrist"]}
+    images = arrays("images.npz")
+    cameras = {"agentview_rgb": images["raw_agentview"], "eye_in_hand_rgb": images["raw_wrist"]}
     proprio = expected()["proprio_raw"][:2].astype(np.float32)
     return {**cameras, "ee_pos": proprio[:, :3], "ee_ori": proprio[:, 3:6], "gripper_states": proprio[:, 6:]}
 
