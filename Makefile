@@ -10,7 +10,7 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ript-ray needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import ensurepip, venv' || (echo 'this Python has no venv module; install it with: apt-get install python3-venv'; exit 1)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,openvla]'
 	touch $@
 
 quickstart: install

@@ -20,6 +20,7 @@ from ript_ray.config.kinds import Kinds
 from ript_ray.config.rl import PPO, Evaluation, Sampling
 from ript_ray.errors import ConfigError
 from ript_ray.policies.base import PolicyConfig
+from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig
 from ript_ray.policies.quest.config import QuestConfig, QuestSFT
 from ript_ray.policies.supervised import NoSFT, SFTConfig, SupervisedTask
 from ript_ray.types import RIPT
@@ -28,7 +29,9 @@ Kept = int | Literal["all"]
 """How many of the newest files of a kind are kept."""
 
 BENCHMARKS: Kinds[Benchmark] = Kinds("benchmark", Benchmark, MetaWorld, Libero, entry_points="ript_ray.benchmarks")
-POLICIES: Kinds[PolicyConfig] = Kinds("policy", PolicyConfig, QuestConfig, entry_points="ript_ray.policies")
+POLICIES: Kinds[PolicyConfig] = Kinds(
+    "policy", PolicyConfig, QuestConfig, OpenVLAOFTConfig, entry_points="ript_ray.policies"
+)
 
 
 class _SFTKinds(Kinds[SFTConfig]):
@@ -127,6 +130,7 @@ class Experiment:
             except ValueError as error:
                 raise ConfigError(f"tasks: {error}") from None
         self.policy.require_fit(self.benchmark.spec)
+        self.policy.require_trained_on(self.benchmark.label)
         if self.evaluation.deterministic:
             self.policy.require_deterministic()
         require_between("max-steps", self.max_steps, 1, self.benchmark.spec.max_steps)

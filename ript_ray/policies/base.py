@@ -178,6 +178,13 @@ class PolicyConfig(ABC):
             "or give the policy `act_deterministically` and its configuration `is_deterministic`",
         )
 
+    def require_trained_on(self, label: str) -> None:  # noqa: B027, most policies have nothing to check
+        """Check that what the policy was trained on before fits a benchmark, by the benchmark's label.
+
+        Raises:
+            ConfigError: It does not.
+        """
+
     def require_fit(self, spec: EnvironmentSpec) -> None:
         """Check that a benchmark has the cameras and sensors that the policy reads.
 

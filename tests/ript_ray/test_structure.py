@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -115,7 +116,8 @@ def test_constraints_pin_exact_versions_and_name_no_index() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     assert "torchvision" not in pinned
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+    extras = project["optional-dependencies"].values()
+    for requirement in (*project["dependencies"], *itertools.chain(*extras)):
         name = re.match(r"[\w-]+", requirement)
         assert name is not None, requirement
         assert name.group().lower() in pinned
