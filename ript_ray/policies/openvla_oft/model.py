@@ -19,10 +19,8 @@ from ript_ray.policies.openvla_oft.architecture import Architecture
 from ript_ray.policies.openvla_oft.heads import ActionHead, LaplaceScaleHead
 from ript_ray.policies.openvla_oft.language import KeysValues, attend_to_all, new_language_model
 from ript_ray.policies.openvla_oft.projector import PatchProjector, ProprioProjector
+from ript_ray.policies.openvla_oft.prompt import AFTER_SLOTS, BEFORE_SLOTS
 from ript_ray.policies.openvla_oft.vision import VisionBackbone
-
-WORD_BOUNDARY, END = 29871, 2
-"""Llama's tokens before and after the slots."""
 
 
 class OpenVLA(nn.Module):
@@ -131,7 +129,7 @@ class OpenVLAOFT(nn.Module):
 
     def _tail(self, is_token_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the tail's embeddings (B, slots + 2, D), and which positions of context and tail are tokens."""
-        first, last = self._embed(torch.tensor([WORD_BOUNDARY, END], device=is_token_BL.device)).unsqueeze(1)
+        first, last = self._embed(torch.tensor([BEFORE_SLOTS, AFTER_SLOTS], device=is_token_BL.device)).unsqueeze(1)
         slots = first.new_zeros(self.architecture.num_slots, first.shape[1])
         tail_BLD = torch.cat([first, slots, last]).expand(len(is_token_BL), -1, -1)
         return tail_BLD, torch.cat([is_token_BL, is_token_BL.new_ones(tail_BLD.shape[:2])], dim=1)

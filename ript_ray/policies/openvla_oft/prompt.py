@@ -1,4 +1,4 @@
-"""The prompt of OpenVLA-OFT and the slots of its actions, as tokens.
+"""The prompt of OpenVLA-OFT as tokens, and the tokens around the slots of its actions.
 
 Source: openvla-oft, `get_vla_action` (openvla_utils.py), `predict_action` and `_prepare_input_for_action_prediction`
 (modeling_prismatic.py).
@@ -13,13 +13,12 @@ from ript_ray.storage.reading import read_bytes
 
 TOKENIZER_FILE = "tokenizer.json"
 
-START, STOP = "<s>", "</s>"
+START = "<s>"
 
-BOUNDARY = "▁"
-"""Llama's mark of a word boundary, by itself, token 29871: in training it stood between prompt and actions."""
+BEFORE_SLOTS, AFTER_SLOTS = 29871, 2
+"""Llama's tokens between the prompt and the slots of the actions, a word boundary, and after them, the end."""
 
-PLACEHOLDER = 1
-"""Token in the slots of the actions. Any would do: the embeddings there are replaced by zeros."""
+NAMES = {BEFORE_SLOTS: "▁", AFTER_SLOTS: "</s>"}
 
 
 def prompt_text(instruction: str) -> str:
@@ -42,26 +41,15 @@ class Prompts:
             self._tokenizer = Tokenizer.from_buffer(content)
         except ValueError as error:
             raise CheckpointError(f"{path} is no tokenizer: {error}") from error
-        start, self._boundary, self._stop = (self._number(token, path) for token in (START, BOUNDARY, STOP))
-        if self._tokenizer.encode("").ids != [start]:
+        for number, name in NAMES.items():
+            if self._tokenizer.token_to_id(name) != number:
+                raise CheckpointError(f"{path} is not the tokenizer of a Llama model: token {number} is not {name!r}")
+        if self._tokenizer.encode("").ids != [self._tokenizer.token_to_id(START)]:
             raise CheckpointError(f"{path} is not the tokenizer of a Llama model: it begins no text with {START}")
         self._known: dict[str, tuple[int, ...]] = {}
 
     def tokens(self, instruction: str) -> tuple[int, ...]:
-        """Return the prompt of an instruction, beginning with <s> and without what `action_tokens` adds."""
+        """Return the prompt of an instruction, beginning with <s> and without `BEFORE_SLOTS`."""
         if instruction not in self._known:
             self._known[instruction] = tuple(self._tokenizer.encode(prompt_text(instruction)).ids)
         return self._known[instruction]
-
-    def action_tokens(self, num_slots: int) -> tuple[int, ...]:
-        """Return what follows every prompt: a word boundary, a slot per action entry of a chunk (8 * 7), the end.
-
-        The hidden states of the action are those from the boundary to the last slot but one.
-        """
-        return (self._boundary, *[PLACEHOLDER] * num_slots, self._stop)
-
-    def _number(self, token: str, path: Path) -> int:
-        number = self._tokenizer.token_to_id(token)
-        if number is None:
-            raise CheckpointError(f"{path} is not the tokenizer of a Llama model: it has no token {token!r}")
-        return number

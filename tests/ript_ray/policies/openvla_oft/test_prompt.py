@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.openvla_oft.prompt import TOKENIZER_FILE, Prompts, prompt_text
+from ript_ray.policies.openvla_oft.prompt import AFTER_SLOTS, BEFORE_SLOTS, TOKENIZER_FILE, Prompts, prompt_text
 from tests.oft_fixture import CHECKPOINT, FOLDER, Change, arrays, changed
 
 
@@ -15,8 +15,7 @@ def test_prompts_are_the_tokens_that_the_published_processor_makes():
     prompts = Prompts(CHECKPOINT)
     for name in ("task", "task2"):
         assert prompts.tokens(tasks[name]) == tuple(expected[f"prompt_ids/{name}"])
-    assert prompts.action_tokens(56) == (29871, *[1] * 56, 2)
-    whole = prompts.tokens(tasks["task"]) + prompts.action_tokens(56)
+    whole = (*prompts.tokens(tasks["task"]), BEFORE_SLOTS, *[1] * 56, AFTER_SLOTS)
     assert whole == tuple(expected["prompt_ids/full_sequence_single_pass"])
     assert prompts.tokens(tasks["task"].upper()) == prompts.tokens(tasks["task"])
     assert prompt_text("Lift It") == "In: What action should the robot take to lift it?\nOut:"
@@ -26,7 +25,7 @@ def test_prompts_are_the_tokens_that_the_published_processor_makes():
     ("change", "message"),
     [
         (lambda content: content.pop("model"), "is no tokenizer"),
-        (lambda content: content["model"].update(vocab={"<unk>": 0, "<s>": 1}, merges=[]), "no token '▁'"),
+        (lambda content: content["model"].update(vocab={"<unk>": 0, "<s>": 1}, merges=[]), "token 29871 is not '▁'"),
         (lambda content: content.update(post_processor=None), "begins no text with <s>"),
     ],
 )
