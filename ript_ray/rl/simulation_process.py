@@ -4,6 +4,7 @@ It ends when its parent does: at the end of its input, or, where the system offe
 in the midst of a simulator's endless loop as well.
 """
 
+import copy
 import ctypes
 import logging
 import os
@@ -14,7 +15,6 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,7 +88,7 @@ class Host:
 
 def serve(connection: Connection) -> None:
     """Do what the parent asks for, until it closes the connection: methods of `Host`, answered if they return."""
-    log_level, make_environment = cloudpickle.loads(connection.recv_bytes())
+    log_level, make_environment = connection.recv()  # pickled by cloudpickle
     buffer = RecordBuffer()
     logging.getLogger().addHandler(buffer)
     logging.getLogger("ript_ray").setLevel(log_level)
@@ -110,8 +110,9 @@ def serve(connection: Connection) -> None:
 def _portable(error: Exception) -> Exception:
     """Return an exception that can be pickled, with its traceback as a note."""
     try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # its class is not importable, or takes other arguments than it keeps
+        pickle.dumps(error)
+        copy.copy(error)
+    except Exception:  # its class cannot be imported, or takes other arguments than it keeps
         error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
     error.add_note(f"in process {os.getpid()}, which hosts environments:\n{''.join(traceback.format_exception(error))}")
     return error

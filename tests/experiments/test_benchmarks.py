@@ -7,13 +7,19 @@ from pathlib import Path
 import pytest
 import ray
 
-from experiments.benchmarks import broadcast, lag, libero, memory, reliability, run_ahead, sampling
+from experiments.benchmarks import broadcast, env_processes, lag, libero, memory, reliability, run_ahead, sampling
 from tests.commands import ROOT, environment, run
 
 SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "broadcast": (
         lambda: broadcast.main(broadcast.Options(megabytes=(1,), actors=(2,), num_broadcasts=2)),
         "MB/s per actor",
+    ),
+    "env_processes": (
+        lambda: env_processes.main(
+            env_processes.Options(group_size=2, processes=(1,), step_s=0.001, num_steps=2, repeats=1, libero=False)
+        ),
+        "times as fast",
     ),
     "memory": (
         lambda: memory.main(memory.Options(tasks=("reach-v3",), group_size=2, num_steps=1)),

@@ -106,7 +106,7 @@ def test_a_cancelled_request_stops_before_the_next_policy_call_and_its_environme
     answers = iter([False, False, True])
     with pytest.raises(RolloutCancelledError):
         worker.roll(request_of(0), is_cancelled=lambda: next(answers))
-    assert built[0].num_observations == 2
+    assert built[0].num_observations == 3, "of two decisions, and of what the second led to"
     again, fresh = worker.roll(request_of(1))[1], RolloutWorker(POLICY, make, 12).roll(request_of(1))[1]
     assert len(built) == 2, "one for each worker"
     np.testing.assert_array_equal(again.rollouts[0].log_probs_TU, fresh.rollouts[0].log_probs_TU)
