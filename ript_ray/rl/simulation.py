@@ -65,8 +65,9 @@ class LocalSimulation:
 
     def execute(self, actions_CA: NDArray[np.float32], *, is_last: bool) -> None:
         for num_steps, action in enumerate(actions_CA, start=1):
-            if self._environment.step(action):
-                self._outcome = Outcome(True, num_steps, None)
+            success = self._environment.step(action)
+            if success:
+                self._outcome = Outcome(success, num_steps, None)  # as it came: a broken simulator may return NaN
                 return
         self._outcome = Outcome(False, len(actions_CA), None if is_last else self._environment.observe())
 
