@@ -20,7 +20,7 @@ vocabulary, not from the top 5. Demonstrations have action noise (0.2).
 
 from dataclasses import replace
 
-from experiments import quickstart
+from experiments import pixels, quickstart
 from ript_envs.libero.benchmark import Libero
 from ript_ray.cli.launch import launch
 from ript_ray.config.data import Demonstrations
@@ -34,13 +34,9 @@ EXPERIMENT = replace(
     tasks=("pick_up_the_alphabet_soup_and_place_it_in_the_basket", "pick_up_the_milk_and_place_it_in_the_basket"),
     benchmark=Libero(suite="libero_object", rendering="fast", simplified_meshes=True, small_textures=True),
     policy=replace(
-        quickstart.POLICY,
+        pixels.POLICY,
         cameras=("agentview_rgb", "eye_in_hand_rgb"),
         sensors=("joint_states", "ee_pos", "gripper_states"),
-        image_size=64,
-        image_channels=16,
-        image_width=128,
-        state_width=32,
     ),
     demos=Demonstrations(num_per_task=8, num_held_out=2, action_noise=0.2),
     sft=QuestSFT(

@@ -25,20 +25,14 @@ from ript_ray.config.rl import Evaluation
 from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.supervised import SupervisedStage
 
+POLICY = replace(quickstart.POLICY, image_size=64, image_channels=16, image_width=128, state_width=32)
+
 EXPERIMENT = replace(
     quickstart.EXPERIMENT,
     name="pixels",
     tasks=("drawer-open-v3", "faucet-open-v3", "window-open-v3"),
     benchmark=MetaWorld(rendering="fast"),
-    policy=replace(
-        quickstart.POLICY,
-        cameras=("corner_rgb",),
-        sensors=("robot_states",),
-        image_size=64,
-        image_channels=16,
-        image_width=128,
-        state_width=32,
-    ),
+    policy=replace(POLICY, cameras=("corner_rgb",), sensors=("robot_states",)),
     demos=Demonstrations(num_per_task=3, num_held_out=2, action_noise=0.3),
     sft=QuestSFT(
         autoencoder=SupervisedStage(num_steps=500, batch_size=64, learning_rate=1.5e-3),

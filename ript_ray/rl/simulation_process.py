@@ -25,7 +25,9 @@ PR_SET_PDEATHSIG = 1
 """Option of Linux's prctl: the signal that a process gets when its parent ends."""
 
 ANSWERED = ("begin", "execute")
-"""What the parent waits for; the rest is done in silence."""
+"""What the parent waits for; of the rest, only failures are said, in the log."""
+
+logger = logging.getLogger("ript_ray.rl.simulation_process")  # this module is the program itself
 
 
 class RecordBuffer(logging.Handler):
@@ -87,7 +89,7 @@ class Host:
 
 
 def serve(connection: Connection) -> None:
-    """Do what the parent asks for, until it closes the connection: methods of `Host`, answered if they return."""
+    """Call the methods of `Host` that the parent asks for, and answer some, until it closes the connection."""
     log_level, make_environment = connection.recv()  # pickled by cloudpickle
     buffer = RecordBuffer()
     logging.getLogger().addHandler(buffer)
@@ -105,6 +107,8 @@ def serve(connection: Connection) -> None:
             answer = _portable(error)
         if method in ANSWERED:
             connection.send((answer, buffer.take()))
+        elif isinstance(answer, Exception):
+            logger.warning("%s of an environment failed: %s: %s", method, type(answer).__name__, answer)
 
 
 def _portable(error: Exception) -> Exception:

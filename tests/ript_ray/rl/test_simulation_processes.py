@@ -1,5 +1,6 @@
 """Environments in processes of their own: the same rollouts, side by side, and what happens when one fails."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from ript_ray.policies.base import Decisions
 from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.rl.rollout_worker import RolloutWorker
-from ript_ray.rl.simulation_processes import SimulationProcessError
+from ript_ray.rl.simulation_processes import SimulationProcessError, SimulationProcesses
 from ript_ray.types import Context, RolloutRequest
 from tests.commands import environment
 from tests.hosted import Walk, fail_to_build
@@ -95,6 +96,16 @@ def test_what_an_environment_raises_is_raised_with_where_it_was_raised(worker) -
     broken = RolloutWorker(Strides, fail_to_build, 12, env_processes=1)
     with pytest.raises(FileNotFoundError, match="no such scene"):
         broken.roll(request("walk"))
+
+
+def test_an_environment_that_cannot_be_closed_is_in_the_log(caplog) -> None:
+    processes = SimulationProcesses(Walk, 1)
+    with contextlib.closing(processes):
+        processes.make("clings").close()
+        other = processes.make("walk")
+        other.begin((0.0,))
+        assert other.wait().observation is not None
+    assert "close of an environment failed: RuntimeError: the window stays open" in caplog.messages
 
 
 PARENT = """
