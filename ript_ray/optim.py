@@ -8,7 +8,7 @@ from torch import nn
 
 from ript_ray.checks import require
 from ript_ray.policies.embedding import is_embedding
-from ript_ray.policies.state_dict import copy_into
+from ript_ray.policies.state_dict import array_of, copy_into
 from ript_ray.types import Arrays
 
 
@@ -64,7 +64,7 @@ def moments_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Par
     if not any(optimizer.state.get(parameter) for parameter in parameters.values()):
         return {}
     return {
-        f"{part}/{name}": value.detach().cpu().numpy().copy()
+        f"{part}/{name}": array_of(value)
         for name, parameter in parameters.items()
         for part, value in (optimizer.state.get(parameter) or _new_moments(parameter)).items()
     }

@@ -126,7 +126,7 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class ProcessUsage:
-    """What a process uses.
+    """What a process uses, and for a rollout actor also the processes that its environments step in.
 
     Attributes:
         pid: Its number on its machine.
@@ -149,6 +149,7 @@ class Batch:
         valid_NU: Mask of the units that count, bool.
         advantages_N: Leave-one-out advantage of the rollout that made the decision, float32.
         rollout_N: Index of that rollout in the batch, int64.
+        decision_N: Index of the decision in the batch of the whole update, int64; always in main memory.
         num_rollouts: Rollouts in the batch.
     """
 
@@ -157,6 +158,7 @@ class Batch:
     valid_NU: "torch.Tensor"
     advantages_N: "torch.Tensor"
     rollout_N: "torch.Tensor"
+    decision_N: "torch.Tensor"
     num_rollouts: int
 
 

@@ -39,7 +39,10 @@ class Decisions:
 
 
 class Policy(Protocol):
-    """A stochastic policy over action chunks."""
+    """A stochastic policy over action chunks.
+
+    To be used on GPUs it must be a `torch.nn.Module`: its `to(device)` is called once, after it was built on the CPU.
+    """
 
     def act(
         self,
@@ -58,7 +61,11 @@ class Policy(Protocol):
         ...
 
     def log_probs(self, record: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
-        """Return the log-probabilities (N, U) of recorded decisions under the current parameters, with gradients."""
+        """Return the log-probabilities (N, U) of recorded decisions under the current parameters, with gradients.
+
+        Args:
+            record: Rows of the arrays of `Decisions.record`, on the device of the policy.
+        """
         ...
 
     def trainable(self) -> "dict[str, torch.nn.Parameter]":
@@ -94,6 +101,35 @@ class DeterministicPolicy(Policy, Protocol):
         ...
 
 
+@runtime_checkable
+class EncodingPolicy(Policy, Protocol):
+    """A policy that reads a record in two steps, the first of which no trained parameter takes part in."""
+
+    def encode(self, record: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+        """Return what post-training does not change of recorded decisions, without gradients, N rows per tensor.
+
+        Given the record and these, `log_probs` returns what it does for the record alone, up to rounding, and does not
+        compute them again. The learner keeps them for the passes of an update (`ppo.encoding-cache-bytes`).
+
+        Args:
+            record: See `log_probs`.
+        """
+        ...
+
+
+@runtime_checkable
+class ShardablePolicy(Policy, Protocol):
+    """A policy with frozen weights that several learners can share, each holding a part of them."""
+
+    def shard_units(self) -> "Sequence[torch.nn.Module]":
+        """Return the modules whose frozen weights are fetched together, such as the blocks of a transformer.
+
+        `log_probs` runs them by calling them, the same ones in the same order whatever the rows are, and reads their
+        weights nowhere else. None contains another, and none of their frozen weights is in `state_arrays`.
+        """
+        ...
+
+
 class PolicyConfig(ABC):
     """Base class of policy configurations: frozen dataclasses with a field `kind` that build what they describe.
 
@@ -110,6 +146,7 @@ class PolicyConfig(ABC):
         semantic_fields: Fields that change the meaning of weights, though not always their shapes: an experiment
             starts only from weights whose configuration agrees in them.
         is_deterministic: Whether `build` returns a `DeterministicPolicy`: `evaluation.deterministic` is then allowed.
+        is_shardable: Whether `build` returns a `ShardablePolicy`: `cluster.shard-base` is then allowed.
     """
 
     kind: str
@@ -120,6 +157,7 @@ class PolicyConfig(ABC):
     parameter_groups: ClassVar[Mapping[str, str]] = {}
     semantic_fields: ClassVar[tuple[str, ...]] = ()
     is_deterministic: ClassVar[bool] = False
+    is_shardable: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, spec: EnvironmentSpec) -> Policy:
@@ -128,6 +166,20 @@ class PolicyConfig(ABC):
         Args:
             spec: The environments that the policy acts in, with the cameras and sensors that it reads.
         """
+
+    def build_empty(self, spec: EnvironmentSpec, instructions: Sequence[str]) -> Policy:
+        """Build the policy on torch's meta device: names, shapes and types, no values. `ript-ray plan` traces it.
+
+        Override it where `build` reads values, or where the policy stores something of each instruction.
+
+        Args:
+            spec: See `build`.
+            instructions: What the policy must know to act, see `with_instructions`; the values do not matter.
+        """
+        import torch
+
+        with torch.device("meta"):
+            return self.build(spec)
 
     def card(self, spec: EnvironmentSpec, arrays: Arrays) -> dict[str, str]:
         """Return rows for the model card, by heading."""
@@ -143,6 +195,10 @@ class PolicyConfig(ABC):
         Checkpoints contain it, so that weights are never combined with another base model.
         """
         return None
+
+    def finished_stages(self) -> tuple[str, ...]:
+        """Return the supervised stages that need not be trained any more, as `build` loads their result."""
+        return ()
 
     def initial_arrays(self, spec: EnvironmentSpec) -> Arrays:
         """Return `state_arrays` of a freshly built policy; override it where building the policy is expensive."""

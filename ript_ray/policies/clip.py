@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
+from ript_envs.contract import require_package
 from ript_ray.errors import ConfigError, StorageError, first_few
 from ript_ray.storage.atomic import atomic_write, make_directory, os_errors_as_storage_error
 from ript_ray.storage.hashed_dir import load_arrays
@@ -65,7 +66,9 @@ def embed(texts: Sequence[str], encoder: str = ENCODER, *, download: bool = Fals
 
     Raises:
         OSError: The language model is not on this machine, or cannot be downloaded or read.
+        MissingPackageError: transformers is not installed.
     """
+    require_package("transformers", extra="clip")
     import torch
     import transformers  # takes seconds; only here
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,8 +31,22 @@ def copy_into(expected: Mapping[str, torch.Tensor], given: AnyArrays, problem: s
     with torch.no_grad():
         for name, tensor in expected.items():
             value = given[name]
-            # A copy first: arrays that Ray hands over are read-only, of which torch warns.
-            tensor.copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value)))
+            tensor.copy_(value if isinstance(value, torch.Tensor) else tensor_of(value))
+
+
+def array_of(tensor: torch.Tensor) -> NDArray[np.generic]:
+    """Copy a tensor of any device into an array of the same type; that of bfloat16 is `ml_dtypes.bfloat16`."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
+    return tensor.numpy().copy()
+
+
+def tensor_of(array: NDArray[np.generic]) -> torch.Tensor:
+    """Copy an array, which may be read-only as those that Ray hands over, into a tensor of the same type."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
 
 
 def state_dict_mismatches(expected: AnyArrays, given: AnyArrays) -> list[str]:
@@ -64,7 +79,7 @@ class ModulePolicy(nn.Module):
 
     def state_arrays(self) -> Arrays:
         """Return copies of every persistent parameter and buffer."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
+        return {name: array_of(value) for name, value in self.state_dict().items()}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Copy arrays into every parameter and buffer; see `Policy.load_state_arrays`."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch  # configurations must be readable without importing it
 
 
+EVALUATION_BATCH_SIZE = 64
+"""Windows per forward pass without gradients."""
+
+
 @dataclass(frozen=True)
 class SupervisedStage:
     """The optimization of one supervised stage.
@@ -121,6 +125,14 @@ class Windows:
 
 LossFn = Callable[["torch.Tensor", np.random.Generator], "torch.Tensor"]
 """Scalar loss of the windows at given rows; the generator is the source of the step's randomness (augmentation)."""
+
+
+def compute_over(windows: Windows, compute: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
+    """Return what is computed for the windows at given rows, for all windows, batch by batch and without gradients."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([compute(rows) for rows in torch.arange(len(windows)).split(EVALUATION_BATCH_SIZE)])
 
 
 class SupervisedTask(ABC):

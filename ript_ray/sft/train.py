@@ -21,8 +21,10 @@ from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.seeding import torch_seed_of
 from ript_ray.sft.trainer import SupervisedTrainer
-from ript_ray.storage.atomic import atomic_write
+from ript_ray.storage.atomic import atomic_write, os_errors_as_storage_error
 from ript_ray.tracking.console import View
+from ript_ray.tracking.metrics_log import read_metrics
+from ript_ray.tracking.plot import plot_stage
 from ript_ray.types import Progress
 
 NUM_POINTS = 200
@@ -167,6 +169,7 @@ class _StageRun:
                 if trainer.step < trainer.num_steps:
                     self._after_step(trainer, policy, dataset, fingerprint, losses)
             self._log(trainer.step, losses, self._evaluate(policy, dataset, at_end=True))
+            self._plot()
             self._save(policy, trainer, fingerprint)
         except BaseException:
             if trainer.is_between_steps:
@@ -200,6 +203,17 @@ class _StageRun:
         if figures:
             named = {f"{self._task.name}/{name}": value for name, value in figures.items()}
             self._run_logger.log(self._task.name, step, named, kind="stage")
+
+    def _plot(self) -> None:
+        task, path = self._task, self._folder.path / f"{self._task.name}.png"
+        with os_errors_as_storage_error(path):
+            plot_stage(
+                path,
+                read_metrics(self._folder.metrics_log),
+                stage=task.name,
+                title=f"{self._experiment.name}: {task.title}",
+                unit=task.unit,
+            )
 
     def _try_to_save(self, policy: Policy, trainer: SupervisedTrainer, fingerprint: dict[str, int]) -> bool:
         """Save and return whether it succeeded: a later attempt can."""

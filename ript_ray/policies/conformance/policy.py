@@ -31,7 +31,7 @@ from ript_envs.conformance.checklist import (
 )
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.base import Decisions, DeterministicPolicy, PolicyConfig
+from ript_ray.policies.base import Decisions, DeterministicPolicy, EncodingPolicy, PolicyConfig
 from ript_ray.policies.conformance.probe import (
     ATOL,
     NUM_ROWS,
@@ -119,6 +119,8 @@ def _run(probe: Probe) -> list[CheckResult]:
             check(f"{method} agrees with the built policy", getattr(checks, f"{method}_agrees"), loads)
     if config.is_deterministic:
         check("act_deterministically returns valid actions without chance", checks.acts_deterministically, acts)
+    if built.error is None and checks.has_encodings:
+        check("encode returns what training does not change and log_probs reads", checks.encodes, rescored)
     check_stages(checklist, probe, built)
     return checklist.results
 
@@ -361,6 +363,25 @@ class _PolicyChecks:
         except CheckpointError:
             return
         raise Violation(f"it accepted arrays without {name}")
+
+    @property
+    def has_encodings(self) -> bool:
+        return isinstance(self._policy, EncodingPolicy)
+
+    def encodes(self) -> None:
+        policy, record = self._policy, self._record(slice(None))
+        assert isinstance(policy, EncodingPolicy)
+        encoded = policy.encode(record)
+        wrong = [name for name, tensor in encoded.items() if len(tensor) != NUM_ROWS or tensor.requires_grad]
+        expect(not wrong, f"{', '.join(wrong)} must have a row per decision and no gradients")
+        expected, actual = (policy.log_probs(inputs).detach() for inputs in (record, {**record, **encoded}))
+        expect_same({"log_probs": expected.numpy()}, {"log_probs": actual.numpy()}, "with its encodings", ATOL)
+        fresh = self._probe.build()
+        perturb(fresh)
+        assert isinstance(fresh, EncodingPolicy)
+        again = fresh.encode(record)
+        are_same = all(torch.equal(tensor, again[name]) for name, tensor in encoded.items())
+        expect(are_same, "it depends on trained parameters")
 
     def _expect_decisions(self, decisions: Decisions, what: str) -> None:
         expect_same(decided(self._decisions), decided(decisions), what)

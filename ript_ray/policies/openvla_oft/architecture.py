@@ -1,10 +1,11 @@
-"""The sizes of an OpenVLA-OFT model, read from the `config.json` of its folder."""
+"""The sizes of an OpenVLA-OFT model: read from the `config.json` of its folder, or those of a new, small one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ript_ray.checks import require, require_between
 from ript_ray.errors import CheckpointError
 from ript_ray.storage.reading import read_object
 
@@ -12,6 +13,9 @@ CONFIG_FILE = "config.json"
 
 SIZES_KEY = "fixture_vision_dims"
 """Key of the sizes of other vision towers than the published ones, which `config.json` names without their sizes."""
+
+PATCH_SIZE = 14
+"""Side of a patch of both vision towers, in pixels."""
 
 EXPECTED = {
     "model_type": "openvla",
@@ -41,7 +45,7 @@ class Tower:
     depth: int
     num_heads: int
     mlp_ratio: float
-    patch_size: int = 14
+    patch_size: int = PATCH_SIZE
     image_size: int = 224
     register_tokens: int = 0
     layer_norm_eps: float = 1e-6
@@ -112,6 +116,58 @@ class Architecture:
     def num_slots(self) -> int:
         """Positions of the language model whose hidden states give the actions, one per entry of each action."""
         return self.chunk_length * self.action_dim
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """Sizes of a model that is trained from nothing. The defaults are ours, for two CPU cores.
+
+    Attributes:
+        image_size: Side of the images, in pixels, a multiple of 14, from 14 to 448.
+        vision_width: Width of both vision towers, a multiple of their heads, at most 8,192.
+        vision_layers: Layers of both vision towers that are run, 1 to 100.
+        vision_heads: Attention heads of both vision towers, at least 1.
+        language_width: Width of the language model and of the heads, an even multiple of its heads, at most 16,384.
+        language_layers: Layers of the language model, 1 to 100.
+        language_heads: Attention heads of the language model, at least 1.
+    """
+
+    image_size: int = 56
+    vision_width: int = 96
+    vision_layers: int = 3
+    vision_heads: int = 4
+    language_width: int = 128
+    language_layers: int = 3
+    language_heads: int = 4
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.image_size <= 448 and self.image_size % PATCH_SIZE == 0,
+            f"policy.new.image-size must be a multiple of {PATCH_SIZE}, from {PATCH_SIZE} to 448, "
+            f"not {self.image_size}",
+        )
+        for name, most in (("vision_layers", 100), ("vision_width", 8192), ("vision_heads", 8192)):
+            require_between(f"policy.new.{name.replace('_', '-')}", getattr(self, name), 1, most)
+        for name, most in (("language_layers", 100), ("language_width", 16384), ("language_heads", 8192)):
+            require_between(f"policy.new.{name.replace('_', '-')}", getattr(self, name), 1, most)
+        for part, step in (("vision", self.vision_heads), ("language", 2 * self.language_heads)):
+            width = getattr(self, f"{part}_width")
+            require(width % step == 0, f"policy.new.{part}-width must be a multiple of {step}, not {width}")
+
+    def architecture(self, *, chunk_length: int, action_dim: int, proprio_dim: int, num_cameras: int) -> Architecture:
+        """Return all sizes, with those that the benchmark gives."""
+        # One block more than is run: the features are what the last but one gives.
+        tower = Tower(self.vision_width, self.vision_layers + 1, self.vision_heads, 4.0, image_size=self.image_size)
+        language = Language(
+            hidden_size=self.language_width,
+            intermediate_size=4 * self.language_width,
+            num_attention_heads=self.language_heads,
+            num_hidden_layers=self.language_layers,
+            num_key_value_heads=self.language_heads,
+        )
+        return Architecture(
+            replace(tower, register_tokens=4), tower, language, chunk_length, action_dim, proprio_dim, num_cameras
+        )
 
 
 Sizes = TypeVar("Sizes", Tower, Language)

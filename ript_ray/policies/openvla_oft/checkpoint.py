@@ -12,11 +12,16 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ript_ray.errors import CheckpointError, first_few
-from ript_ray.policies.openvla_oft.architecture import read_architecture
+from ript_ray.policies.openvla_oft.architecture import Architecture, read_architecture
 from ript_ray.policies.openvla_oft.language import new_rotary_positions
 from ript_ray.policies.openvla_oft.lora import add_lora, file_name, lora_parameters, read_config
-from ript_ray.policies.openvla_oft.model import OpenVLA, OpenVLAOFT, new_scale_head
-from ript_ray.policies.openvla_oft.versions import require_versions
+from ript_ray.policies.openvla_oft.model import (
+    OpenVLA,
+    OpenVLAOFT,
+    new_action_head,
+    new_proprio_projector,
+    new_scale_head,
+)
 from ript_ray.policies.state_dict import state_dict_mismatches
 from ript_ray.policies.torch_file import read_torch_file
 from ript_ray.storage.reading import read_object, require_regular
@@ -37,7 +42,11 @@ FLOATS = {"F32", "F16", "BF16"}
 
 
 def load_openvla_oft(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    sizes: Architecture | None = None,
 ) -> OpenVLAOFT:
     """Load a fine-tuned OpenVLA-OFT, all of whose parameters are frozen; its scale head is new, with random weights.
 
@@ -45,28 +54,32 @@ def load_openvla_oft(
         folder: `config.json`, the shards of the base model, the action head and the projector of the robot's state.
         device: Where the weights go, tensor by tensor: there is never a second copy of the model.
         dtype: Type of the weights, whatever their type in the files.
+        sizes: Sizes of a new action head and a new projector of the robot's state, with random weights: the folder is
+            that of an OpenVLA, which has neither. If not given, both are loaded.
 
     Raises:
         CheckpointError: A file is missing, damaged, or does not fit the model.
-        RiptError: transformers or peft is of a version that was not tested.
     """
-    model = empty_openvla_oft(folder, dtype=dtype)
+    model = empty_openvla_oft(sizes or read_architecture(folder), dtype=dtype)
     like = torch.empty(0, device=device, dtype=dtype)
     _load_shards(model.vla, folder, like)
     with torch.device(device):
         model.vla.language_model.model.rotary_emb = new_rotary_positions(model.vla.language_model)
         model.scale_head = new_scale_head(model.architecture).to(dtype).eval()
+        if sizes is not None:
+            model.action_head = new_action_head(sizes).to(dtype).eval()
+            model.proprio_projector = new_proprio_projector(sizes).to(dtype).eval()
+            return model.requires_grad_(False)
     for part, module in (("action_head", model.action_head), ("proprio_projector", model.proprio_projector)):
         path = _only_file(folder, part)
         _assign(module, _tensors_in(read_torch_file(path), path), path, like)
     return model.requires_grad_(False)
 
 
-def empty_openvla_oft(folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> OpenVLAOFT:
-    """Return the model of a folder on torch's meta device: names and shapes, no values; see `load_openvla_oft`."""
-    require_versions()
+def empty_openvla_oft(sizes: Architecture, *, dtype: torch.dtype = torch.bfloat16) -> OpenVLAOFT:
+    """Return a model on torch's meta device: names and shapes, no values; see `load_openvla_oft`."""
     with torch.device("meta"):
-        return OpenVLAOFT(read_architecture(folder)).to(dtype)
+        return OpenVLAOFT(sizes).to(dtype)
 
 
 def load_scale_head(model: OpenVLAOFT, path: Path) -> None:

@@ -13,9 +13,13 @@ from ript_ray.policies.openvla_oft.model import OpenVLAOFT
 from ript_ray.storage.atomic import os_errors_as_storage_error, require_absent
 from ript_ray.storage.hashed_dir import atomic_directory
 
+SCALE_HEAD_FILE = "scale_header.pth"
+
 
 def save_adaptor(model: OpenVLAOFT, folder: Path, *, base: str) -> None:
     """Write the LoRA adapter and both heads to a new folder, which `load_adaptor` and `peft.PeftModel` open.
+
+    The scale head is in a file of its own as well, as it is published.
 
     Args:
         model: A model with an adapter.
@@ -32,6 +36,7 @@ def save_adaptor(model: OpenVLAOFT, folder: Path, *, base: str) -> None:
         (unfinished / ADAPTER_CONFIG_FILE).write_text(json.dumps(config_fields(model.vla, base), indent=2))
         save_file(adapter, unfinished / ADAPTER_FILE, metadata={"format": "pt"})
         torch.save(heads, unfinished / HEADS_FILE)
+        save_scale_head(model, unfinished / SCALE_HEAD_FILE)
 
 
 def save_scale_head(model: OpenVLAOFT, path: Path) -> None:

@@ -19,7 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 from PIL import Image
 
-from ript_ray.errors import CheckpointError, RiptError
+from ript_ray.errors import CheckpointError
 from ript_ray.storage.reading import read_object
 
 JPEG_QUALITY = 95
@@ -32,6 +32,9 @@ STRIP = 32
 """Rows of an image that are cropped at a time."""
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+
+PUBLISHED = (0.485, 0.456, 0.406, 0.5, 0.5, 0.5), (0.229, 0.224, 0.225, 0.5, 0.5, 0.5)
+"""Means and standard deviations of the colors that DINOv2 and SigLIP read. Source: the published checkpoints."""
 
 Pixels = NDArray[np.uint8]
 
@@ -68,6 +71,12 @@ class Normalization:
         except (LookupError, OverflowError, TypeError, ValueError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"{path} does not describe the images of OpenVLA-OFT: {what}") from error
+
+    @classmethod
+    def published(cls, size: int) -> Self:
+        """Return that of the published towers, for images of another size."""
+        means, stds = (np.array(values, np.float32).reshape(-1, 1, 1) for values in PUBLISHED)
+        return cls(size, means, stds)
 
     @classmethod
     def _parse(cls, content: dict[str, Any]) -> Self:
@@ -127,14 +136,9 @@ def jpeg_round_trip(image: Pixels) -> Pixels:
 
     TensorFlow decodes with the fast inverse transform and smooth colors. Pillow encodes to the same bytes but cannot
     decode so: its pixels would differ by up to 17 levels. Source: `tf.io.encode_jpeg` and `decode_image`.
-
-    Raises:
-        RiptError: simplejpeg is not installed.
     """
-    try:
-        import simplejpeg  # of the extra `openvla`
-    except ImportError as error:
-        raise RiptError("OpenVLA-OFT needs simplejpeg: pip install 'ript-ray[openvla]'") from error
+    import simplejpeg  # of the extra `openvla`
+
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
     return simplejpeg.decode_jpeg(file.getvalue(), fastdct=True, fastupsample=False)

@@ -113,11 +113,6 @@ def lora_parameters(vla: OpenVLA) -> dict[str, nn.Parameter]:
     return {name: value for name, value in vla.named_parameters() if ".lora_" in name}
 
 
-def trained_lora(vla: OpenVLA) -> dict[str, nn.Parameter]:
-    """Return those of the adapter's parameters that are trained."""
-    return {name: value for name, value in lora_parameters(vla).items() if name.startswith(TRAINED)}
-
-
 def file_name(name: str) -> str:
     """Return the name that a parameter of the adapter has in `adapter_model.safetensors`."""
     return "base_model.model." + name.replace(f".{ADAPTER}.", ".")

@@ -6,7 +6,7 @@ The language model reads one sequence, here in two parts:
     tail:    29871 | a slot per entry of each action, all zero | end
 
 The hidden states from 29871 to the last slot but one give the actions: as in a language model, each position predicts
-the next one. OpenVLA-OFT runs both parts at once, every position attending to all. RIPT-VLA runs the context alone and
+the next one. OpenVLA-OFT runs both parts at once, every position attending to all. RIPT-VLA runs the context alone,
 without gradients, and then the tail, which attends to all: the context does not see the tail, and the two forms differ.
 """
 
@@ -65,16 +65,25 @@ def new_scale_head(architecture: Architecture) -> LaplaceScaleHead:
     return LaplaceScaleHead(architecture.language.hidden_size, architecture.action_dim)
 
 
+def new_action_head(architecture: Architecture) -> ActionHead:
+    """Build an action head with random weights."""
+    return ActionHead(architecture.language.hidden_size, architecture.action_dim)
+
+
+def new_proprio_projector(architecture: Architecture) -> ProprioProjector:
+    """Build a projector of the robot's state with random weights."""
+    return ProprioProjector(architecture.proprio_dim, architecture.language.hidden_size)
+
+
 class OpenVLAOFT(nn.Module):
     """The whole model; in evaluation mode: nothing in it is random."""
 
     def __init__(self, architecture: Architecture):
         super().__init__()
-        width, action_dim = architecture.language.hidden_size, architecture.action_dim
         self.architecture = architecture
         self.vla = OpenVLA(architecture)
-        self.proprio_projector = ProprioProjector(architecture.proprio_dim, width)
-        self.action_head = ActionHead(width, action_dim)
+        self.proprio_projector = new_proprio_projector(architecture)
+        self.action_head = new_action_head(architecture)
         self.scale_head = new_scale_head(architecture)
         self.eval()
 
@@ -107,9 +116,8 @@ class OpenVLAOFT(nn.Module):
         hidden_BLD, _ = attend_to_all(self.vla.language_model, embeddings, is_token_BL)
         return self._slots(hidden_BLD)
 
-    @torch.no_grad()
     def encode(self, context: Context) -> EncodedContext:
-        """Let the language model read the context alone, without gradients."""
+        """Let the language model read the context alone."""
         _, keys_values = attend_to_all(self.vla.language_model, context.embeddings_BLD, context.is_token_BL)
         return EncodedContext(keys_values, context.is_token_BL)
 

@@ -1,13 +1,15 @@
 """The OpenVLA-OFT policy: acts by a Laplace distribution around the regressed actions, and scores what was done.
 
 It is run in two passes, as RIPT-VLA trains it: no gradient reaches what comes before the action slots. So a decision is
-recorded as its inputs and the sampled chunk, and one unit is scored per action of the chunk.
+recorded as its inputs and the sampled chunk, and one unit is scored per action of the chunk. The supervised stages
+(`stages`) train other parts of it as well, and those before the slots through both passes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import nn
 from ript_envs.contract import EnvironmentSpec
 from ript_ray.checks import require
 from ript_ray.policies.base import Decisions
-from ript_ray.policies.openvla_oft.architecture import read_architecture
+from ript_ray.policies.openvla_oft.architecture import Architecture, read_architecture
 from ript_ray.policies.openvla_oft.checkpoint import (
     ADAPTER_CONFIG_FILE,
     empty_openvla_oft,
@@ -25,13 +27,16 @@ from ript_ray.policies.openvla_oft.checkpoint import (
     load_openvla_oft,
     load_scale_head,
 )
-from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig
+from ript_ray.policies.openvla_oft.config import Base, OpenVLAOFTConfig
+from ript_ray.policies.openvla_oft.distributions import DISTRIBUTIONS, LOG_SCALE_RANGE
 from ript_ray.policies.openvla_oft.export import save_adaptor
+from ript_ray.policies.openvla_oft.images import Normalization
 from ript_ray.policies.openvla_oft.inputs import NUM_TOKENS, PROMPT, PROPRIO, Inputs
-from ript_ray.policies.openvla_oft.laplace import LOG_SCALE_RANGE, log_densities, quantiles
-from ript_ray.policies.openvla_oft.lora import add_lora, new_config, read_config, trained_lora
+from ript_ray.policies.openvla_oft.lora import TRAINED, add_lora, new_config, read_config
 from ript_ray.policies.openvla_oft.model import EncodedContext, OpenVLAOFT
-from ript_ray.policies.state_dict import copy_into
+from ript_ray.policies.openvla_oft.prompt import HashedPrompts, LlamaPrompts
+from ript_ray.policies.openvla_oft.statistics import Statistics
+from ript_ray.policies.state_dict import array_of, copy_into
 from ript_ray.types import Arrays
 
 if TYPE_CHECKING:
@@ -40,12 +45,32 @@ if TYPE_CHECKING:
 CHUNK = "chunk"
 """Name of the array of a record with the sampled actions, normalized."""
 
+STATISTICS = "statistics."
+"""Beginning of the names of the statistics in checkpoints."""
+
+MUST_FIT = {
+    "action_dim": "entries of an action",
+    "proprio_dim": "entries of the policy's sensors",
+    "num_cameras": "cameras",
+    "chunk_length": "actions per chunk",
+}
+"""Sizes of a fine-tuned model that the benchmark and the settings must have."""
+
+PATCHES = "patches"
+"""Name of the array of an encoding with the embeddings of the images' patches."""
+
 MARGIN = 1e-6
 """Smallest probability of a sample's tails: a chunk must be finite."""
 
 
 class OpenVLAOFTPolicy(nn.Module):
-    """The whole policy. The adapter of the language model's layers and the action head are trained, in float32."""
+    """The whole policy. Whatever is trained is in float32.
+
+    Attributes:
+        settings: How the policy samples.
+        inputs: What the model reads, and the units of its actions.
+        distribution: Distribution of the normalized actions.
+    """
 
     def __init__(self, settings: OpenVLAOFTConfig, model: OpenVLAOFT, inputs: Inputs):
         """Take over a model that has an adapter.
@@ -57,40 +82,55 @@ class OpenVLAOFTPolicy(nn.Module):
         """
         super().__init__()
         self.settings = settings
+        self.inputs = inputs
         self._model = model
-        self._inputs = inputs
-        model.requires_grad_(False)
-        for name, parameter in self._kept().items():
+        self.distribution = DISTRIBUTIONS[settings.distribution]
+        for parameter in self._kept().values():
             parameter.data = parameter.data.float()
-            parameter.requires_grad_(not name.startswith("scale_head."))
+        self.taking_gradients(self.trainable())
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the adapter of the language model's layers and the action head."""
-        return {name: value for name, value in self._kept().items() if value.requires_grad}
+        return self._parameters_of(is_post_trained)
+
+    def regressed(self) -> dict[str, nn.Parameter]:
+        """Return what the regression of actions trains: all of a new model, or a base model's adapter and heads."""
+        return self._parameters_of(lambda name: is_regressed(name, self.settings.base))
+
+    def scale_head(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of the scale head."""
+        return self._parameters_of(lambda name: name.startswith("scale_head."))
+
+    def taking_gradients(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Let these parameters take gradients, and no others; the same parameters."""
+        self._model.requires_grad_(False)
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        return parameters
 
     def state_arrays(self) -> Arrays:
-        """Return copies of what is trained here and of the scale head, which a stage before trains."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self._kept().items()}
+        """Return copies of all that any stage trains, and of the statistics if they are measured by one."""
+        return {name: array_of(value) for name, value in self._kept_tensors().items()}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Copy arrays into the policy; see `Policy.load_state_arrays`."""
-        copy_into(self._kept(), arrays, "the weights do not fit the policy")
+        copy_into(self._kept_tensors(), arrays, "the weights do not fit the policy")
 
     @torch.no_grad()
     def act(
         self, observations: Arrays, instructions: Sequence[str], generators: Sequence[np.random.Generator]
     ) -> Decisions:
         """Sample a chunk for each row; see `Policy.act`."""
-        record = self._inputs.record(observations, instructions)
-        mean, log_scale = self._heads({name: torch.from_numpy(array) for name, array in record.items()})
+        record = self.inputs.record(observations, instructions)
+        mean, log_scale = self.mean_and_log_scale({name: torch.from_numpy(array) for name, array in record.items()})
         uniforms = np.stack([generator.uniform(MARGIN, 1 - MARGIN, mean.shape[1:]) for generator in generators])
         is_clamped = self.settings.sampled_scale == "as-scored"
         sampled_scale = log_scale.clamp(*LOG_SCALE_RANGE) if is_clamped else log_scale
         sampled_scale = sampled_scale + math.log(self.settings.scale_factor)
-        chunk_BCA = quantiles(mean, sampled_scale, torch.from_numpy(uniforms).to(mean))
-        log_probs_BC = _score(mean, log_scale, chunk_BCA).cpu().numpy()
+        chunk_BCA = self.distribution.quantiles(mean, sampled_scale, torch.from_numpy(uniforms).to(mean))
+        log_probs_BC = self._score(mean, log_scale, chunk_BCA).cpu().numpy()
         return Decisions(
-            actions_BCA=self._inputs.environment_actions(chunk_BCA),
+            actions_BCA=self.inputs.environment_actions(chunk_BCA),
             record={**record, CHUNK: chunk_BCA.cpu().numpy()},
             log_probs_BU=log_probs_BC,
             valid_BU=np.ones_like(log_probs_BC, np.bool_),
@@ -99,44 +139,82 @@ class OpenVLAOFTPolicy(nn.Module):
     @torch.no_grad()
     def act_deterministically(self, observations: Arrays, instructions: Sequence[str]) -> NDArray[np.float32]:
         """Act on the mean; see `DeterministicPolicy`."""
-        record = self._inputs.record(observations, instructions)
-        mean, _ = self._heads({name: torch.from_numpy(array) for name, array in record.items()})
-        return self._inputs.environment_actions(mean)
+        record = self.inputs.record(observations, instructions)
+        mean, _ = self.mean_and_log_scale({name: torch.from_numpy(array) for name, array in record.items()})
+        return self.inputs.environment_actions(mean)
 
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the log-probability (N, C) of each recorded action; see `Policy.log_probs`."""
-        mean, log_scale = self._heads(record)
-        return _score(mean, log_scale, record[CHUNK].to(mean))
+        mean, log_scale = self.mean_and_log_scale(record)
+        return self._score(mean, log_scale, record[CHUNK].to(mean))
+
+    @torch.no_grad()
+    def encode(self, record: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the embeddings of the images' patches, which RIPT does not change; see `EncodingPolicy.encode`."""
+        return {PATCHES: self._patches(record)}
+
+    def shard_units(self) -> list[nn.Module]:
+        """Return the blocks of towers and language model, its embeddings and the projector; see `ShardablePolicy`."""
+        towers, language = self._model.vla.vision_backbone, self._model.vla.language_model
+        blocks = (*towers.featurizer.blocks, *towers.fused_featurizer.blocks, *language.model.layers)
+        return [*blocks, language.model.embed_tokens, language.lm_head, self._model.vla.projector]
 
     def save_adaptor(self, folder: Path) -> None:
         """Write adapter and heads to a new folder in the authors' layout; see `export.save_adaptor`."""
-        save_adaptor(self._model, folder, base=str(self.settings.checkpoint))
+        save_adaptor(self._model, folder, base=str(self.settings.checkpoint or "trained from nothing"))
 
-    def _kept(self) -> dict[str, nn.Parameter]:
-        lora = {f"vla.{name}": value for name, value in trained_lora(self._model.vla).items()}
-        heads = {
-            f"{part}.{name}": value
-            for part in ("action_head", "scale_head")
-            for name, value in self._model.get_submodule(part).named_parameters()
-        }
-        return {**lora, **heads}
+    def mean_and_log_scale(
+        self, record: Mapping[str, torch.Tensor], *, through_context: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and log-scale of the normalized actions, float32 (B, C, A); the log-scale is not clamped.
 
-    def _heads(self, record: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and log-scale, float32 (B, C, A)."""
-        encoded = self._encode(record)
+        Args:
+            record: Rows of recorded decisions.
+            through_context: Whether gradients reach what comes before the action slots, too.
+        """
+        return self.heads(self.slots(record, through_context=through_context))
+
+    def slots(self, record: Mapping[str, torch.Tensor], *, through_context: bool = False) -> torch.Tensor:
+        """Return the hidden states (B, slots, D) that the heads read; see `mean_and_log_scale`."""
+        with torch.set_grad_enabled(through_context and torch.is_grad_enabled()):
+            encoded = self._read_context(record)
         with self._autocast():
-            mean, log_scale = self._model.heads(self._model.slots(encoded))
+            return self._model.slots(encoded)
+
+    def heads(self, slots_BSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and log-scale of the normalized actions, float32 (B, C, A)."""
+        with self._autocast():
+            mean, log_scale = self._model.heads(slots_BSD)
         return mean.float(), log_scale.float()
 
-    @torch.no_grad()
-    def _encode(self, record: Mapping[str, torch.Tensor]) -> EncodedContext:
+    def _read_context(self, record: Mapping[str, torch.Tensor]) -> EncodedContext:
         device = self._device
         prompt, num_tokens = record[PROMPT].to(device), record[NUM_TOKENS].to(device)
+        patches = record[PATCHES] if PATCHES in record else self._patches(record)
         with self._autocast():
-            patches = self._model.embed_images(self._inputs.pixels(record).to(device))
             longest = int(num_tokens.max())
             context = self._model.context(patches, record[PROPRIO].to(device), prompt[:, :longest], num_tokens)
             return self._model.encode(context)
+
+    def _patches(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        with self._autocast():
+            return self._model.embed_images(self.inputs.pixels(record).to(self._device))
+
+    def _parameters_of(self, is_chosen: Callable[[str], bool]) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in self._model.named_parameters() if is_chosen(name)}
+
+    def _kept(self) -> dict[str, nn.Parameter]:
+        return self._parameters_of(lambda name: is_kept(name, self.settings.base))
+
+    def _kept_tensors(self) -> dict[str, torch.Tensor]:
+        if self.settings.base == "fine-tuned":
+            return {**self._kept()}
+        measured = self.inputs.statistics.arrays()  # shared with these tensors: what is copied into them is used
+        return {**self._kept(), **{STATISTICS + name: torch.from_numpy(array) for name, array in measured.items()}}
+
+    def _score(self, mean: torch.Tensor, log_scale: torch.Tensor, chunk_BCA: torch.Tensor) -> torch.Tensor:
+        """Return the log-probability (B, C) of each action, summed over its entries. Source: RIPT-VLA's code."""
+        return self.distribution.log_prob(mean, log_scale.clamp(*LOG_SCALE_RANGE), chunk_BCA).sum(-1)
 
     def _autocast(self) -> torch.autocast:
         """Compute in bfloat16 with weights in float32.
@@ -151,15 +229,36 @@ class OpenVLAOFTPolicy(nn.Module):
         return self._model.action_head.model.fc1.weight.device
 
 
-def _score(mean: torch.Tensor, log_scale: torch.Tensor, chunk_BCA: torch.Tensor) -> torch.Tensor:
-    """Return the log-probability (B, C) of each action, summed over its entries. Source: RIPT-VLA's code."""
-    return log_densities(mean, log_scale.clamp(*LOG_SCALE_RANGE), chunk_BCA).sum(-1)
+def is_post_trained(name: str) -> bool:
+    """Whether RIPT trains a parameter: the adapter of the language model's layers, or the action head."""
+    return (name.startswith(f"vla.{TRAINED}") and ".lora_" in name) or name.startswith("action_head.")
 
 
-def load_policy(settings: OpenVLAOFTConfig, folder: Path, spec: EnvironmentSpec) -> OpenVLAOFTPolicy:
-    """Build the policy from the files that its settings name; see `OpenVLAOFTConfig.build`."""
-    inputs = _inputs(settings, folder, spec)
-    model = load_openvla_oft(folder, dtype=getattr(torch, settings.precision))
+def is_kept(name: str, base: Base) -> bool:
+    """Whether checkpoints hold a parameter: whatever a stage trains, and what is in no file of the base model."""
+    if base == "new":
+        return ".lm_head." not in name  # never run
+    if base == "pretrained":
+        return not name.startswith("vla.") or ".lora_" in name
+    return is_post_trained(name) or name.startswith("scale_head.")
+
+
+def is_regressed(name: str, base: Base) -> bool:
+    """Whether the regression of actions trains a parameter."""
+    if name.startswith("scale_head.") or (base == "new" and (".lora_" in name or ".embed_tokens." in name)):
+        return False
+    return is_kept(name, base)
+
+
+def load_policy(settings: OpenVLAOFTConfig, spec: EnvironmentSpec) -> OpenVLAOFTPolicy:
+    """Build the policy, from the files that its settings name if there are any; see `OpenVLAOFTConfig.build`."""
+    inputs = _inputs(settings, spec)
+    dtype = getattr(torch, settings.precision)
+    if settings.base == "new":
+        model = OpenVLAOFT(_sizes(settings, spec)).to(dtype)
+    else:
+        sizes = _sizes(settings, spec) if settings.base == "pretrained" else None
+        model = load_openvla_oft(settings.folder, dtype=dtype, sizes=sizes)
     if settings.adaptor:
         load_adaptor(model, settings.adaptor)
     else:
@@ -169,10 +268,10 @@ def load_policy(settings: OpenVLAOFTConfig, folder: Path, spec: EnvironmentSpec)
     return OpenVLAOFTPolicy(settings, model, inputs)
 
 
-def empty_policy(settings: OpenVLAOFTConfig, folder: Path, spec: EnvironmentSpec) -> OpenVLAOFTPolicy:
+def empty_policy(settings: OpenVLAOFTConfig, spec: EnvironmentSpec) -> OpenVLAOFTPolicy:
     """Build the policy on torch's meta device: names, shapes and types, no values."""
-    inputs = _inputs(settings, folder, spec)
-    model = empty_openvla_oft(folder)
+    inputs = _inputs(settings, spec)
+    model = empty_openvla_oft(_sizes(settings, spec), dtype=getattr(torch, settings.precision))
     add_lora(model.vla, _lora_config(settings), is_loaded=True)
     return OpenVLAOFTPolicy(settings, model, inputs)
 
@@ -183,15 +282,34 @@ def _lora_config(settings: OpenVLAOFTConfig) -> "peft.LoraConfig":
     return new_config(rank=settings.lora_rank, alpha=settings.lora_alpha)
 
 
-def _inputs(settings: OpenVLAOFTConfig, folder: Path, spec: EnvironmentSpec) -> Inputs:
-    """Read what prepares the inputs, after a check that they have the sizes of the model in the folder."""
-    architecture = read_architecture(folder)
-    proprio_dim = sum(spec.state_dims[name] for name in settings.sensors)
-    for what, found, wanted in (
-        ("entries of an action", spec.action_dim, architecture.action_dim),
-        ("entries of the policy's sensors", proprio_dim, architecture.proprio_dim),
-        ("cameras", len(settings.cameras), architecture.num_cameras),
-        ("actions per chunk", settings.chunk_length, architecture.chunk_length),
-    ):
-        require(found == wanted, f"OpenVLA-OFT in {folder} needs {wanted} {what}; for {spec.name} there are {found}")
-    return Inputs(folder, suite=settings.suite, cameras=settings.cameras, sensors=settings.sensors)
+def _sizes(settings: OpenVLAOFTConfig, spec: EnvironmentSpec) -> Architecture:
+    """Return the sizes of the model; those of a fine-tuned one must fit the benchmark."""
+    wanted: dict[str, Any] = {
+        "chunk_length": settings.chunk_length,
+        "action_dim": spec.action_dim,
+        "proprio_dim": sum(spec.state_dims[name] for name in settings.sensors),
+        "num_cameras": len(settings.cameras),
+    }
+    if settings.base == "new":
+        return settings.new.architecture(**wanted)
+    architecture = read_architecture(settings.folder)
+    if settings.base == "pretrained":
+        return replace(architecture, **wanted)
+    for name, text in MUST_FIT.items():
+        needed = getattr(architecture, name)
+        require(
+            wanted[name] == needed,
+            f"OpenVLA-OFT in {settings.folder} needs {needed} {text}; for {spec.name} there are {wanted[name]}",
+        )
+    return architecture
+
+
+def _inputs(settings: OpenVLAOFTConfig, spec: EnvironmentSpec) -> Inputs:
+    """Return what prepares the inputs, after a check that they have the sizes of the model."""
+    sizes, names = _sizes(settings, spec), {"cameras": settings.cameras, "sensors": settings.sensors}
+    if settings.base == "fine-tuned":
+        return Inputs.read(settings.folder, suite=settings.suite, **names)
+    statistics = Statistics.unmeasured(sizes.action_dim, sizes.proprio_dim)
+    if settings.base == "pretrained":
+        return Inputs(Normalization.read(settings.folder), statistics, LlamaPrompts(settings.folder), **names)
+    return Inputs(Normalization.published(sizes.dino.image_size), statistics, HashedPrompts(), **names)

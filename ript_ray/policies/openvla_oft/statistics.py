@@ -22,6 +22,9 @@ STATISTICS_FILE = "dataset_statistics.json"
 NO_NOOPS = "_no_noops"
 """Ending of a suite's key if the demonstrations' steps without motion were left out, as for the published policies."""
 
+MEASURED = "measured"
+"""Key of statistics that were measured here."""
+
 SMALLEST = 1e-8
 """Added to a range, against division by zero. Source: openvla-oft."""
 
@@ -60,6 +63,12 @@ class Bounds:
         if (low > high).any():
             raise ValueError(f"q01 is above q99 in entry {np.argmax(low > high)}")
         return cls(low, high, np.array(mask))
+
+    @classmethod
+    def measured(cls, values_WD: Floats, mask: NDArray[np.bool_]) -> Self:
+        """Return those of training data, W rows."""
+        low, high = np.quantile(values_WD, (0.01, 0.99), axis=0)
+        return cls(low, high, mask)
 
     def normalize(self, values: ArrayLike) -> Floats:
         """Return values (..., D) from -1 to 1, clipped where they are scaled."""
@@ -106,6 +115,30 @@ class Statistics:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"{path}, {key} is damaged: {what}") from error
 
+    @classmethod
+    def unmeasured(cls, action_dim: int, proprio_dim: int) -> Self:
+        """Return those of a policy before its first stage: normalized units are the benchmark's."""
+        return cls.measured(*(np.array([[-1.0], [1.0]]).repeat(dim, 1) for dim in (action_dim, proprio_dim)))
+
+    @classmethod
+    def measured(cls, actions_WA: ArrayLike, proprio_WD: ArrayLike) -> Self:
+        """Return those of demonstrations: the benchmark's actions and the robot's states, W rows each.
+
+        Steps without motion count, unlike in the published files.
+        """
+        actions, proprio = (np.asarray(values, np.float64) for values in (actions_WA, proprio_WD))
+        is_scaled = np.arange(actions.shape[1]) < actions.shape[1] - 1  # all but the gripper
+        return cls(
+            MEASURED,
+            Bounds.measured(_with_gripper_from_0_to_1(actions), is_scaled),
+            Bounds.measured(proprio, np.full(proprio.shape[1], True)),
+        )
+
+    def arrays(self) -> dict[str, Floats]:
+        """Return the bounds by name; they are shared, not copied."""
+        parts = {"action": self.action, "proprio": self.proprio}
+        return {f"{name}.{end}": getattr(bounds, end) for name, bounds in parts.items() for end in ("low", "high")}
+
     def normalize_proprio(self, proprio: ArrayLike) -> NDArray[np.float32]:
         """Return the network's input (..., 8): see `proprioception`. Source: openvla-oft, `normalize_proprio`."""
         return self.proprio.normalize(proprio).astype(np.float32)
@@ -125,9 +158,14 @@ class Statistics:
         What lies outside the percentiles is clipped. A gripper command of 0 opens. Source: openvla-oft,
         `libero_dataset_transform` and `normalize_action_and_proprio`.
         """
-        actions = np.array(actions, dtype=np.float64)
-        actions[..., -1] = 1 - np.clip(actions[..., -1], 0, 1)
-        return self.action.normalize(actions)
+        return self.action.normalize(_with_gripper_from_0_to_1(actions))
+
+
+def _with_gripper_from_0_to_1(actions: ArrayLike) -> Floats:
+    """Return the benchmark's actions (..., A) with the gripper as 0 (close) to 1 (open)."""
+    actions = np.array(actions, dtype=np.float64)
+    actions[..., -1] = 1 - np.clip(actions[..., -1], 0, 1)
+    return actions
 
 
 def key_of(suite: str, keys: Sequence[str], path: Path) -> str:

@@ -110,6 +110,8 @@ class QuestConfig(PolicyConfig):
         scored_against: Distribution that scores a sampled token: all (all tokens at temperature 1) or candidates (the
             top_k that it was drawn from, at the sampling temperature). Source: authors' code, all; see
             docs/decisions/0007-scored-distribution.md.
+        precision: Type that matrix products are computed in when the policy acts and in RIPT; bfloat16 is for GPUs.
+            Weights, moments and log-probabilities are float32 all the same. Source: authors' code, float32.
     """
 
     sft_type: ClassVar[type[SFTConfig]] = QuestSFT
@@ -148,6 +150,7 @@ class QuestConfig(PolicyConfig):
     top_k: int = 5
     temperature: float = 1.0
     scored_against: ScoredAgainst = "all"
+    precision: Literal["float32", "bfloat16"] = field(default="float32", metadata={"before": "float32"})
 
     def __post_init__(self) -> None:
         self._check_inputs()
@@ -187,6 +190,17 @@ class QuestConfig(PolicyConfig):
         state_dims = {name: spec.state_dims[name] for name in self.sensors}
         return QuestPolicy(self, action_dim=spec.action_dim, state_dims=state_dims)
 
+    def build_empty(self, spec: EnvironmentSpec, instructions: Sequence[str] = ()) -> "QuestPolicy":
+        """Build the policy without memory for it; see `PolicyConfig.build_empty`."""
+        import numpy as np
+        import torch
+
+        with torch.device("meta"):
+            policy = self.build(spec)
+        if self.task_input == "features":
+            policy.text_features.add(dict.fromkeys(instructions, np.zeros(self.text_features, np.float32)))
+        return policy
+
     def with_instructions(self, arrays: Arrays, instructions: Sequence[str]) -> Arrays:
         """Return the arrays with the text features of instructions that have none yet, if the policy reads them."""
         missing = [text for text in instructions if TEXT + text not in arrays]
@@ -202,14 +216,14 @@ class QuestConfig(PolicyConfig):
     def check_arrays(self, spec: EnvironmentSpec, arrays: Arrays) -> None:
         """Check that arrays fit, without memory for a policy: sizes in a file may be out of this world."""
         try:
-            policy = self._build_without_memory(spec)
+            policy = self.build_empty(spec)
         except (KeyError, RuntimeError, TypeError) as error:  # a foreign specification
             raise CheckpointError(f"no policy can be built for {spec.name}: {str(error).splitlines()[0]}") from error
         policy.load_state_arrays(arrays)
 
     def card(self, spec: EnvironmentSpec, arrays: Arrays) -> dict[str, str]:
         """Return rows for the model card."""
-        num_parameters = sum(value.numel() for value in self._build_without_memory(spec).parameters())
+        num_parameters = sum(value.numel() for value in self.build_empty(spec).parameters())
         texts = [name.removeprefix(TEXT) for name in arrays if name.startswith(TEXT)]
         known = {"features": texts, "index": list(self.instructions)}.get(self.task_input)
         return {
@@ -232,12 +246,6 @@ class QuestConfig(PolicyConfig):
         other = "text_features" if is_learned else "num_tasks"
         unused |= {other: f"policy.task-input is {self.task_input}"}
         return unused if self.task_input == "features" else unused | {"text_file": unused[other]}
-
-    def _build_without_memory(self, spec: EnvironmentSpec) -> "QuestPolicy":
-        import torch
-
-        with torch.device("meta"):
-            return self.build(spec)
 
     def _check_inputs(self) -> None:
         names = self.cameras + self.sensors

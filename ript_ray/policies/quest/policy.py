@@ -4,6 +4,7 @@ Post-training changes only the prior, so a decision is recorded as its context t
 the sampled skill tokens: a few hundred bytes to a few kilobytes, whatever the cameras.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -128,11 +129,12 @@ class QuestPolicy(ModulePolicy):
         device = self.obs_proj.weight.device
         names = self.settings.cameras + self.settings.sensors
         tensors = {name: torch.as_tensor(observations[name], device=device) for name in names}
-        context_BLD = self.context_tokens(tensors, instructions)
-        sampled = self.policy_prior.sample(
-            context_BLD, generators, top_k=self.settings.top_k, temperature=self.settings.temperature
-        )
-        actions_BCA = self.autoencoder.decode_tokens(sampled.tokens_BU)[:, : self.settings.num_executed]
+        with self._autocast():
+            context_BLD = self.context_tokens(tensors, instructions).float()
+            sampled = self.policy_prior.sample(
+                context_BLD, generators, top_k=self.settings.top_k, temperature=self.settings.temperature
+            )
+            actions_BCA = self.autoencoder.decode_tokens(sampled.tokens_BU)[:, : self.settings.num_executed].float()
         record = {"context": context_BLD, "tokens": sampled.tokens_BU.int()}
         if self.settings.scored_against == "candidates" and sampled.candidates_BUK is not None:
             record[CANDIDATES] = sampled.candidates_BUK.int()
@@ -148,10 +150,18 @@ class QuestPolicy(ModulePolicy):
 
         `QuestConfig.scored_against` selects the distribution.
         """
-        return self._score(self.policy_prior.logits(record["context"], record["tokens"].long()), record)
+        with self._autocast():
+            logits_BUV = self.policy_prior.logits(record["context"], record["tokens"].long())
+        return self._score(logits_BUV, record)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Compute matrix products in the type of `QuestConfig.precision`, with weights in float32."""
+        if self.settings.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.obs_proj.weight.device.type, torch.bfloat16)
 
     def _score(self, logits_BUV: torch.Tensor, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        tokens_BU = record["tokens"].long()
+        tokens_BU, logits_BUV = record["tokens"].long(), logits_BUV.float()
         if self.settings.scored_against == "all":
             return score(logits_BUV, tokens_BU)
         candidates_BUK = record[CANDIDATES].long() if self.settings.top_k else None

@@ -3,7 +3,7 @@
 Source: Mete et al. 2024 (QueST), sections 4.1 and 4.2; stage names as in RIPT-VLA section 5.1.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,8 @@ from torch import nn
 from ript_ray.policies.augmentation import augment
 from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.supervised import LossFn, SupervisedStage, SupervisedTask, Windows
+from ript_ray.policies.supervised import LossFn, SupervisedStage, SupervisedTask, Windows, compute_over
 from ript_ray.seeding import Purpose
-
-EVALUATION_BATCH_SIZE = 64
-"""Windows per forward pass without gradients."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class AutoencoderTask(_QuestTask):
 
     def error(self, policy: QuestPolicy, windows: Windows) -> float:
         """Return the mean absolute error per action entry, in units of half the action range."""
-        return _mean_over(windows, policy, _reconstruction_errors)
+        return float(_over(windows, policy, _reconstruction_errors).mean())
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class PriorTask(_QuestTask):
     def loss_fn(self, policy: QuestPolicy, windows: Windows) -> LossFn:
         """Return the cross-entropy, in nats per token."""
         chunks_WCA = torch.from_numpy(windows.chunks_WCA)
-        fixed_WU = None if self.sft.noisy_tokens else torch.cat(list(_in_batches(windows, policy, _tokens)))
+        fixed_WU = None if self.sft.noisy_tokens else _over(windows, policy, _tokens)
 
         def loss(rows: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
             observations = windows.observations_at(rows)
@@ -100,25 +97,20 @@ class PriorTask(_QuestTask):
 
     def error(self, policy: QuestPolicy, windows: Windows) -> float:
         """Return the mean cross-entropy, in nats per token."""
-        return _mean_over(windows, policy, _token_losses)
+        return float(_over(windows, policy, _token_losses).mean())
 
 
 PerWindow = Callable[[QuestPolicy, Windows, torch.Tensor], torch.Tensor]
 """Computes one row per window, for the windows at given rows."""
 
 
-def _mean_over(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> float:
-    return float(torch.cat(list(_in_batches(windows, policy, per_window))).mean())
-
-
-def _in_batches(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> Iterator[torch.Tensor]:
-    """Evaluate batch by batch in evaluation mode, then restore the policy's mode."""
+def _over(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> torch.Tensor:
+    """Compute for all windows in evaluation mode, then restore the policy's mode."""
     was_training = policy.training
     policy.eval()
-    with torch.no_grad():
-        for rows in torch.arange(len(windows)).split(EVALUATION_BATCH_SIZE):
-            yield per_window(policy, windows, rows)
+    computed = compute_over(windows, lambda rows: per_window(policy, windows, rows))
     policy.train(was_training)
+    return computed
 
 
 def _tokens(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:

@@ -236,6 +236,7 @@ def test_a_stage_leaves_its_loss_curve_its_errors_and_its_newest_checkpoints(tog
         errors = json.loads((folder / f"{stage}.json").read_text())
         assert set(errors) == {"training_error", "held_out_error"}
         assert losses[max(losses)][f"{stage}/held_out_error"] == errors["held_out_error"]
+        assert (folder / f"{stage}.png").read_bytes().startswith(b"\x89PNG")
     assert [point.stage for point in points] == sorted((point.stage for point in points), key=EXPERIMENT.stages.index)
 
     from mlflow import MlflowClient

@@ -5,8 +5,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ript_ray.policies.openvla_oft.laplace import LOG_SCALE_RANGE, log_densities
-from ript_ray.policies.openvla_oft.lora import trained_lora
+from ript_ray.policies.openvla_oft.distributions import DISTRIBUTIONS, LOG_SCALE_RANGE
+from ript_ray.policies.openvla_oft.lora import TRAINED, lora_parameters
 from ript_ray.policies.openvla_oft.model import OpenVLAOFT
 from ript_ray.rl.loss import clipped_surrogate
 from tests.openvla_oft_fixture import Case, context, expected, meta, new_model, pixels, shared_model
@@ -58,7 +58,7 @@ def test_the_log_probabilities_of_their_samples_are_the_published_ones(case: Cas
     mean, log_scale = shared_model(case).heads(slots(shared_model(case), "split"))
     sample = torch.from_numpy(expected()[f"{case}/sample/normalized"])
     assert meta()["log_scale_clip"] == [*LOG_SCALE_RANGE]
-    per_entry = log_densities(mean, log_scale.clamp(*LOG_SCALE_RANGE), sample)
+    per_entry = DISTRIBUTIONS["laplace"].log_prob(mean, log_scale.clamp(*LOG_SCALE_RANGE), sample)
     assert_near(per_entry, expected()[f"{case}/sample/log_prob_per_dim"])
     assert_near(per_entry.sum(-1), expected()[f"{case}/sample/log_prob_per_step"])
 
@@ -73,7 +73,7 @@ def test_neither_causal_attention_nor_the_other_form_would_pass_for_it(case: Cas
 
 def trained(model: OpenVLAOFT) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.nn.Parameter]]:
     """The parameters that RIPT-VLA trains, and lets train."""
-    lora = trained_lora(model.vla)
+    lora = {name: value for name, value in lora_parameters(model.vla).items() if name.startswith(TRAINED)}
     head = {f"action_head.{name}": value for name, value in model.action_head.named_parameters()}
     for parameter in (*lora.values(), *head.values()):
         parameter.requires_grad_(True)
@@ -94,8 +94,10 @@ def ppo_log_probs(model: OpenVLAOFT) -> tuple[torch.Tensor, torch.Tensor, torch.
         torch.from_numpy(np.concatenate([expected()[f"ppo/ep{episode}/{name}"] for episode in episodes]))
         for name in ("actions_normalized", "old_log_prob")
     )
-    mean, log_scale = model.heads(model.slots(model.encode(context(model, rows, tasks))))
-    new = log_densities(mean, log_scale.clamp(*LOG_SCALE_RANGE), actions)
+    with torch.no_grad():
+        encoded = model.encode(context(model, rows, tasks))
+    mean, log_scale = model.heads(model.slots(encoded))
+    new = DISTRIBUTIONS["laplace"].log_prob(mean, log_scale.clamp(*LOG_SCALE_RANGE), actions)
     repeats = torch.tensor(lengths)
     advantages = torch.from_numpy(expected()["ppo/advantages"]).repeat_interleave(repeats)
     return new, old, advantages, (1 / (repeats * settings["gradient_accumulation_steps"])).repeat_interleave(repeats)

@@ -14,8 +14,7 @@ from ript_ray.config.experiment import Experiment
 from ript_ray.errors import ConfigError
 from ript_ray.policies.conformance.policy import check_policy
 from ript_ray.policies.conformance.probe import expect_same, perturb
-from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig
-from ript_ray.policies.supervised import NoSFT
+from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig, OpenVLAOFTSFT, Precision
 from ript_ray.types import Arrays
 from tests.oft_fixture import CHECKPOINT, arrays
 from tests.openvla_oft_fixture import ADAPTOR, SCALE_HEAD, expected, meta
@@ -53,6 +52,17 @@ def test_simulator_images_give_the_published_actions(adaptor: Path | None, case:
     log_probs = policy.log_probs({name: torch.from_numpy(array) for name, array in samples.items()})
     theirs = expected()[f"{case}/sample/log_prob_per_step"][:2]
     np.testing.assert_allclose(log_probs.detach(), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_encoded_images_give_the_bits_of_the_images_and_the_log_probabilities_of_acting(precision: Precision) -> None:
+    policy = replace(TINY, adaptor=ADAPTOR, precision=precision).build(SPEC)
+    decisions = policy.act(observations(), INSTRUCTIONS, [np.random.default_rng(row) for row in range(2)])
+    record = {name: torch.from_numpy(array) for name, array in decisions.record.items()}
+    log_probs = policy.log_probs(record)
+    assert torch.equal(policy.log_probs({**record, **policy.encode(record)}), log_probs)
+    ratios = (log_probs - torch.from_numpy(decisions.log_probs_BU)).exp()
+    np.testing.assert_allclose(ratios.detach(), 1.0, rtol=0, atol=1e-5)
 
 
 def test_in_bfloat16_what_is_trained_stays_float32_and_gets_the_same_gradients() -> None:
@@ -123,7 +133,7 @@ def test_a_policy_continues_from_the_adaptor_that_another_one_saved(tmp_path: Pa
 def test_an_experiment_on_another_suite_than_that_of_the_statistics_is_refused() -> None:
     def experiment(benchmark: Libero, policy: OpenVLAOFTConfig) -> Experiment:
         tasks = ("open_the_middle_drawer_of_the_cabinet",)
-        return Experiment("vla", tasks, stages=("ript",), sft=NoSFT(), benchmark=benchmark, policy=policy)
+        return Experiment("vla", tasks, stages=("ript",), sft=OpenVLAOFTSFT(), benchmark=benchmark, policy=policy)
 
     experiment(Libero(suite="libero_goal", perturbation="object"), TINY)
     with pytest.raises(ConfigError, match=r"policy\.suite is libero_spatial, but the benchmark is libero_goal"):

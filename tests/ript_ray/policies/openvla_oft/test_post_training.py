@@ -19,7 +19,7 @@ from tests.openvla_oft_fixture import ADAPTOR
 from tests.ript_ray.policies.openvla_oft.test_policy import SPEC, TINY
 
 OFT_PPO = PPO(
-    num_iterations=1,
+    num_iterations=2,
     minibatch_rollouts=4,
     loss_average="rollout",
     clip_low=0.1,

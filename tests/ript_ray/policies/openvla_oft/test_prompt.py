@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from ript_ray.errors import CheckpointError
-from ript_ray.policies.openvla_oft.prompt import AFTER_SLOTS, BEFORE_SLOTS, TOKENIZER_FILE, Prompts, prompt_text
+from ript_ray.policies.openvla_oft.prompt import AFTER_SLOTS, BEFORE_SLOTS, TOKENIZER_FILE, LlamaPrompts, prompt_text
 from tests.oft_fixture import CHECKPOINT, FOLDER, Change, arrays, changed
 
 
 def test_prompts_are_the_tokens_that_the_published_processor_makes():
     tasks, expected = json.loads((FOLDER / "meta.json").read_text()), arrays("expected.npz")
-    prompts = Prompts(CHECKPOINT)
+    prompts = LlamaPrompts(CHECKPOINT)
     for name in ("task", "task2"):
         assert prompts.tokens(tasks[name]) == tuple(expected[f"prompt_ids/{name}"])
     whole = (*prompts.tokens(tasks["task"]), BEFORE_SLOTS, *[1] * 56, AFTER_SLOTS)
@@ -31,9 +31,9 @@ def test_prompts_are_the_tokens_that_the_published_processor_makes():
 )
 def test_another_tokenizer_than_llamas_is_refused(change: Change, message: str, tmp_path: Path):
     with pytest.raises(CheckpointError, match=message):
-        Prompts(changed(tmp_path, TOKENIZER_FILE, change))
+        LlamaPrompts(changed(tmp_path, TOKENIZER_FILE, change))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
-        Prompts(tmp_path)
+        LlamaPrompts(tmp_path)
