@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     ROLLOUT_NOISE = 13
     VALIDATION_CONTEXTS = 14
     VALIDATION_ROLLOUTS = 15
+    REGRESSION_STAGE = 16
+    SCALE_STAGE = 17
 
 
 class Split(StrEnum):

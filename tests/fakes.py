@@ -94,29 +94,32 @@ class TinyChunkPolicy(ModulePolicy):
     def act(
         self, observations: Arrays, instructions: Sequence[str], generators: Sequence[np.random.Generator]
     ) -> Decisions:
-        state = torch.from_numpy(observations["state"])
+        state = self._given(observations["state"])
         assert state.shape == (len(instructions), 2)
         assert len(generators) == len(instructions)
         with torch.no_grad():
             distribution = self._at(state)
             uniforms = np.stack([generator.uniform(1e-6, 1 - 1e-6, CHUNK) for generator in generators])
-            chunk_BC = distribution.icdf(torch.from_numpy(uniforms).float())
+            chunk_BC = distribution.icdf(self._given(uniforms).float())
             log_probs_BC = distribution.log_prob(chunk_BC)
         return Decisions(
-            actions_BCA=chunk_BC.clamp(-1, 1).unsqueeze(-1).numpy(),
-            record={"state": state.numpy(), "chunk": chunk_BC.numpy()},
-            log_probs_BU=log_probs_BC.numpy(),
+            actions_BCA=chunk_BC.clamp(-1, 1).unsqueeze(-1).cpu().numpy(),
+            record={"state": observations["state"], "chunk": chunk_BC.cpu().numpy()},
+            log_probs_BU=log_probs_BC.cpu().numpy(),
             valid_BU=np.ones(chunk_BC.shape, dtype=np.bool_),
         )
 
     def act_deterministically(self, observations: Arrays, instructions: Sequence[str]) -> NDArray[np.float32]:
-        return self.mean(torch.from_numpy(observations["state"])).detach().clamp(-1, 1).unsqueeze(-1).numpy()
+        return self.mean(self._given(observations["state"])).detach().clamp(-1, 1).unsqueeze(-1).cpu().numpy()
 
     def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return self._at(record["state"]).log_prob(record["chunk"])
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self.named_parameters())
+
+    def _given(self, array: NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.log_scale.device)
 
     def _at(self, state: torch.Tensor) -> torch.distributions.Distribution:
         return self._distribution(self.mean(state), self.log_scale.exp())

@@ -69,8 +69,11 @@ class Line:
         self.num_steps += 1
         if self.num_steps == 20 and not self.mark.exists():
             self.mark.touch()
-            if self.fault == "SIGKILL":
-                os.kill(os.getpid(), 9)
+            match self.fault:
+                case "SIGKILL":
+                    os.kill(os.getpid(), 9)
+                case "SIGKILL of the actor":
+                    os.kill(os.getppid(), 9)
             time.sleep(3600)
         self.position += 0.2 * float(action[0])
         return abs(self.position - self.goal) < 0.1

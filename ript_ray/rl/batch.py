@@ -27,6 +27,7 @@ def assemble(groups: Sequence[Group]) -> Batch:
         valid_NU=torch.from_numpy(np.concatenate([rollout.valid_TU for rollout in rollouts])),
         advantages_N=torch.from_numpy(advantages[rollout_N]),
         rollout_N=torch.from_numpy(rollout_N),
+        decision_N=torch.arange(len(rollout_N)),
         num_rollouts=len(rollouts),
     )
 
@@ -60,12 +61,35 @@ def weigh_rollouts_equally(minibatch: Batch) -> Batch:
     return replace(minibatch, advantages_N=minibatch.advantages_N * weight_N)
 
 
-def parts_of(batch: Batch, max_decisions: int | None) -> Iterator[Batch]:
-    """Split a batch into consecutive parts of at most `max_decisions`; an empty one has none, and none is no limit."""
+def parts_of(batch: Batch, max_decisions: int | None, *, num_parts: int = 0) -> Iterator[Batch]:
+    """Split a batch into consecutive parts of at most `max_decisions`; an empty one has none, and none is no limit.
+
+    Parts without a unit that counts are added until there are `num_parts`.
+    """
     num_decisions = len(batch.rollout_N)
     step = max_decisions or max(1, num_decisions)
-    for start in range(0, num_decisions, step):
+    starts = range(0, num_decisions, step)
+    for start in starts:
         yield select_rows(batch, slice(start, start + step))
+    for _ in range(num_parts - len(starts)):
+        yield without_units(select_rows(batch, slice(1)))
+
+
+def without_units(batch: Batch) -> Batch:
+    """Return a batch of which no unit counts: it adds zeros to sums and gradients."""
+    return replace(batch, valid_NU=torch.zeros_like(batch.valid_NU))
+
+
+def move_batch(batch: Batch, device: str) -> Batch:
+    """Move a batch; one that is there already is not copied."""
+    return replace(
+        batch,
+        record={name: tensor.to(device) for name, tensor in batch.record.items()},
+        old_log_probs_NU=batch.old_log_probs_NU.to(device),
+        valid_NU=batch.valid_NU.to(device),
+        advantages_N=batch.advantages_N.to(device),
+        rollout_N=batch.rollout_N.to(device),
+    )
 
 
 def select_rows(batch: Batch, rows: torch.Tensor | slice) -> Batch:
@@ -76,5 +100,6 @@ def select_rows(batch: Batch, rows: torch.Tensor | slice) -> Batch:
         valid_NU=batch.valid_NU[rows],
         advantages_N=batch.advantages_N[rows],
         rollout_N=batch.rollout_N[rows],
+        decision_N=batch.decision_N[rows],
         num_rollouts=batch.num_rollouts,
     )

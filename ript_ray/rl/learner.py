@@ -14,14 +14,18 @@ import torch
 from torch import nn
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
+from ript_ray.checks import require
 from ript_ray.config.rl import PPO
 from ript_ray.errors import DivergenceError
 from ript_ray.optim import cosine, decay_groups, moments_of, partition, put_moments
-from ript_ray.policies.base import Policy
-from ript_ray.rl.batch import assemble, minibatches, parts_of, select_rows, weigh_rollouts_equally
+from ript_ray.policies.base import Policy, ShardablePolicy
+from ript_ray.rl.batch import assemble, minibatches, move_batch, parts_of, weigh_rollouts_equally
 from ript_ray.rl.data_parallel import GradientSync, NoSync, ProcessGroup, Rendezvous, open_store
+from ript_ray.rl.device import move_policy, prepare_device
+from ript_ray.rl.encodings import Encodings
 from ript_ray.rl.loss import SurrogateStats, clipped_surrogate
 from ript_ray.rl.parts import join_groups
+from ript_ray.rl.row_exchange import SharedGroup, homes_of
 from ript_ray.rl.weights import apply, snapshot
 from ript_ray.seeding import Purpose, seed_of
 from ript_ray.types import Arrays, Batch, Group, Version, Weights
@@ -93,6 +97,7 @@ class Learner:
         num_threads: int,
         parameter_groups: Mapping[str, str] | None = None,
         keep_group: Callable[[Group], None] | None = None,
+        device: str = "cpu",
     ):
         """Build the policy and its optimizer.
 
@@ -104,20 +109,23 @@ class Learner:
                 of floating-point sums.
             parameter_groups: Prefixes of the policy's parameter groups; see `PolicyConfig`.
             keep_group: Called with every group that is received.
+            device: Where weights, gradients and moments are; groups stay in main memory until a step needs them.
 
         Raises:
-            ConfigError: `ppo` names a group that has no parameter.
+            ConfigError: `ppo` names a group that has no parameter, or there is no such device.
         """
-        self._policy = build_policy()
+        self._policy = move_policy(build_policy(), device)
+        self._device = device
         self._ppo = ppo
         self._seed = seed
         self._num_threads = num_threads
         self._keep_group = keep_group
         self._version = Version(0)
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, SharedGroup] = {}
         self._store: Store | None = None
         self._progress = UpdateProgress()
         self._sync: GradientSync = NoSync()
+        self._encodings = Encodings(self._policy, ppo.encoding_cache_bytes if ppo.num_passes > 1 else 0)
         trainable, prefixes = self._policy.trainable(), parameter_groups or {}
         self._optimizer = torch.optim.AdamW(
             [
@@ -131,11 +139,17 @@ class Learner:
             for group, parameters in partition(trainable, ppo.max_grad_norms, prefixes).items()
         ]
 
-    def receive(self, *parts: Group) -> None:
-        """Buffer the parts of a group until an update uses it."""
-        group = self._groups[parts[0].index] = join_groups(parts)
+    def receive(self, *parts: Group) -> SharedGroup:
+        """Buffer the parts of a group until an update uses it; returns what other learners need of it."""
+        group = join_groups(parts)
         if self._keep_group is not None:
             self._keep_group(group)
+        shared = self._groups[group.index] = SharedGroup(group, self._sync.rank)
+        return shared.outline
+
+    def receive_outline(self, outline: SharedGroup) -> None:
+        """Buffer what another learner has returned of a group that it has received."""
+        self._groups[outline.group.index] = outline
 
     def update(self, indices: Sequence[int]) -> UpdateReport:
         """Run PPO over the received groups `indices`, in that order, and increment the version.
@@ -145,7 +159,7 @@ class Learner:
         """
         torch.set_num_threads(self._num_threads)
         started = time.perf_counter()
-        batch = assemble([self._groups.pop(index) for index in indices])  # lines 9 and 10
+        batch = self._take(indices)  # lines 9 and 10
         num_minibatches = -(-batch.num_rollouts // self._ppo.minibatch_rollouts)
         self._progress = UpdateProgress(total_steps=self._ppo.num_iterations * num_minibatches)
         steps: list[tuple[float, ...]] = []
@@ -166,6 +180,8 @@ class Learner:
         except DivergenceError as error:
             self._rollback(before)
             error_message = str(error)
+        finally:
+            self._encodings.clear()
         self._version = Version(self._version + 1)
         return UpdateReport(
             **_means(steps, first),
@@ -208,19 +224,43 @@ class Learner:
         meeting, self._store = open_store(host)
         return meeting
 
-    def join(self, meeting: Rendezvous, *, host: str, rank: int, size: int, timeout_s: float) -> None:
-        """Share every update with `size` - 1 other learners; blocks until all have joined; see `ProcessGroup`."""
+    def join(
+        self, meeting: Rendezvous, *, host: str, rank: int, size: int, timeout_s: float, shard_on: str | None = None
+    ) -> None:
+        """Share every update with `size` - 1 other learners; blocks until all have joined; see `ProcessGroup`.
+
+        With `shard_on`, share the frozen weights of the policy as well, on that device. The learner must have been
+        built on the CPU: a whole policy may not fit there.
+        """
+        if shard_on is not None:
+            prepare_device(shard_on)
+            self._device = shard_on
         store = self._store or TCPStore(meeting.host, meeting.port, timeout=timedelta(seconds=timeout_s))
-        self._sync = ProcessGroup(store, meeting, host=host, rank=rank, size=size, timeout_s=timeout_s)
+        sync = self._sync = ProcessGroup(
+            store, meeting, host=host, rank=rank, size=size, timeout_s=timeout_s, device=self._device
+        )
+        if shard_on is not None:
+            require(isinstance(self._policy, ShardablePolicy), f"{type(self._policy).__name__} has no shard_units")
+            assert isinstance(self._policy, ShardablePolicy)
+            sync.shard(self._policy)
+            self._encodings = Encodings(self._policy, 0)  # all learners run the same units: none may skip what it knows
+            move_policy(self._policy, shard_on)  # what is not sharded
+
+    def _take(self, indices: Sequence[int]) -> Batch:
+        groups = [self._groups.pop(index) for index in indices]
+        return self._sync.spread(assemble([each.group for each in groups]), homes_of(groups))
 
     def _recompute(self, batch: Batch) -> tuple[Batch, tuple[float, float]]:
         """Replace the recorded log-probabilities by the learner's own; return KL and mean ratio between both, too."""
+        limit = self._ppo.micro_batch_decisions or RECOMPUTED_AT_ONCE
         log_probs_NU = torch.zeros_like(batch.old_log_probs_NU)
-        rows = torch.arange(len(log_probs_NU))[self._sync.rows]
+        own = log_probs_NU[self._sync.rows]
+        scored = [own[:0]]
         with torch.no_grad():
-            for chosen in rows.split(self._ppo.micro_batch_decisions or RECOMPUTED_AT_ONCE):
-                log_probs_NU[chosen] = self._policy.log_probs(select_rows(batch, chosen).record)
+            for part in parts_of(self._sync.own(batch), limit, num_parts=self._sync.num_parts(batch, limit)):
+                scored.append(self._encodings.log_probs(move_batch(part, self._device)).to(log_probs_NU))
                 self._count_pass()
+        own.copy_(torch.cat(scored)[: len(own)])
         self._sync.all_reduce([log_probs_NU])
         _, stats = self._surrogate(batch, log_probs_NU)
         return replace(batch, old_log_probs_NU=log_probs_NU), (stats.approx_kl.item(), stats.mean_ratio.item())
@@ -228,15 +268,21 @@ class Learner:
     def _step(self, minibatch: Batch) -> tuple[float, ...]:
         if self._ppo.loss_average == "rollout":
             minibatch = weigh_rollouts_equally(minibatch)
-        count = minibatch.valid_NU.sum().clamp(min=1)
+        count = minibatch.valid_NU.sum().clamp(min=1).to(self._device)
         self._optimizer.zero_grad(set_to_none=True)
-        metrics = torch.zeros(4)
-        for part in parts_of(select_rows(minibatch, self._sync.rows), self._ppo.micro_batch_decisions):
-            loss, stats = self._surrogate(part, self._policy.log_probs(part.record), count)
+        metrics = torch.zeros(4, device=self._device)
+        parameters = [*self._policy.trainable().values()]
+        own = move_batch(self._sync.own(minibatch), self._device)
+        limit = self._ppo.micro_batch_decisions
+        parts = [*parts_of(own, limit, num_parts=self._sync.num_parts(minibatch, limit))]
+        for part in parts:
+            loss, stats = self._surrogate(part, self._encodings.log_probs(part), count)
+            if part is parts[-1]:
+                self._sync.begin_last_pass(parameters)
             loss.backward()
             metrics += torch.stack([loss.detach(), stats.clip_fraction, stats.approx_kl, stats.mean_ratio])
             self._count_pass()
-        self._sync.sum_gradients([*self._policy.trainable().values()], metrics)
+        self._sync.sum_gradients(parameters, metrics)
         norms = [nn.utils.clip_grad_norm_(parameters, limit) for parameters, limit in self._clipped_together]
         grad_norm = torch.stack(norms).norm()
         problem = f"the loss is {metrics[0]:g}, the gradient norm is {grad_norm:g}: not finite"

@@ -25,7 +25,7 @@ class Components:
         num_learners: Data-parallel learner processes.
         parameter_groups: Prefixes of the policy's parameter groups; see `PolicyConfig`.
         max_tasks: Tasks whose environments a process keeps open, or None for any number.
-        keep_group: Called by the first learner with every group that it receives, or none.
+        keep_group: Called by a learner with every group that it receives, or none.
     """
 
     build_policy: Callable[[], Policy]
@@ -92,7 +92,7 @@ class Runtime(Protocol):
 
     @property
     def num_actors(self) -> int:
-        """Rollout actors requested."""
+        """Rollout actors that there should be now."""
         ...
 
     @property

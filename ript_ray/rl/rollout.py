@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ript_envs.contract import Environment, Observation
 from ript_ray.policies.base import Decisions, DeterministicPolicy, Policy
+from ript_ray.rl.hosting import MAX_ENVIRONMENTS
 from ript_ray.rl.simulation import LocalSimulation, Simulation
 from ript_ray.types import Context, Group, Rollout, RolloutRequest, Version
 
@@ -21,11 +22,8 @@ Pooled = TypeVar("Pooled", bound=Environment | Simulation)
 OnAction = Callable[[int, NDArray[np.float32]], None]
 """Takes the index of an episode in its request, and an action (A,) that it has executed."""
 
-IsCancelled = Callable[[], bool]
-"""Whether the result of a running request is no longer needed."""
-
-MAX_ENVIRONMENTS = 64
-"""Default bound on the environments that a pool keeps open."""
+Turn = Callable[[], contextlib.AbstractContextManager[None]]
+"""Entered for each policy call; may wait for one of another request, or raise `RolloutCancelledError`."""
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +161,7 @@ def roll_out(
     max_steps: int,
     version: Version,
     on_action: OnAction | None = None,
-    is_cancelled: IsCancelled | None = None,
+    turn: Turn = contextlib.nullcontext,
 ) -> Group:
     """Run the episodes of a request as one batch (Algorithm 1, lines 7 and 8).
 
@@ -178,25 +176,24 @@ def roll_out(
         max_steps: Episode horizon, in environment steps.
         version: Version of the policy's weights, stored in the group.
         on_action: Called for each action that was executed, for whoever wants to see them.
-        is_cancelled: Asked before each policy call.
+        turn: Entered for each policy call.
 
     Raises:
-        RolloutCancelledError: `is_cancelled` said so.
+        RolloutCancelledError: `turn` raised it.
     """
     assert not (request.deterministic and request.keep_record), "what has no probability cannot be trained"
     active = episodes = _begin(request, pool)
     while active:
-        if is_cancelled is not None and is_cancelled():
-            raise RolloutCancelledError
         observed = [episode.observation or {} for episode in active]
         observations = {name: np.stack([observation[name] for observation in observed]) for name in observed[0]}
         instructions = [episode.context.instruction for episode in active]
-        if request.deterministic:
-            assert isinstance(policy, DeterministicPolicy)
-            actions_BCA = policy.act_deterministically(observations, instructions)
-        else:
-            decisions = policy.act(observations, instructions, [episode.generator for episode in active])
-            actions_BCA = decisions.actions_BCA
+        with turn():
+            if request.deterministic:
+                assert isinstance(policy, DeterministicPolicy)
+                actions_BCA = policy.act_deterministically(observations, instructions)
+            else:
+                decisions = policy.act(observations, instructions, [episode.generator for episode in active])
+                actions_BCA = decisions.actions_BCA
         for row, episode in enumerate(active):
             if request.keep_record:
                 episode.decisions.append((decisions, row))

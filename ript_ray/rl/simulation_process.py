@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Environment
+from ript_ray.rl.process_usage import process_usage
 from ript_ray.rl.simulation import LocalSimulation, Outcome
 
 PR_SET_PDEATHSIG = 1
@@ -106,7 +107,7 @@ def serve(connection: Connection) -> None:
         except Exception as error:  # boundary: the parent raises it
             answer = _portable(error)
         if method in ANSWERED:
-            connection.send((answer, buffer.take()))
+            connection.send((answer, buffer.take(), process_usage()))
         elif isinstance(answer, Exception):
             logger.warning("%s of an environment failed: %s: %s", method, type(answer).__name__, answer)
 
@@ -122,10 +123,10 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def end_with_parent(parent: int) -> None:
-    """Have the system kill this process when its parent ends; where it can not, the end of input has to do."""
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the system signal this process when its parent ends; where it can not, the end of input has to do."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before
         sys.exit()
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ript_envs.contract import Environment
 from ript_ray.rl.simulation import Outcome
+from ript_ray.types import ProcessUsage
 
 
 class SimulationProcessError(RuntimeError):
@@ -25,7 +26,8 @@ class SimulationProcesses:
     """Processes that host the environments of one rollout worker; they end with it, however it ends.
 
     Each environment is in one process, and a group's environments are spread evenly. A process that has ended fails
-    whatever runs in it; `close` and a later `make` begin anew.
+    whatever runs in it; `close` and a later `make` begin anew. On Linux they also end with the thread that first used
+    them, which must therefore live as long as the worker does.
     """
 
     def __init__(self, make_environment: Callable[[str], Environment], num_processes: int):
@@ -38,6 +40,17 @@ class SimulationProcesses:
         self._make_environment = make_environment
         self._processes: list[_Process | None] = [None] * num_processes
         self._num_built: dict[str, int] = {}
+        self._ended_s = 0.0
+
+    @property
+    def rss_bytes(self) -> int:
+        """Resident memory of the processes, as they last reported it."""
+        return sum(process.usage.rss_bytes for process in self._processes if process is not None)
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of the processes, those that have ended included, as they last reported it, in seconds."""
+        return self._ended_s + sum(process.usage.cpu_s for process in self._processes if process is not None)
 
     def make(self, task: str) -> "RemoteSimulation":
         """Build an environment of a task; the next one of the same task is in the next process."""
@@ -51,11 +64,12 @@ class SimulationProcesses:
 
     def close(self) -> None:
         """Kill the processes and all that they host."""
-        for process in self._processes:
-            if process is not None:
-                process.kill()
+        processes = [process for process in self._processes if process is not None]
         self._processes = [None] * len(self._processes)
         self._num_built.clear()
+        for process in processes:
+            process.kill()
+            self._ended_s += process.usage.cpu_s
 
 
 class RemoteSimulation:
@@ -88,6 +102,7 @@ class _Process:
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._popen = subprocess.Popen(program, env=variables, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
+        self.usage = ProcessUsage(self._popen.pid, 0, 0.0)
         self._num_built = 0
         level = logging.getLogger("ript_ray").getEffectiveLevel()
         with self._naming_its_end():
@@ -107,7 +122,7 @@ class _Process:
     def answer(self) -> Outcome:
         """Wait for the next answer."""
         with self._naming_its_end():
-            answer, records = self._connection.recv()
+            answer, records, self.usage = self._connection.recv()
         for record in records:
             logging.getLogger(record.name).handle(record)
         if isinstance(answer, Exception):

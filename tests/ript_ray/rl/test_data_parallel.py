@@ -11,10 +11,13 @@ from torch import nn
 from torch.distributed import ProcessGroupGloo
 
 from ript_ray.rl.data_parallel import Rendezvous
+from ript_ray.rl.gradient_buckets import BUCKET_BYTES, GradientBuckets
 from ript_ray.rl.learner import Learner, UpdateReport
 from ript_ray.rl.protocols import Components
+from ript_ray.rl.row_exchange import SharedGroup
 from tests.conftest import line_parts, tiny_quest
 from tests.fakes import CHUNK, TinyChunkPolicy
+from tests.ript_ray.rl.test_encodings import DoublingPolicy
 from tests.ript_ray.rl.test_learner_oracle import make_groups
 
 
@@ -37,22 +40,46 @@ class RoutedPolicy(TinyChunkPolicy):
         return log_probs_NU
 
 
+class WidePolicy(TinyChunkPolicy):
+    """Its gradients fill two buckets."""
+
+    def __init__(self) -> None:
+        super().__init__("laplace")
+        self.wide = nn.Parameter(torch.ones(BUCKET_BYTES // torch.float32.itemsize))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {**super().trainable(), "wide": self.wide}
+
+    def log_probs(self, record: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return super().log_probs(record) + (self.wide[:CHUNK] - 1.0)
+
+
 # At these rates rounding errors do not grow: Adam divides tiny gradients by their own magnitude.
 SETTINGS = {"minibatch_rollouts": 7, "learning_rate": 1e-4, "max_grad_norm": 1e-2}
 PARTS: dict[str, Components] = {
     "tokens": line_parts(tiny_quest, **SETTINGS),
     "laplace": line_parts(lambda: TinyChunkPolicy("laplace"), **SETTINGS),
     "routed": line_parts(RoutedPolicy, **{**SETTINGS, "minibatch_rollouts": 1}),
+    "encodings": line_parts(DoublingPolicy, **SETTINGS, encoding_cache_bytes=100),
     "micro-batches": line_parts(
         tiny_quest, **SETTINGS, micro_batch_decisions=2, loss_average="rollout", recompute_log_probs=True
     ),
 }
+PARTS["wide"] = line_parts(
+    WidePolicy, **{**SETTINGS, "minibatch_rollouts": 100, "num_iterations": 1}, micro_batch_decisions=40
+)
+NUM_BUCKETS = {"wide": 2}
 NUM_GROUPS = 5
 
 
-def learn(parts: Components, learner: Learner) -> tuple[np.ndarray, UpdateReport]:
-    for group in make_groups(parts.build_policy(), NUM_GROUPS):
-        learner.receive(group)
+def learn(parts: Components, learner: Learner, *, rank: int = 0, size: int = 1) -> tuple[np.ndarray, UpdateReport]:
+    """Learn from groups of which the first learner has none, and one learner a single one, unless it is alone."""
+    homes = [min(index, size - 1) or size - 1 for index in range(NUM_GROUPS)]
+    for group, home in zip(make_groups(parts.build_policy(), NUM_GROUPS), homes, strict=True):
+        if home == rank:
+            learner.receive(group)
+        else:
+            learner.receive_outline(SharedGroup(group, home).outline)
     report = learner.update(range(NUM_GROUPS))
     return learner.weights().buffer.view(np.float32).copy(), report
 
@@ -65,21 +92,20 @@ def run_learner(kind: str, rank: int, size: int, meeting: Rendezvous | None, ans
         meeting = learner.open_store("127.0.0.1")
         answers.put(meeting)
     learner.join(meeting, host="127.0.0.1", rank=rank, size=size, timeout_s=300)
-    num_reductions = 0
+    during_backward: list[bool] = []
     reduce = ProcessGroupGloo.allreduce  # type: ignore[attr-defined]
 
     def counting(*arguments):
-        nonlocal num_reductions
-        num_reductions += 1
+        during_backward.append(torch._C._current_graph_task_id() != -1)
         return reduce(*arguments)
 
     ProcessGroupGloo.allreduce = counting  # type: ignore[attr-defined]
     connections = psutil.Process().net_connections("tcp")
     hosts = {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
-    answers.put((rank, *learn(parts, learner), num_reductions, hosts))
+    answers.put((rank, *learn(parts, learner, rank=rank, size=size), during_backward, hosts))
 
 
-def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, UpdateReport, int, set[str]]]:
+def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, UpdateReport, list[bool], set[str]]]:
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     meeting, processes = None, []
@@ -94,14 +120,23 @@ def learn_together(kind: str, size: int) -> Sequence[tuple[int, np.ndarray, Upda
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [("tokens", 2), ("laplace", 3), ("routed", 2), ("routed", 3), ("micro-batches", 2)]
+    ("kind", "size"),
+    [
+        ("tokens", 2),
+        ("laplace", 3),
+        ("routed", 2),
+        ("routed", 3),
+        ("encodings", 2),
+        ("micro-batches", 2),
+        ("wide", 2),
+    ],
 )
-def test_several_learners_match_one_to_1e_6_with_one_all_reduce_per_step(kind: str, size: int) -> None:
+def test_several_learners_match_one_to_1e_6_with_one_all_reduce_per_step_and_bucket(kind: str, size: int) -> None:
     parts = PARTS[kind]
     alone = Learner(parts.build_policy, parts.ppo, seed=parts.seed, num_threads=1)
     weights, report = learn(parts, alone)
     found = learn_together(kind, size)
-    for _, their_weights, their_report, num_reductions, hosts in found:
+    for _, their_weights, their_report, during_backward, hosts in found:
         assert hosts == {"127.0.0.1"}, "learners listen where they are told to, and nowhere else"
         np.testing.assert_allclose(their_weights, weights, atol=1e-6)
         np.testing.assert_array_equal(their_weights, found[0][1], err_msg="learners must stay bit-identical")
@@ -109,4 +144,26 @@ def test_several_learners_match_one_to_1e_6_with_one_all_reduce_per_step(kind: s
         assert their_report.grad_norm == pytest.approx(report.grad_norm, rel=1e-4)
         assert their_report.first_approx_kl == pytest.approx(report.first_approx_kl, abs=1e-6)
         num_recomputations = int(parts.ppo.recompute_log_probs)
-        assert num_reductions == report.num_optimizer_steps + num_recomputations, "one flat buffer each"
+        num_buckets = NUM_BUCKETS.get(kind, 1)
+        assert len(during_backward) == report.num_optimizer_steps * num_buckets + num_recomputations
+        assert sum(during_backward) == report.num_optimizer_steps * (num_buckets - 1), "the last takes metrics along"
+
+
+def test_buckets_are_sent_in_one_order_whichever_gradients_come_first() -> None:
+    num_entries = BUCKET_BYTES // torch.float32.itemsize
+    parameters = [nn.Parameter(torch.ones(num_entries)) for _ in range(3)]
+    sent: list[int] = []
+
+    def double(tensors: Sequence[torch.Tensor]):
+        sent.append(sum(tensor.numel() for tensor in tensors))
+        return lambda: [tensor.mul_(2) for tensor in tensors]
+
+    metrics = torch.ones(4)
+    buckets = GradientBuckets(parameters, double)
+    parameters[1].sum().backward()  # of the second bucket
+    assert sent == [], "a learner with the first bucket's gradient would send that first"
+    parameters[0].sum().backward()
+    buckets.finish(metrics)
+    assert sent == [num_entries, num_entries, 4 + 3 + num_entries]
+    assert [None if each.grad is None else float(each.grad[0]) for each in parameters] == [2.0, 2.0, None]
+    assert metrics.tolist() == [2.0] * 4

@@ -12,6 +12,8 @@ import pytest
 
 from ript_ray.policies.base import Decisions
 from ript_ray.policies.state_dict import ModulePolicy
+from ript_ray.rl.hosting import Hosting
+from ript_ray.rl.process_usage import process_usage
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.rl.simulation_processes import SimulationProcessError, SimulationProcesses
 from ript_ray.types import Context, RolloutRequest
@@ -40,7 +42,7 @@ def request(*tasks: str) -> RolloutRequest:
 
 @pytest.fixture
 def worker():
-    with_processes = RolloutWorker(Strides, Walk, 12, env_processes=2)
+    with_processes = RolloutWorker(Strides, Walk, 12, Hosting(num_processes=2))
     yield with_processes
     with_processes.close()
 
@@ -61,6 +63,12 @@ def test_rollouts_are_those_of_one_process_and_spread_evenly_and_records_reach_t
     assert pids[0] == pids[2] != pids[1]
     assert os.getpid() not in pids
     assert pids_of(worker.roll(asked)[1]) == pids  # reused
+    own, usage = process_usage(), worker.usage
+    assert usage.pid == own.pid
+    assert usage.rss_bytes > own.rss_bytes + 2 * 5e6
+    assert usage.cpu_s > own.cpu_s + 2 * 0.01, "of both processes: they have imported NumPy"
+    worker.close()
+    assert worker.usage.cpu_s >= usage.cpu_s, "of processes that have ended, too"
     assert [record.message for record in caplog.records if record.levelname == "WARNING"].count("contact is soft") >= 2
 
 
@@ -93,7 +101,7 @@ def test_what_an_environment_raises_is_raised_with_where_it_was_raised(worker) -
     with pytest.raises(ValueError, match="the gripper is stuck") as caught:
         worker.roll(request("walk", "raises"))
     assert "in happen" in "".join(caught.value.__notes__)
-    broken = RolloutWorker(Strides, fail_to_build, 12, env_processes=1)
+    broken = RolloutWorker(Strides, fail_to_build, 12, Hosting(num_processes=1))
     with pytest.raises(FileNotFoundError, match="no such scene"):
         broken.roll(request("walk"))
 
@@ -111,9 +119,10 @@ def test_an_environment_that_cannot_be_closed_is_in_the_log(caplog) -> None:
 PARENT = """
 from tests.hosted import Walk
 from tests.ript_ray.rl.test_simulation_processes import Strides, pids_of, request
+from ript_ray.rl.hosting import Hosting
 from ript_ray.rl.rollout_worker import RolloutWorker
 
-worker = RolloutWorker(Strides, Walk, 12, env_processes=2)
+worker = RolloutWorker(Strides, Walk, 12, Hosting(num_processes=2))
 print(*pids_of(worker.roll(request("walk", "walk"))[1]), flush=True)
 worker.roll(request("walk", "hangs"))
 """
