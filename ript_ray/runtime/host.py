@@ -1,13 +1,9 @@
-"""Cores, memory and processor that this process may use, container limits included, and what it does use."""
+"""Cores, memory and processor that this process may use, container limits included."""
 
 import functools
 import os
 import platform
-import resource
-import time
 from pathlib import Path
-
-from ript_ray.types import ProcessUsage
 
 CGROUP = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
@@ -46,15 +42,6 @@ def processor_kind() -> str:
     flags = _cpuinfo().get("flags", "").split()
     vectors = next((name for name in ("avx512f", "avx2") if name in flags), "no avx2")
     return f"{processor()}, {os.environ.get('ATEN_CPU_CAPABILITY', vectors)}"
-
-
-def process_usage() -> ProcessUsage:
-    """Return the memory and the processor time of this process; takes microseconds."""
-    try:
-        rss_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # the highest so far
-    return ProcessUsage(os.getpid(), rss_bytes, time.process_time())
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -1,8 +1,10 @@
 """The learner processes on Ray: one, or several data-parallel ones with identical weights."""
 
+import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -11,9 +13,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ript_ray.errors import PeerError, WorkerError
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.protocols import Components
+from ript_ray.runtime.autoscaler import RoomRequest
+from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import processor_kind
 from ript_ray.runtime.learner_watch import PROGRESS, LearnerWatch
 from ript_ray.runtime.limits import MAX_UPDATE_ATTEMPTS
+from ript_ray.runtime.nodes import await_room_for_learners, live_nodes
+from ript_ray.runtime.placement import ANY_BUNDLE, placed
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result, is_ready
 from ript_ray.runtime.remote_logs import Logged, LoggedLearner, LogRelay, package_level
 from ript_ray.runtime.usage import UsageLog
@@ -32,46 +38,73 @@ class LearnerLostError(WorkerError):
 
 
 class LearnerGroup:
-    """Sends every group to all learners and runs updates on all; weights and state are read from the first.
+    """Sends every group to one learner and its outline to the others, and runs updates on all.
+
+    Weights and state are read from the first.
 
     Everything that an update depends on is kept until it has finished: its groups, and the weights and moments as they
     were before, all as references into Ray's object store. If a learner dies or hangs, all of them are replaced and
-    repeat the update, to the same bits.
+    repeat the update, to the same bits. The driver holds weights and moments besides, for the learner's node may go.
+
+    Attributes:
+        usage: Memory and processor time of the learners.
+        nodes: Ids of the nodes that they are on, by rank; empty until that is known.
     """
 
-    def __init__(self, parts: Components, build_policy: ray.ObjectRef, *, num_cpus: float, timeout_s: float):
+    def __init__(
+        self,
+        parts: Components,
+        build_policy: ray.ObjectRef,
+        cluster: Cluster,
+        *,
+        request: RoomRequest,
+        make_room: Callable[[], None],
+    ):
         """Start the learner processes; `await_start` waits for them.
 
         Args:
             parts: Components of the experiment.
             build_policy: Policy factory, in the object store.
-            num_cpus: Cores that Ray reserves per learner.
-            timeout_s: Longest time without progress in an update, and timeout of every other call, in seconds.
+            cluster: What Ray reserves per learner, and the timeout of an update, which is that of all other calls, too.
+            request: Repeated while no node has room for a learner.
+            make_room: Frees what else the run has reserved where learners fit; called before lost ones are replaced.
+
+        Raises:
+            WorkerError: No node with room for a learner joined in time.
         """
+        self._cluster, self._request, self._make_room = cluster, request, make_room
         # Prefer the driver's node: if it dies, the run ends anyway.
-        near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._near = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._class = ray.remote(
-            num_cpus=num_cpus, scheduling_strategy=near, concurrency_groups={PROGRESS: 1}, **NO_TASK_EVENTS
+            num_cpus=cluster.learner_cpus,
+            num_gpus=cluster.learner_gpus,
+            concurrency_groups={PROGRESS: 1},
+            **NO_TASK_EVENTS,
         )(LoggedLearner)
         self._arguments = (package_level(), build_policy, parts.ppo)
         self._options: dict[str, Any] = {
             "seed": parts.seed,
             "num_threads": parts.learner_threads,
             "parameter_groups": parts.parameter_groups,
+            "device": "cpu" if cluster.shard_base else cluster.learner_device,
+            "keep_group": parts.keep_group,
         }
-        self._keep_group = parts.keep_group
+        self._shard_on = cluster.learner_device if cluster.shard_base else None
         self._size = parts.num_learners
-        self._timeout_s = self._start_timeout_s = timeout_s
+        self._timeout_s = self._start_timeout_s = cluster.update_timeout_s
         self._logs = LogRelay("learner")
         self._version = Version(0)
         self._weights: ray.ObjectRef | None = None
         self._state: ray.ObjectRef | None = None
         self._groups: dict[int, tuple[ray.ObjectRef, ...]] = {}
+        self._held: list[Any] = []
         self.usage = UsageLog()
         self._receipts: dict[int, list[ray.ObjectRef]] = {}
+        self._homes = itertools.cycle(range(self._size))
         self._batch: Sequence[int] = ()
         self._update: list[ray.ObjectRef] = []
         self._watch: LearnerWatch
+        self.nodes: list[str] = []
         self._processors: list[str] = []
         self._num_attempts = 0
         self._start()
@@ -97,9 +130,12 @@ class LearnerGroup:
         return [answer for answer in self._update if not is_ready(answer)]
 
     def receive(self, index: int, parts: Sequence[ray.ObjectRef]) -> None:
-        """Have every learner fetch the parts of a group."""
+        """Have one learner, each in its turn, fetch the parts of a group, and the others its outline."""
         self._groups[index] = tuple(parts)
-        self._receipts[index] = [learner.receive.remote(*parts) for learner in self._learners]
+        home = self._learners[next(self._homes)]
+        outline = home.receive.remote(*parts)
+        others = [learner.receive_outline.remote(outline) for learner in self._learners if learner is not home]
+        self._receipts[index] = [outline, *others]
 
     def undelivered(self, indices: Sequence[int]) -> list[tuple[int, Exception]]:
         """Return which of these groups did not reach every learner because the node that stored them is lost.
@@ -169,25 +205,32 @@ class LearnerGroup:
             ray.kill(learner, no_restart=True)
 
     def _start(self) -> None:
-        self._learners = [
-            self._class.remote(*self._arguments, **self._options, keep_group=None if rank else self._keep_group)
-            for rank in range(self._size)
-        ]
+        await_room_for_learners(self._cluster, self._size, self._request)
+        if self._cluster.learner_reserves and not set(self.nodes) <= {node.id for node in live_nodes()}:
+            self._make_room()
+        self._learners = [self._start_one(rank) for rank in range(self._size)]
+
+    def _start_one(self, rank: int) -> Any:
+        bundle = rank if self._cluster.learner_reserves else ANY_BUNDLE
+        learner_class = self._class.options(scheduling_strategy=placed(self._near, bundle))
+        return learner_class.remote(*self._arguments, **self._options)
 
     def _connect(self) -> None:
         """Wait for the learners; several join one process group, on one machine over its loopback address."""
         places = self._call_all("__ray_call__", _place_of, timeout_s=self._start_timeout_s)
+        self.nodes = [node for node, _, _ in places]
         if self._size == 1:
             return
-        is_one_machine = len({node for node, _, _ in places}) == 1
+        is_one_machine = len(set(self.nodes)) == 1
         hosts = [LOOPBACK if is_one_machine else host for _, host, _ in places]
         self._processors = [processor for _, _, processor in places]
         if len(set(self._processors)) > 1:
             logger.warning("the learners' processors may round differently: %s", "; ".join(self._processors))
         meeting = self._result(0, self._learners[0].open_store.remote(hosts[0]), self._start_timeout_s)
+        # Longer than the watch: it finds who hangs, the connection only that somebody does.
+        options = {"size": self._size, "timeout_s": 3 * self._timeout_s, "shard_on": self._shard_on}
         joined = [
-            # Longer than the watch: it finds who hangs, the connection only that somebody does.
-            learner.join.remote(meeting, host=hosts[rank], rank=rank, size=self._size, timeout_s=3 * self._timeout_s)
+            learner.join.remote(meeting, host=hosts[rank], rank=rank, **options)
             for rank, learner in enumerate(self._learners)
         ]
         for rank, answer in enumerate(joined):
@@ -199,8 +242,8 @@ class LearnerGroup:
         weights, state = first.weights.remote(), first.state.remote()
         if self._size > 1:
             self._require_equal(version, self._call_all("checksum"))
-        for reference in (weights, state):
-            self._result(0, reference)
+        # Held, Ray's copies of these on the driver's node are not evicted: the learner's node may be lost.
+        self._held = [self._result(0, reference) for reference in (weights, state)]
         self._version, self._weights, self._state = version, weights, state
 
     def _require_equal(self, version: Version, checksums: Sequence[str]) -> None:
@@ -281,6 +324,7 @@ class LearnerGroup:
 
     def _replace(self) -> None:
         self.kill()
+        self._forget_receipts()
         self._update = []
         self._start()
         self._connect()
@@ -293,6 +337,13 @@ class LearnerGroup:
             index, error = lost[0]
             raise WorkerError(f"group {index} of the running update is lost with its node: {error}") from error
         self.start_update(self._batch)
+
+    def _forget_receipts(self) -> None:
+        """Look at all answers of dead learners, for Ray logs errors that nobody has looked at."""
+        for receipt in itertools.chain.from_iterable(self._receipts.values()):
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(receipt, timeout=0)
+        self._receipts.clear()
 
     def _call_all(self, method: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
         """Call a method of every learner at once and return the results."""

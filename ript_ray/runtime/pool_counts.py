@@ -1,10 +1,16 @@
 """What an actor pool has counted and measured."""
 
+import logging
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from ript_ray.errors import WorkerError
 from ript_ray.rl.protocols import DispatchCounts
-from ript_ray.runtime.schedule import RequestKey
+from ript_ray.runtime.ray_calls import describe
+from ript_ray.runtime.schedule import RequestKey, key_of
+from ript_ray.types import RolloutRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -18,9 +24,6 @@ class PoolCounts:
         duplicated: Copies cancelled because another one was faster.
         speculated: Copies run ahead of need and cancelled.
         replaced: Actors replaced.
-        failed_starts: Consecutive failed starts, without those of actors that were killed.
-        killed_starts: Actors that were killed while they started, since one has started.
-        deaths: Actors that each slot lost since its last finished request.
         attempts: Failed attempts at each unfinished request.
         durations_s: Durations of the latest requests, in seconds.
     """
@@ -31,11 +34,21 @@ class PoolCounts:
     duplicated: int = 0
     speculated: int = 0
     replaced: int = 0
-    failed_starts: int = 0
-    killed_starts: int = 0
-    deaths: Counter[int] = field(default_factory=Counter)
     attempts: Counter[RequestKey] = field(default_factory=Counter)
     durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+
+    def count_attempt(self, request: RolloutRequest, error: Exception, max_attempts: int) -> None:
+        """Count a failed attempt at a request.
+
+        Raises:
+            WorkerError: It was the last one.
+        """
+        self.attempts[key_of(request)] += 1
+        what = f"group {request.index} ({request.contexts[0].task}) failed"
+        num_attempts = self.attempts[key_of(request)]
+        if num_attempts >= max_attempts:
+            raise WorkerError(f"{what} {max_attempts} times, last error: {describe(error)}") from error
+        logger.warning("%s, attempt %d of %d: %s", what, num_attempts, max_attempts, describe(error))
 
     def dispatch_counts(self, num_running: int) -> DispatchCounts:
         """Return what the training loop needs to know, with `num_running` copies running now."""

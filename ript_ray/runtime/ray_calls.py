@@ -22,24 +22,17 @@ def is_ready(reference: ray.ObjectRef) -> bool:
 
 
 def place_of(handle: Any) -> ray.ObjectRef:
-    """Ask an actor for the id of its node and the kind of its processor; the answer comes once it has started.
-
-    The actor logs it if its processor is of another kind than the driver's.
-    """
-    reference: ray.ObjectRef = handle.__ray_call__.remote(_place, processor_kind())
+    """Ask an actor for the id of its node and the kind of its processor; the answer comes once it has started."""
+    reference: ray.ObjectRef = handle.__ray_call__.remote(_place)
     return reference
 
 
-def _place(actor: object, processor_of_driver: str) -> tuple[str, str]:
-    processor = processor_kind()
-    if processor != processor_of_driver:
-        text = "its processor (%s) is of another kind than the driver's (%s): rollouts may differ in their last bits"
-        logger.warning(text, processor, processor_of_driver)
-    return ray.get_runtime_context().get_node_id(), processor
+def _place(actor: object) -> tuple[str, str]:
+    return ray.get_runtime_context().get_node_id(), processor_kind()
 
 
-def live_nodes() -> set[str]:
-    """Return the ids of the nodes that Ray holds to be alive."""
+def live_node_ids() -> set[str]:
+    """Return the ids of the nodes that Ray holds to be alive, also of those that are about to leave."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
@@ -54,7 +47,7 @@ def lost_its_node(error: Exception, node: str | None) -> bool:
     died_with_node = "node has died" in str(error)
     if died_with_node and was_killed(error):
         return True
-    return node is not None and node not in live_nodes()
+    return node is not None and node not in live_node_ids()
 
 
 def was_killed(error: Exception) -> bool:

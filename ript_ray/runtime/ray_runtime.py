@@ -5,25 +5,31 @@ object store (results above about 100 kB) moves from actor to learner without pa
 broadcast as one object that all actors of a node share.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import ray
 
 from ript_ray.errors import WorkerError
+from ript_ray.rl.hosting import Hosting
 from ript_ray.rl.learner import UpdateReport
 from ript_ray.rl.parts import PartialGroups, split
+from ript_ray.rl.process_usage import process_usage
 from ript_ray.rl.protocols import Components, DispatchCounts, Rerun, RuntimeUsage
 from ript_ray.runtime.actor_pool import ActorPool
+from ript_ray.runtime.autoscaler import RoomRequest
 from ript_ray.runtime.capacity import ActorCapacity
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.heartbeat import HEARTBEAT_S, Heartbeat
 from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
+from ript_ray.runtime.nodes import NodeWatch, live_nodes
+from ript_ray.runtime.placement import placed
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
-from ript_ray.runtime.ray_session import node_cpus
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.runtime.run_ahead import Finished, RunAhead
 from ript_ray.runtime.usage import total
@@ -39,7 +45,7 @@ class RayRuntime:
         """Start the rollout actors and the learners and wait for them; Ray must be initialized.
 
         If nodes are missing, the runtime starts with the actors that fit, logs the shortage, and starts the others
-        when nodes join.
+        when nodes join. Learners that reserve cores or GPUs come first: actors could take these.
 
         Args:
             parts: Components of actors and learners.
@@ -47,8 +53,9 @@ class RayRuntime:
             with_learner: False to start no learner; then only requests can be run.
 
         Raises:
-            ConfigError: `cluster.num_actors` is not set and not a single actor fits.
-            WorkerError: No actor started within `cluster.start_timeout_s`.
+            ConfigError: `cluster.num_actors` is not set, not a single actor fits, and no node can join.
+            WorkerError: No node with room for an actor joined within `cluster.node_timeout_s`, or no process started
+                within `cluster.start_timeout_s`.
         """
         self._cluster = cluster
         self._requests: dict[int, RolloutRequest] = {}
@@ -58,40 +65,20 @@ class RayRuntime:
         self._num_rolled_out = 0
         build_policy = ray.put(parts.build_policy)  # stored once per node, shared by its actors
         self._learners: LearnerGroup | None = None
-        if with_learner:
-            self._learners = LearnerGroup(
-                parts, build_policy, num_cpus=cluster.learner_cpus, timeout_s=cluster.update_timeout_s
-            )
-        worker_class = ray.remote(num_cpus=cluster.cpus_per_actor, scheduling_strategy="SPREAD", **NO_TASK_EVENTS)(
-            LoggedRolloutWorker
-        )
         num_learners = parts.num_learners if with_learner else 0
-        num_actors = cluster.num_actors or cluster.count_actors(node_cpus(), num_learners)
-        capacity = ActorCapacity(
-            lambda: cluster.num_fitting(node_cpus(), num_learners),
-            num_actors,
-            timeout_s=cluster.start_timeout_s,
-        )
-        environments = (cluster.max_environments, cluster.max_tasks or parts.max_tasks, cluster.env_processes)
-        arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, *environments)
-        self._ahead = RunAhead(num_actors if cluster.run_ahead is None else cluster.run_ahead)
-        self._pool = ActorPool(
-            lambda: worker_class.remote(*arguments),
-            num_actors,
-            Limits(
-                start_timeout_s=cluster.start_timeout_s,
-                group_timeout_s=cluster.group_timeout_s,
-                max_replacements=cluster.max_replacements,
-                straggler_factor=cluster.straggler_factor,
-            ),
-            capacity=capacity,
-            ahead=self._ahead,
-        )
-        try:
+        if cluster.num_actors is None and cluster.joined_address is None:  # no node will join
+            cluster.count_actors(live_nodes(), num_learners)
+        self._request = RoomRequest(cluster, num_learners)
+        self._ahead = RunAhead(0)
+        with contextlib.ExitStack() as started:
+            started.callback(self._request.end)
+            if with_learner:
+                self._learners = self._start_learners(parts, build_policy)
+                started.callback(self._learners.kill)
+            self._pool = self._start_pool(parts, build_policy, num_learners)
+            started.callback(self._pool.kill)
             self._await_start()
-        except BaseException:
-            self.close()
-            raise
+            self._started = started.pop_all()
 
     @property
     def num_actors(self) -> int:
@@ -114,7 +101,7 @@ class RayRuntime:
     @property
     def usage(self) -> RuntimeUsage:
         logs = {"actor": self._pool.usage}
-        return total(logs | {"learner": self._learners.usage} if self._learners else logs)
+        return total(process_usage(), logs | {"learner": self._learners.usage} if self._learners else logs)
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests[request.index] = request
@@ -122,6 +109,8 @@ class RayRuntime:
             self._pool.submit(part)
 
     def run_ahead(self, request_of: Callable[[int], RolloutRequest] | None, first_index: int) -> None:
+        limit = self._cluster.run_ahead
+        self._ahead.limit = self.num_actors * self._cluster.groups_per_actor if limit is None else limit
         if request_of is None:
             self._stop_running_ahead()
         else:
@@ -144,7 +133,8 @@ class RayRuntime:
             if time.monotonic() - last_sign > HEARTBEAT_S:
                 last_sign = time.monotonic()
                 learner = ", and the learner is updating" if updating else ""
-                logger.info("rollout requests running: %d%s", self.dispatch_counts.num_running, learner)
+                num_running = self.dispatch_counts.num_running
+                logger.info("rollout requests running: %d, on %d actors%s", num_running, self.num_alive, learner)
 
     def roll_out(self, requests: Sequence[RolloutRequest]) -> list[GroupSummary]:
         for request in requests:
@@ -200,14 +190,48 @@ class RayRuntime:
         self._learner.restore(version, state)
 
     def close(self) -> None:
-        self._pool.kill()
-        if self._learners:
-            self._learners.kill()
+        self._started.close()
 
     @property
     def _learner(self) -> LearnerGroup:
         assert self._learners, "this runtime was started without a learner"
         return self._learners
+
+    def _start_learners(self, parts: Components, build_policy: ray.ObjectRef) -> LearnerGroup:
+        learners = LearnerGroup(parts, build_policy, self._cluster, request=self._request, make_room=self._make_room)
+        if self._cluster.learner_reserves:
+            try:
+                learners.await_start(self._cluster.start_timeout_s)
+            except BaseException:
+                learners.kill()
+                raise
+        return learners
+
+    def _start_pool(self, parts: Components, build_policy: ray.ObjectRef, num_learners: int) -> ActorPool:
+        cluster = self._cluster
+        return ActorPool(
+            _actor_starter(parts, build_policy, cluster),
+            Limits(
+                start_timeout_s=cluster.start_timeout_s,
+                group_timeout_s=cluster.group_timeout_s,
+                max_replacements=cluster.max_replacements,
+                straggler_factor=cluster.straggler_factor,
+            ),
+            capacity=ActorCapacity(
+                NodeWatch(cluster, num_learners, self._learner_nodes, self._request).look,
+                cluster.num_actors,
+                timeout_s=cluster.node_timeout_s,
+            ),
+            ahead=self._ahead,
+            groups_per_actor=cluster.groups_per_actor,
+        )
+
+    def _make_room(self) -> None:
+        if nodes := self._cluster.contested(live_nodes()):
+            self._pool.vacate(nodes)
+
+    def _learner_nodes(self) -> Sequence[str]:
+        return self._learners.nodes if self._learners else ()
 
     def _collect_finished(self) -> None:
         while finished := self._pool.next_finished():
@@ -256,5 +280,16 @@ class RayRuntime:
         while self._pool.num_starting or not self._pool.num_ready:
             heartbeat.beat(self._pool.num_ready)
             self._pool.poll()
-        if self._learners:
+        if self._learners and not self._learners.nodes:
             self._learners.await_start(self._cluster.start_timeout_s)
+
+
+def _actor_starter(parts: Components, build_policy: ray.ObjectRef, cluster: Cluster) -> Callable[[], Any]:
+    """Return what starts a rollout actor and returns its handle."""
+    resources = {"num_cpus": cluster.cpus_per_actor, "num_gpus": cluster.gpus_per_actor}
+    options = {"scheduling_strategy": placed("SPREAD"), "max_concurrency": cluster.groups_per_actor, **NO_TASK_EVENTS}
+    worker_class = ray.remote(**resources, **options)(LoggedRolloutWorker)
+    max_tasks = cluster.max_tasks or parts.max_tasks
+    hosting = Hosting(cluster.max_environments, max_tasks, cluster.env_processes, cluster.groups_per_actor)
+    arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, hosting)
+    return lambda: worker_class.remote(*arguments, device=cluster.actor_device)

@@ -19,6 +19,7 @@ from ray._private import worker as ray_worker
 from ript_ray.errors import WorkerError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
+from ript_ray.runtime.nodes import live_nodes
 
 ANSWER_TIMEOUT_S = 6.0
 """Within this time something listens at the address of a Ray cluster, and within as much again it answers as Ray."""
@@ -52,17 +53,12 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
             ray.shutdown()
 
 
-def node_cpus() -> list[float]:
-    """Return the number of cores of each live node."""
-    return [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
-
-
 def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is not None:
             logger.info("connecting to Ray at %s", address)
-            _require_ray(address)
+            require_ray(address)
             ray.init(address=address, **quiet)
             return
         logger.info("starting Ray on this machine")
@@ -91,7 +87,7 @@ def _log_report(data: dict[str, Any], **_: object) -> None:
     logger.debug("Ray: %s", "; ".join(data["lines"]))
 
 
-def _require_ray(address: str) -> None:
+def require_ray(address: str) -> None:
     """Check that a Ray cluster answers at an address: Ray itself would try for many minutes.
 
     Raises:
@@ -126,7 +122,7 @@ def _own_ray(cluster: Cluster) -> Iterator[None]:
     has_failed = False
     try:
         with _watched_daemons(node, folder):
-            cluster.count_actors(node_cpus())
+            cluster.count_actors(live_nodes())
             yield
     except Exception:
         has_failed = True

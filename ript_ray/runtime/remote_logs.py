@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,9 +21,9 @@ from typing import Any, Generic, Self, TypeVar
 import ray
 
 from ript_ray.rl.learner import Learner, UpdateReport
+from ript_ray.rl.process_usage import process_usage
 from ript_ray.rl.rollout import RolloutCancelledError
 from ript_ray.rl.rollout_worker import RolloutWorker
-from ript_ray.runtime.host import process_usage
 from ript_ray.types import Group, GroupSummary, ProcessUsage, RolloutRequest, Weights
 
 MAX_RECORDS = 100
@@ -80,7 +81,7 @@ class LogBuffer(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._group: int | None = None
+        self._groups: dict[int, int | None] = {}  # by the thread that runs it
         self._entries: dict[tuple[str, int, str, int | None], LogEntry] = {}
         self._num_dropped = 0
         self._pid, self._node = os.getpid(), platform.node()
@@ -110,21 +111,29 @@ class LogBuffer(logging.Handler):
             self.handleError(record)
 
     def _add(self, record: logging.LogRecord, message: str) -> None:
-        key = (record.name, record.levelno, message, self._group)
+        group = self._running_group()
+        key = (record.name, record.levelno, message, group)
         if known := self._entries.get(key):
             self._entries[key] = replace(known, count=known.count + 1)
         elif len(self._entries) == MAX_RECORDS:
             self._num_dropped += 1
         else:
             self._entries[key] = LogEntry(
-                record.name, record.levelno, message, record.created, self._group, self._pid, self._node
+                record.name, record.levelno, message, record.created, group, self._pid, self._node
             )
             sys.stderr.write(f"{record.levelname} {record.name}: {message}\n")  # survives this process
+
+    def _running_group(self) -> int | None:
+        """Return the group that this thread runs; a thread of an environment may belong to the only one that runs."""
+        groups = self._groups.copy()
+        only = next(iter(groups.values())) if len(groups) == 1 else None
+        return groups.get(threading.get_ident(), only)
 
     @contextlib.contextmanager
     def call(self, group: int | None = None) -> Iterator[None]:
         """Attribute records to the request `group`; an exception takes the buffered records along."""
-        self._group = group
+        thread = threading.get_ident()
+        self._groups[thread] = group
         try:
             yield
         except Exception as error:
@@ -132,7 +141,7 @@ class LogBuffer(logging.Handler):
                 vars(error)[_ENTRIES] = entries
             raise
         finally:
-            self._group = None
+            del self._groups[thread]
 
     def take(self) -> tuple[LogEntry, ...]:
         """Return the buffered records, with a warning about dropped ones, and empty the buffer."""
@@ -163,7 +172,7 @@ class LoggedRolloutWorker(RolloutWorker):
         """See `RolloutWorker.load`."""
         with self._logs.call():
             checksum = self.load(weights)
-        return Logged(checksum, self._logs.take())
+        return Logged(checksum, self._logs.take(), self.usage)
 
     def roll_logged(self, request: RolloutRequest) -> tuple[Logged[GroupSummary], Group] | tuple[None, None]:
         """See `RolloutWorker.roll`. If the call is cancelled, Ray answers with an exception of its own."""
@@ -172,7 +181,7 @@ class LoggedRolloutWorker(RolloutWorker):
                 summary, group = self.roll(request, is_cancelled=ray.get_runtime_context().is_canceled)
         except RolloutCancelledError:
             return None, None
-        return Logged(summary, self._logs.take()), group
+        return Logged(summary, self._logs.take(), self.usage), group
 
 
 class LoggedLearner(Learner):

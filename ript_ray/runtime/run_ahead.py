@@ -38,17 +38,22 @@ class _Ahead:
 
 
 class RunAhead:
-    """Keeps the results of groups until they are launched."""
+    """Keeps the results of groups until they are launched.
+
+    Attributes:
+        limit: Most groups that are run ahead, finished ones included.
+        num_dropped: Finished requests that were dropped.
+    """
 
     def __init__(self, limit: int):
         """Run at most `limit` groups ahead, finished ones included; 0 to run none."""
-        self._limit = limit
+        self.limit = limit
         self._request_of: Callable[[int], RolloutRequest] | None = None
         self._next_index = 0
         self._unclaimed: dict[int, _Ahead] = {}
         self._newest: _Ahead | None = None  # the only one that may have parts waiting
         self._launched: deque[Finished] = deque()
-        self.num_dropped = 0  # requests that had finished
+        self.num_dropped = 0
 
     @property
     def num_held(self) -> int:
@@ -73,7 +78,7 @@ class RunAhead:
         """Return the next request for an actor that has nothing else to do, if any."""
         if self._newest and self._newest.waiting:
             return self._newest.waiting.popleft()
-        if self._request_of is None or len(self._unclaimed) >= self._limit:
+        if self._request_of is None or len(self._unclaimed) >= self.limit:
             return None
         parts = split(self._request_of(self._next_index))
         self._newest = _Ahead(tuple(key_of(part) for part in parts), deque(parts))

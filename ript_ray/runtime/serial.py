@@ -4,10 +4,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ript_ray.checks import require
+from ript_ray.rl.hosting import Hosting
 from ript_ray.rl.learner import Learner, UpdateReport
 from ript_ray.rl.parts import join_summaries, split
 from ript_ray.rl.protocols import Components, DispatchCounts, Rerun, RuntimeUsage
-from ript_ray.rl.rollout import MAX_ENVIRONMENTS
 from ript_ray.rl.rollout_worker import RolloutWorker
 from ript_ray.runtime.heartbeat import with_heartbeat
 from ript_ray.runtime.usage import total
@@ -23,21 +23,22 @@ class SerialRuntime:
     def __init__(
         self,
         parts: Components,
+        hosting: Hosting = Hosting(),  # noqa: B008 (frozen)
         *,
-        max_environments: int = MAX_ENVIRONMENTS,
-        max_tasks: int | None = None,
-        env_processes: int = 0,
+        actor_device: str = "cpu",
+        learner_device: str = "cpu",
         with_learner: bool = True,
     ):
-        """Build one worker, and the learner unless only requests are to be run.
+        """Build one worker, and the learner unless only requests are to be run, each on its device.
 
         Raises:
             ConfigError: The experiment has several learner processes.
         """
         if with_learner:
             self.require_fit(parts.num_learners)
-        environments = (max_environments, max_tasks or parts.max_tasks, env_processes)
-        self._worker = RolloutWorker(parts.build_policy, parts.make_environment, parts.max_steps, *environments)
+        self._worker = RolloutWorker(
+            parts.build_policy, parts.make_environment, parts.max_steps, hosting, device=actor_device
+        )
         self._optional_learner: Learner | None = None
         if with_learner:
             self._optional_learner = Learner(
@@ -47,6 +48,7 @@ class SerialRuntime:
                 num_threads=parts.learner_threads,
                 parameter_groups=parts.parameter_groups,
                 keep_group=parts.keep_group,
+                device=learner_device,
             )
         self._requests: deque[RolloutRequest] = deque()
         self._finished: dict[int, list[Group]] = {}
@@ -68,7 +70,7 @@ class SerialRuntime:
 
     @property
     def usage(self) -> RuntimeUsage:
-        return total({})
+        return total(self._worker.usage, {})
 
     def launch(self, request: RolloutRequest) -> None:
         self._requests.append(request)

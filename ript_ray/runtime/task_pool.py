@@ -4,16 +4,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import ray
 
 from ript_ray.errors import RiptError, WorkerError
+from ript_ray.runtime.autoscaler import RoomRequest
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import session
+from ript_ray.runtime.nodes import live_nodes
 from ript_ray.runtime.ray_calls import describe
-from ript_ray.runtime.ray_session import node_cpus
 
 MAX_ATTEMPTS = 3
 """Attempts per item before the item itself, rather than a process or node, counts as the cause of failure."""
@@ -104,7 +105,8 @@ class _RayTaskPool(Generic[Item, Result]):
     """Runs as many items at once as the live nodes have capacity for."""
 
     def __init__(self, function: Callable[[Item], Result], cluster: Cluster):
-        self._cluster = cluster
+        # No policy is run or trained here.
+        self._cluster = cluster = replace(cluster, gpus_per_actor=0.0, learner_gpus=0.0, learner_cpus=0.0)
 
         def work(item: Item) -> Result:
             return function(item)  # Ray accepts plain functions only, not every callable
@@ -113,12 +115,17 @@ class _RayTaskPool(Generic[Item, Result]):
         options = {"num_cpus": cluster.cpus_per_actor, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         self._remote = ray.remote(**options)(work)
         self._runs: dict[ray.ObjectRef, _Run[Item]] = {}
-        self._num_slots = cluster.num_actors or cluster.count_actors(node_cpus())
+        self._request = RoomRequest(cluster, 0)
+        if cluster.num_actors is None:
+            cluster.count_actors(live_nodes())
 
     @property
     def num_free(self) -> int:
-        capacity = max(1, self._cluster.num_fitting(node_cpus()))  # with no node left: wait for one
-        return min(self._num_slots, capacity) - len(self._runs)
+        capacity = max(1, self._cluster.num_fitting(live_nodes()))  # with no node left: wait for one
+        wanted = self._cluster.num_actors or capacity
+        if capacity < wanted:
+            self._request.send()
+        return min(wanted, capacity) - len(self._runs)
 
     def submit(self, item: Item) -> None:
         self._start(item, attempt=1)
@@ -144,6 +151,7 @@ class _RayTaskPool(Generic[Item, Result]):
 
     def cancel(self) -> None:
         """Cancel running tasks."""
+        self._request.end()
         for reference in self._runs:
             ray.cancel(reference, force=True)
         self._runs.clear()

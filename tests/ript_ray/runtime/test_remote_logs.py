@@ -132,9 +132,10 @@ def test_records_before_an_exception_reach_the_driver_and_repetitions_are_counte
     assert first == "[actor 0, group 4] the solver diverged"
     # A slow machine's retries are further apart than the relay counts as one repetition: then there are more lines.
     assert sum(int(re.sub(r".*\((\d+) more times\)", r"\1", text)) if text != first else 1 for text in repeated) == 4
-    pool = [record.message for record in records_of(caplog, "ript_ray.runtime.actor_pool")]
+    pool = [record.message for record in records_of(caplog, "ript_ray.runtime.pool_counts")]
     assert "attempt 1 of 5: RuntimeError: unstable" in pool[0]
-    assert any(text.startswith("rollout actor 0 failed (RuntimeError: unstable); replacing it") for text in pool)
+    (replaced,) = (record.message for record in records_of(caplog, "ript_ray.runtime.actor_faults"))
+    assert replaced.startswith("rollout actor 0 failed (RuntimeError: unstable); replacing it")
 
 
 @pytest.mark.ray

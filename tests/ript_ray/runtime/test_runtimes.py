@@ -192,7 +192,7 @@ def test_a_run_with_too_few_nodes_warns_of_the_shortage_and_continues_with_the_a
     with pytest.raises(WorkerError, match=r"asked for 1, got 0, waiting for 1; .* none became available within 1 s"):
         RayRuntime(
             line_parts(POLICIES["laplace"]),
-            Cluster(num_actors=1, cpus_per_actor=5, start_timeout_s=1),
+            Cluster(num_actors=1, cpus_per_actor=5, node_timeout_s=1),
             with_learner=False,
         )
 
@@ -211,8 +211,8 @@ def test_an_actor_on_another_kind_of_processor_than_the_drivers_is_named(
         runtime.launch(RolloutRequest(0, (line_stream().at(0),), ((0,),), keep_record=False))
         next_summary(runtime)
         assert runtime._pool._actors[0].processor == actual != processor_kind()
-        text = f"its processor ({actual}) is of another kind than the driver's ({processor_kind()})"
-        assert [f"[actor 0] {text}" in message for message in caplog.messages] == [True]
+        text = f"actor 0 has another kind of processor ({actual}) than the driver ({processor_kind()})"
+        assert [text in message for message in caplog.messages] == [True]
     finally:
         runtime.close()
         processor_kind.cache_clear()
@@ -280,20 +280,6 @@ def test_a_serial_runtime_without_learner_builds_one_policy_and_several_learners
     assert len(built) == 1
     with pytest.raises(ConfigError, match="num-learners is 2; in one process it must be 1"):
         SerialRuntime(replace(line_parts(build), num_learners=2))
-
-
-def test_a_cluster_fills_the_machine_by_default() -> None:
-    assert Cluster().count_actors([8]) == 8
-    assert Cluster(cpus_per_actor=2, learner_cpus=1).count_actors([8]) == 3
-    assert Cluster(cpus_per_actor=3).count_actors([4, 4, 2]) == 2, "an actor cannot span nodes"
-    with pytest.raises(
-        ConfigError, match=r"9 rollout actors of 0\.5 cores .* do not fit into 1 \+ 1 cores, which have capacity for 4"
-    ):
-        Cluster(num_actors=9, cpus_per_actor=0.5).count_actors([1, 1])
-    with pytest.raises(ConfigError, match="which have capacity for 0"):
-        Cluster(cpus_per_actor=4).count_actors([2])
-    assert Cluster(cpus_per_actor=0.2).count_actors([2]) == 10
-    assert Cluster(cpus_per_actor=0.1, learner_cpus=1).count_actors([2]) == 10
 
 
 class CountedEnvironment(LineEnvironment):

@@ -9,7 +9,8 @@ import pytest
 import ray
 
 from ript_ray.runtime.actor_pool import ActorPool
-from ript_ray.runtime.capacity import ActorCapacity
+from ript_ray.runtime.capacity import ActorCapacity, Room
+from ript_ray.runtime.host import processor_kind
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.remote_logs import Logged
 from ript_ray.runtime.run_ahead import RunAhead
@@ -39,7 +40,7 @@ class Handle:
     """An actor without a process, for the costs of the driver alone."""
 
     def __init__(self) -> None:
-        self.__ray_call__ = Method(lambda function, processor: ray.put(("node", processor)))
+        self.__ray_call__ = Method(lambda function: ray.put(("node", processor_kind())))
         self.load_logged = Method(lambda weights: ray.put(Logged(WEIGHTS.checksum, ())))
         self.roll_logged = Method(self._roll)
 
@@ -53,9 +54,8 @@ def costs(num_actors: int) -> tuple[float, float]:
     limits = Limits(start_timeout_s=100, group_timeout_s=100, max_replacements=0)
     pool = ActorPool(
         Handle,
-        num_actors,
         limits,
-        capacity=ActorCapacity(lambda: num_actors, num_actors, timeout_s=10),
+        capacity=ActorCapacity(lambda: Room(num_actors), num_actors, timeout_s=10),
         ahead=RunAhead(0),
     )
     while pool.num_starting:

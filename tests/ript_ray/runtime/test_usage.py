@@ -6,10 +6,10 @@ import weakref
 import numpy as np
 import pytest
 
+from ript_ray.rl.process_usage import process_usage
 from ript_ray.rl.protocols import RuntimeUsage
 from ript_ray.rl.rollout import EnvironmentPool
 from ript_ray.runs.metrics import memory_metrics
-from ript_ray.runtime.host import process_usage
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.runtime.usage import UsageLog
 from ript_ray.types import ProcessUsage

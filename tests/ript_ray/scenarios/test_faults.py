@@ -98,18 +98,21 @@ def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path
         runtime.close()
 
 
-@pytest.mark.parametrize("fault", ["SIGKILL", "sleep"])
+@pytest.mark.parametrize(("fault", "groups"), [("SIGKILL", 1), ("sleep", 2), ("SIGKILL of the actor", 2)])
 def test_a_fault_in_a_process_that_hosts_environments_changes_no_weight(
-    fault: str, tmp_path: Path, undisturbed: list[str]
+    fault: str, groups: int, tmp_path: Path, undisturbed: list[str]
 ) -> None:
     mark = tmp_path / "done"
     make = functools.partial(make_line, fault, mark)
-    runtime = runtime_with(make, num_actors=1, group_timeout_s=4 * GROUP_TIMEOUT_S, env_processes=2)
+    timeout_s = 4 * GROUP_TIMEOUT_S if fault == "sleep" else HANG_S  # processes have to start
+    runtime = runtime_with(make, 1, group_timeout_s=timeout_s, env_processes=2, groups_per_actor=groups)
     try:
         log = train_on(runtime)
         assert mark.exists(), "the example must hold a fault"
         assert checksums(log) == undisturbed
-        assert log.records[-1].ledger.lost == 1
+        ledger = log.records[-1].ledger
+        assert (ledger.balance, ledger.trained) == (0, 12)
+        assert 1 <= ledger.lost <= groups
         assert runtime.dispatch_counts.num_replaced == (0 if fault == "SIGKILL" else 1)
     finally:
         runtime.close()

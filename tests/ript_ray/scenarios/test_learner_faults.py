@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 import psutil
 import pytest
 import ray
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ript_ray.errors import WorkerError
 from ript_ray.rl.callbacks import UpdateRecord
@@ -22,6 +25,7 @@ from ript_ray.rl.protocols import Components
 from ript_ray.runtime.learner_watch import LearnerWatch
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
+from ript_ray.types import Group
 from tests.conftest import line_parts
 from tests.fakes import TinyChunkPolicy
 from tests.faulty import is_first
@@ -38,6 +42,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "sleep": lambda: time.sleep(3600),
 }
+CAUSES = {"SIGKILL": "The actor died", "SIGSTOP": "has not answered for", "sleep": "has made no progress for"}
 
 
 class FaultyPolicy(TinyChunkPolicy):
@@ -56,6 +61,25 @@ class FaultyPolicy(TinyChunkPolicy):
                 if psutil.pid_exists(pid_of_fault(self._folder, place)):
                     break  # a fault of another learner, not an earlier one
         return super().log_probs(record)
+
+
+class FaultyShardedPolicy(FaultyPolicy):
+    """Its frozen weights, which change nothing, can be shared by learners."""
+
+    def __init__(self, faults: Sequence[str], folder: Path):
+        super().__init__(faults, folder)
+        self.base = nn.Linear(2, 2).requires_grad_(False)
+        self.base.weight.copy_(torch.eye(2))
+        self.base.bias.zero_()
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in super().trainable().items() if not name.startswith("base.")}
+
+    def shard_units(self) -> list[nn.Module]:
+        return [self.base]
+
+    def _at(self, state: torch.Tensor) -> torch.distributions.Distribution:
+        return super()._at(self.base(state))
 
 
 def pid_of_fault(folder: Path, place: int) -> int:
@@ -88,9 +112,19 @@ def started() -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_cluster: None) -> dict[int, Log]:
+def received(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file per learner and group that it received in the undisturbed run of two: PID and index."""
+    return tmp_path_factory.mktemp("received")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, received: Path) -> dict[int, Log]:
     """Undisturbed runs, by number of learners."""
-    two = on_ray(parts_of(plain, 2), 1)
+
+    def note(group: Group) -> None:
+        (received / f"{os.getpid()} {group.index}").touch()
+
+    two = on_ray(replace(parts_of(plain, 2), keep_group=note), 1)
     try:
         return {1: train_on(SerialRuntime(parts_of(plain, 1)), NUM_UPDATES), 2: train_on(two, NUM_UPDATES)}
     finally:
@@ -100,6 +134,15 @@ def undisturbed(ray_cluster: None) -> dict[int, Log]:
 def test_two_learners_take_the_steps_of_one(undisturbed: dict[int, Log]) -> None:
     for one, two in zip(undisturbed[1].records, undisturbed[2].records, strict=True):
         np.testing.assert_allclose(floats(two), floats(one), atol=1e-6)
+
+
+def test_a_group_is_delivered_to_one_of_two_learners_each_in_its_turn(
+    undisturbed: dict[int, Log], received: Path
+) -> None:
+    pids, indices = zip(*(path.name.split() for path in received.iterdir()), strict=True)
+    assert len(indices) == len(set(indices)) == undisturbed[2].records[-1].ledger.trained
+    first, second = Counter(pids).values()
+    assert abs(first - second) <= 1
 
 
 def learner_pids(runtime: RayRuntime) -> list[int]:
@@ -141,17 +184,27 @@ class Killer:
             os.kill(self.pids[0][1], signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    ("policy", "faults"), [(FaultyPolicy, ["SIGSTOP", "sleep", "SIGKILL"]), (FaultyShardedPolicy, ["sleep", "SIGKILL"])]
+)
 def test_the_one_of_two_learners_that_stops_hangs_or_dies_is_named_and_no_bit_changes(
-    tmp_path: Path, undisturbed: dict[int, Log], started: Start, caplog: pytest.LogCaptureFixture
+    policy: type[FaultyPolicy],
+    faults: list[str],
+    tmp_path: Path,
+    undisturbed: dict[int, Log],
+    started: Start,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    faults = ["SIGSTOP", "sleep", "SIGKILL"]
-    runtime = started(parts_of(lambda: FaultyPolicy(faults, tmp_path), 2), update_timeout_s=NO_PROGRESS_S)
+    parts = parts_of(lambda: policy(faults, tmp_path), 2)
+    runtime = started(parts, update_timeout_s=NO_PROGRESS_S, shard_base=policy is FaultyShardedPolicy)
     killer = Killer(runtime)
-    log = train_on(runtime, NUM_UPDATES, callbacks=[killer])
-    assert checksums(log) == checksums(undisturbed[2])
-    culprits = [killer.pids[2 + place - 1].index(pid_of_fault(tmp_path, place)) for place in range(3)]
-    causes = ["The actor died", "has not answered for", "has made no progress for", "The actor died"]
-    for update, rank, cause, message in zip(range(2, 6), [1, *culprits], causes, replacements(caplog), strict=True):
+    num_updates = 2 + len(faults)
+    log = train_on(runtime, num_updates, callbacks=[killer])
+    assert checksums(log) == checksums(undisturbed[2])[:num_updates]
+    culprits = [killer.pids[2 + place - 1].index(pid_of_fault(tmp_path, place)) for place in range(len(faults))]
+    causes = ["The actor died", *(CAUSES[fault] for fault in faults)]
+    updates = range(2, num_updates + 1)
+    for update, rank, cause, message in zip(updates, [1, *culprits], causes, replacements(caplog), strict=True):
         assert re.match(f"learner {rank}:? {cause}", message), message
         assert message.endswith(f"replacing the learners, attempt 2 of at most 3 at update {update}")
         assert ("cluster.update-timeout-s" in message) == (cause != "The actor died")

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ript_envs.contract import Environment, Observation
+from ript_envs.contract import Observation
 from ript_envs.libero.benchmark import Libero
 from ript_ray.runtime.serial import SerialRuntime
 from tests.conftest import line_parts
 from tests.faulty import POLICY, runtime_with
 from tests.ript_ray.runtime.test_runtimes import checksums, train_on
 from tests.ript_ray.scenarios.test_faults import FAULTS, NOT_WAITED_S
+from tests.wrapped import WrappedEnvironment
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
 
@@ -24,11 +25,11 @@ LIBERO = Libero(
 TASK = LIBERO.tasks[0]
 
 
-class Reach:
+class Reach(WrappedEnvironment):
     """The hand is to move a few centimetres forward or back: the line of `tests.fakes` in LIBERO's simulator."""
 
     def __init__(self) -> None:
-        self._inner: Environment = LIBERO.make(TASK)
+        super().__init__(LIBERO.make(TASK))
         self._start = LIBERO.evaluation_states(TASK)[0]
 
     def reset(self, initial_state: NDArray[np.float64]) -> None:
@@ -42,12 +43,6 @@ class Reach:
 
     def observe(self) -> Observation:
         return {"state": np.array([self._forward, self._goal], np.float32)}
-
-    def render(self, camera: str) -> NDArray[np.uint8]:
-        return self._inner.render(camera)
-
-    def close(self) -> None:
-        self._inner.close()
 
     @property
     def _forward(self) -> float:

@@ -67,6 +67,8 @@ def test_fields_of_a_benchmark_are_options_of_a_command_that_learns_the_benchmar
     assert command.fields_of_benchmark == {"perturbation": "task", "reset_mode": "legacy"}
     assert (command.checkpoint, command.tasks) == (Path("RUN"), ("a",))
     assert parse("compare", "A", "B").fields_of_benchmark == {}
+    switched = parse("evaluate", "RUN", "--benchmark.small-textures", "--benchmark.simplified-meshes")
+    assert switched.fields_of_benchmark == {"small_textures": "true", "simplified_meshes": "true"}
 
 
 def test_contexts_and_instructions_of_an_evaluation_are_those_of_the_perturbed_task() -> None:
@@ -82,7 +84,7 @@ def test_contexts_and_instructions_of_an_evaluation_are_those_of_the_perturbed_t
 def test_what_the_policy_reads_cannot_be_changed_for_an_evaluation() -> None:
     message = (
         r"--benchmark\.image-size decides what the policy reads, which an evaluation must not change; it may change "
-        r"suite, perturbation, reset-mode, settle-steps"
+        r"suite, perturbation, reset-mode, settle-steps, settle-gripper"
     )
     with pytest.raises(ConfigError, match=message):
         EvaluationOverrides(benchmark={"image_size": "64"}).apply_to(EXPERIMENT)

@@ -93,7 +93,7 @@ def test_a_run_that_lost_updates_has_each_once_and_all_that_a_comparison_needs(s
     )
     assert files_of(store, run) == {
         *("config.json", "changed.json", "versions.json", "machine.json"),
-        *("groups.jsonl", "results.json", "curve.png", "model-card.md"),
+        *("groups.jsonl", "results.json", "regression.png", "curve.png", "model-card.md"),
     }
     check_evaluations_are_nested(store, path, run)
 
