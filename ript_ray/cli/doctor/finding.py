@@ -1,0 +1,34 @@
+"""What a check of the doctor found."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ript_ray
+
+GIB = 2**30
+CHECKOUT = Path(ript_ray.__file__).parents[1]
+INSTALL = "make install" if (CHECKOUT / "Makefile").is_file() else "pip install --upgrade ript-ray"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Result of one check.
+
+    Attributes:
+        thing: What was checked.
+        found: Version, size or state found.
+        good: Whether the check passed.
+        needed: Whether a run would fail where it did not pass.
+        fix: Command that fixes it, or a hint if there is none.
+    """
+
+    thing: str
+    found: str
+    good: bool = field(default=True, kw_only=True)
+    needed: bool = field(default=False, kw_only=True)
+    fix: str = field(default="", kw_only=True)
+
+    @property
+    def mark(self) -> str:
+        """The finding in a word: error if a run would fail, warning if a part of what ript-ray can do would."""
+        return "ok" if self.good else "error" if self.needed else "warning"
