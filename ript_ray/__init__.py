@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ript_ray.config.experiment import Experiment, register
     from ript_ray.config.rl import PPO, Evaluation, Sampling
     from ript_ray.runtime.cluster import Cluster
+    from ript_ray.runtime.cluster_file import read_cluster
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load_policy",
+    "read_cluster",
     "register",
     "resume",
     "roll_out",
@@ -48,6 +50,7 @@ _MODULES = {
     "ript_ray.config.experiment": ("Experiment", "register"),
     "ript_ray.config.rl": ("PPO", "Evaluation", "Sampling"),
     "ript_ray.runtime.cluster": ("Cluster",),
+    "ript_ray.runtime.cluster_file": ("read_cluster",),
 }
 
 

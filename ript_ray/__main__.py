@@ -11,7 +11,7 @@ def main() -> None:
         from ript_ray.cli.doctor import Doctor
 
         print(f"error: {error}", file=sys.stderr)
-        Doctor().run()
+        Doctor(json="--json" in sys.argv).run()
         sys.exit(1)
     run()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ript_ray.checks import require
-from ript_ray.config.changes import changed_options
+from ript_ray.config.changes import changed_options, in_words
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.config.serialization import SCHEMA
 from ript_ray.data.contexts import held_out_requests, training_stream
@@ -29,7 +29,7 @@ from ript_ray.runs.provenance import differences, versions
 from ript_ray.runs.recalling_runtime import RecallingRuntime
 from ript_ray.runs.recorder import Recorder, success_metrics
 from ript_ray.runs.rollout_log import RolloutLog
-from ript_ray.runs.run_dir import RunDir
+from ript_ray.runs.run_dir import RunDir, may_lead_elsewhere
 from ript_ray.runs.run_logger import RunLogger
 from ript_ray.runs.saved_policy import SavedPolicy
 from ript_ray.runs.validation import Validation
@@ -132,7 +132,7 @@ def resume_experiment(
         point = checkpoint.latest_valid(run) if checkpoint.has_checkpoints(run) else None
         if point is not None:
             experiment = replace(point.policy.experiment, num_updates=experiment.num_updates)
-        require_fit(cluster, experiment.num_learners)
+        require_fit(cluster, experiment.num_learners, experiment.policy)
         _compare_versions(folder, experiment, point.folder.name if point else "the start", strict=strict)
         if num_updates is not None:
             folder.extend(experiment, point.state.progress.update if point else 0)
@@ -145,6 +145,31 @@ def resume_experiment(
             checkpoint.quarantine_newer(point.folder)
             logger.info("resuming from %s", point.folder)
             return _run_stages(folder, replace(point.policy, experiment=experiment), point.state, cluster, view)
+
+
+def begun_run(runs: Path, experiment: Experiment, label: str) -> RunDir | None:
+    """Return the newest run of an experiment and its seed that has a label; None if there is none.
+
+    Args:
+        runs: Folder of the runs of all experiments.
+        experiment: What is learned.
+        label: The word at the end of the run's name.
+
+    Raises:
+        ConfigError: There is no label, or the run was begun with other settings.
+    """
+    require(label != "", "--resume needs --label WORD, by which it finds the run")
+    register(type(experiment.policy), type(experiment.benchmark))
+    run = RunDir.find(runs, experiment, label)
+    if run is None:
+        return None
+    begun = run.experiment
+    if experiment.start_from and may_lead_elsewhere(experiment.start_from):
+        experiment = replace(experiment, start_from=begun.start_from)  # to where it led then
+    changes = changed_options(begun, _with_absolute_paths(experiment))
+    advice = "repeat them, or give another --label"
+    require(not changes, f"{run.path} was begun with other settings than {in_words(changes)}: {advice}")
+    return run
 
 
 def _extended(experiment: Experiment, num_updates: int) -> Experiment:

@@ -4,6 +4,7 @@ Environments are stepped, observed and rendered separately, so that only frames 
 """
 
 import difflib
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,7 +25,24 @@ The images differ clearly (by 9 of 255 on average in MetaWorld), so a policy nee
 
 
 class MissingPackageError(RuntimeError):
-    """A benchmark's simulator is not installed, or not completely; the message says what to install."""
+    """What an extra of ript-ray brings is not installed, or not completely; the message says what to install."""
+
+    exit_code = 2
+
+
+def require_package(module: str, *, extra: str, name: str | None = None) -> None:
+    """Check, without importing it, that a package is there which only an extra of ript-ray brings.
+
+    Args:
+        module: The name that it is imported by.
+        extra: The extra.
+        name: Its name for readers, unless that is `module`.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingPackageError(f"{name or module} is not installed; pip install 'ript-ray[{extra}]'")
 
 
 @dataclass(frozen=True)
@@ -254,6 +272,13 @@ class Benchmark(ABC):
     def packages(self) -> tuple[str, ...]:
         """The Python packages that results depend on: a run records their versions."""
         return ()
+
+    def require_installed(self) -> None:  # noqa: B027 (a benchmark that needs no simulator has nothing to check)
+        """Check, before a run begins, that the simulator is there; nothing heavy is imported.
+
+        Raises:
+            MissingPackageError: It is not, or not completely.
+        """
 
 
 def require_task(task: str, known: Iterable[str], benchmark: str) -> None:

@@ -54,3 +54,15 @@ def cuda_numbers() -> list[int | None]:
         is_known = query(device, CUDA_DEVICE_NV, ctypes.byref(number))
         numbers.append(number.value if is_known else None)
     return numbers
+
+
+def devices() -> list[tuple[int | None, bool]]:
+    """Return of each EGL device, in MuJoCo's order, CUDA's number, and whether MuJoCo can start it."""
+    with environment_variables(CUDA_VISIBLE_DEVICES=None):  # as above
+        return [(number, _starts(index)) for index, number in enumerate(cuda_numbers())]
+
+
+def _starts(index: int) -> bool:
+    mujoco_egl: Any = importlib.import_module("mujoco.egl")
+    with environment_variables(MUJOCO_EGL_DEVICE_ID=str(index)):
+        return bool(mujoco_egl.create_initialized_egl_device_display() != mujoco_egl.EGL.EGL_NO_DISPLAY)

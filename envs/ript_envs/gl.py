@@ -2,12 +2,13 @@
 
 import ctypes.util
 import os
+from pathlib import Path
 
 BACKENDS = ("egl", "osmesa", "glfw")
 """Those that render images without a window."""
 
-LIBRARIES = {"egl": ("libEGL.so.1", "libegl1"), "osmesa": ("libOSMesa.so.8", "libosmesa6")}
-"""What a backend loads, and the package that has it."""
+LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+"""What a backend loads."""
 
 WORDS = ("glx", "on", "off", "enable", "disable", "enabled", "disabled", "true", "false", "1", "0", "")
 """What else MuJoCo takes; the middle ones switch rendering on or off."""
@@ -17,6 +18,12 @@ class RenderingError(RuntimeError):
     """This machine cannot render images as it was asked to; the message says what to change."""
 
 
+def system_libraries() -> dict[str, str]:
+    """Return each shared library that images are rendered with, and the package of Debian and Ubuntu that has it."""
+    lines = Path(__file__).with_name("system_libraries.txt").read_text().splitlines()
+    return dict(line.split() for line in lines if not line.startswith("#"))
+
+
 def chosen_backend() -> str:
     """Return the value of MUJOCO_GL, as MuJoCo reads it; empty if it is not set."""
     return os.environ.get("MUJOCO_GL", "").lower().strip()
@@ -24,7 +31,7 @@ def chosen_backend() -> str:
 
 def used_backend() -> str:
     """Return what images are rendered with: what MUJOCO_GL says, else EGL, else OSMesa."""
-    return chosen_backend() or ("egl" if has_library("egl") else "osmesa")
+    return chosen_backend() or ("egl" if has_library(LIBRARIES["egl"]) else "osmesa")
 
 
 def require_gl() -> None:
@@ -36,8 +43,9 @@ def require_gl() -> None:
     backend = chosen_backend()
     if backend not in (*BACKENDS, *WORDS):
         raise RenderingError(f"MUJOCO_GL is {backend!r}; it must be {', '.join(BACKENDS)} or unset")
-    if backend in LIBRARIES and not has_library(backend):
-        library, package = LIBRARIES[backend]
+    library = LIBRARIES.get(backend)
+    if library and not has_library(library):
+        package = system_libraries()[library]
         raise RenderingError(
             f"MUJOCO_GL is {backend}, but there is no {library}: install {package}, or unset MUJOCO_GL"
         )
@@ -58,13 +66,12 @@ def require_renderer() -> None:
     backend = chosen_backend()
     if backend and backend not in BACKENDS:
         raise RenderingError(f"MUJOCO_GL is {backend!r}; to render images it must be {', '.join(BACKENDS)} or unset")
-    if not backend and not any(has_library(each) for each in LIBRARIES):
+    if not backend and not any(map(has_library, LIBRARIES.values())):
         raise RenderingError("images cannot be rendered here: install libegl1 and libgl1, or libosmesa6")
 
 
-def has_library(backend: str) -> bool:
-    """Return whether a backend's library can be loaded."""
-    library = LIBRARIES[backend][0]
+def has_library(library: str) -> bool:
+    """Return whether a shared library can be loaded."""
     try:
         ctypes.CDLL(library)
     except OSError:  # another version, perhaps

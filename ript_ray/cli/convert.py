@@ -1,4 +1,4 @@
-"""QueST's upstream checkpoint files to model folders and back, strictly and byte for byte."""
+"""QueST's upstream checkpoint files to model folders and back, strictly and byte for byte; OpenVLA-OFT's adaptors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_envs.metaworld.tasks import QUEST_TASK_ORDER
 from ript_ray.errors import CheckpointError, first_few
+from ript_ray.policies.openvla_oft.config import OpenVLAOFTConfig
 from ript_ray.policies.quest.config import TEXT, QuestConfig
 from ript_ray.policies.quest.presets import SPECS, Variant, published
 from ript_ray.policies.quest.upstream_checkpoint import (
@@ -19,7 +20,7 @@ from ript_ray.policies.quest.upstream_checkpoint import (
 )
 from ript_ray.policies.state_dict import state_dict_mismatches
 from ript_ray.runs import checkpoint
-from ript_ray.runs.model_dir import Card, Model, Provenance, is_model, load_model, save_model
+from ript_ray.runs.model_dir import Card, Model, Provenance, from_pretrained, is_model, load_model, save_model
 from ript_ray.storage.atomic import require_absent
 from ript_ray.storage.hashed_dir import load_arrays, sha256_of
 from ript_ray.types import Arrays
@@ -68,13 +69,13 @@ def import_checkpoint(path: Path, out: Path, *, variant: Variant, metadata: Impo
     return model
 
 
-def export_checkpoint(path: Path, out: Path, *, layout: UpstreamFormat | None = None) -> UpstreamFormat:
+def export_checkpoint(path: Path, out: Path, *, layout: UpstreamFormat | None = None) -> str:
     """Write the policy of a model folder, a checkpoint or a run in the upstream format.
 
     Args:
         path: Where the policy is.
-        out: The file to write.
-        layout: Which format; if none, that of the file which the policy was imported from, `ript` for a run's.
+        out: The file to write; for OpenVLA-OFT, the folder.
+        layout: Which format of QueST; if none, that of the file which the policy was imported from, `ript` for a run's.
 
     Returns:
         The format.
@@ -86,9 +87,13 @@ def export_checkpoint(path: Path, out: Path, *, layout: UpstreamFormat | None = 
     require_absent(out)
     if is_model(path):
         model = load_model(path)
-        arrays, layout = model.arrays, layout or upstream_format(model.card.provenance.layout)
+        config, arrays, origin = model.card.policy, model.arrays, model.card.provenance.layout
     else:
-        arrays, layout = checkpoint.load(checkpoint.find(path)).arrays, layout or "ript"
+        saved = checkpoint.load(checkpoint.find(path))
+        config, arrays, origin = saved.experiment.policy, saved.arrays, "ript"
+    if isinstance(config, OpenVLAOFTConfig):
+        return _export_openvla_oft(path, config, out)
+    layout = layout or upstream_format(origin)
     entries = {name: array for name, array in arrays.items() if not name.startswith(TEXT)}
     all_published = map(_published_entries, get_args(Variant))
     nearest = min(all_published, key=lambda expected: len(state_dict_mismatches(expected, entries)))
@@ -97,6 +102,21 @@ def export_checkpoint(path: Path, out: Path, *, layout: UpstreamFormat | None = 
         raise CheckpointError("\n  ".join([problem, *first_few(mismatches)]))
     write_upstream_checkpoint(out, {name: entries[name] for name in nearest}, layout)
     return layout
+
+
+def _export_openvla_oft(path: Path, config: OpenVLAOFTConfig, out: Path) -> str:
+    """Write adapter and heads in a new folder, as RIPT-VLA saves them, and the scale head as it is published."""
+    from ript_ray.policies.openvla_oft.policy import OpenVLAOFTPolicy  # needs the extra `openvla`
+
+    if config.base != "fine-tuned":
+        raise CheckpointError(
+            f"{path} was trained with policy.base {config.base}: it changed more than an adapter and heads, for which "
+            "the authors' code has no files; ript_ray.from_pretrained opens it"
+        )
+    policy = from_pretrained(path)
+    assert isinstance(policy, OpenVLAOFTPolicy)
+    policy.save_adaptor(out)
+    return "RIPT-VLA's adaptor"
 
 
 def _known_instructions(variant: Variant) -> tuple[str, ...]:

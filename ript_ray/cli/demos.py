@@ -1,42 +1,15 @@
-"""`ript-ray demos`: the benchmark that is meant, and how often its scripted expert succeeded."""
+"""`ript-ray demos`: how often the scripted expert succeeded."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ript_envs.contract import Benchmark
-from ript_ray.checks import require
-from ript_ray.config.experiment import BENCHMARKS
 from ript_ray.data.hdf5 import expert_record
-from ript_ray.errors import ConfigError
 from ript_ray.evaluation.evaluate import SuccessRate
 from ript_ray.evaluation.tables import rate_cells
-
-
-def benchmark_of(kind: str, settings: Mapping[str, Any]) -> Benchmark:
-    """Return a benchmark by its kind.
-
-    Args:
-        kind: The kind.
-        settings: Values of fields that not every benchmark has; None or False is the benchmark's own.
-
-    Raises:
-        ConfigError: There is no such kind, or the benchmark has no such field or value.
-    """
-    benchmark: Any = BENCHMARKS.find(kind)()
-    chosen = {name: value for name, value in settings.items() if value}
-    for name in chosen:
-        known = {field.name for field in fields(benchmark)}
-        require(name in known, f"{name.replace('_', '-')}: {kind} has no such setting")
-    try:
-        return cast(Benchmark, replace(benchmark, **chosen))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def print_success(files: Mapping[str, Path]) -> None:

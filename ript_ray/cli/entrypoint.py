@@ -2,22 +2,26 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 
 from ript_envs.contract import MissingPackageError
 from ript_envs.gl import RenderingError, require_gl
+from ript_ray.checks import require
 from ript_ray.errors import CheckpointError, RiptError
+from ript_ray.runtime.cluster_file import read_cluster
 from ript_ray.runtime.host import let_threads_sleep
 
 INTERRUPTED = 130
@@ -30,6 +34,8 @@ FIELD = "benchmark.FIELD"
 SECTION = "--benchmark."
 
 logger = logging.getLogger(__name__)
+
+Command = TypeVar("Command")
 
 
 @dataclass(frozen=True)
@@ -62,19 +68,57 @@ class WithBenchmarkFields(WithPlugins):
         return dict(each.split("=", 1) for each in self.benchmark_fields)
 
 
+@dataclass(frozen=True)
+class WithClusterFile:
+    """Base of the commands that have a field `cluster`.
+
+    Attributes:
+        cluster_file: A TOML file with options of the cluster, such as clusters/slurm/cluster.toml; each --cluster.X
+            that is given besides replaces its value.
+    """
+
+    cluster_file: Path | None = field(default=None, kw_only=True)
+
+
+def at_cluster_file(command: Callable[..., Command], arguments: Sequence[str]) -> Callable[..., Command]:
+    """Return a `WithClusterFile` whose default cluster is the one in the file that a command line names, if it does.
+
+    Raises:
+        ConfigError: The file cannot be read, or a value in it is not allowed.
+    """
+    path = value_of("--cluster-file", arguments)
+    return command if path is None else partial(command, cluster_file=Path(path), cluster=read_cluster(Path(path)))
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """What follows an option on a command line, where it stands last; None if it does not stand there."""
+    found = None
+    for argument, following in itertools.pairwise([*arguments, "--"]):
+        name, has_value, value = argument.partition("=")
+        if name.replace("_", "-") == option:
+            found = value if has_value else following
+            require(found != "" and not found.startswith("--"), f"{option} needs a value")
+    return found
+
+
 def join_benchmark_fields(arguments: Sequence[str]) -> list[str]:
     """Return a command line with `--benchmark.NAME VALUE` written as the option of `WithBenchmarkFields`.
 
-    Which fields there are is known only once the benchmark is: after the command line has been read.
+    Without a value, a field is switched on: `--benchmark.small-textures`. Which fields there are is known only once the
+    benchmark is: after the command line has been read.
     """
     joined: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        name, has_value, value = argument.removeprefix(SECTION).partition("=")
-        if argument.startswith(SECTION):
-            joined += [f"--{FIELD}", f"{name.replace('-', '_')}={value if has_value else next(rest, '')}"]
-        else:
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith(SECTION):
             joined.append(argument)
+            continue
+        name, has_value, value = argument.removeprefix(SECTION).partition("=")
+        if not has_value:
+            is_switch = not rest or rest[0].startswith("--")
+            value = "true" if is_switch else rest.pop(0)
+        joined += [f"--{FIELD}", f"{name.replace('-', '_')}={value}"]
     return joined
 
 

@@ -9,7 +9,7 @@ import tyro
 
 from ript_envs.libero.benchmark import Libero, Suite
 from ript_ray.checks import require
-from ript_ray.cli.entrypoint import WithPlugins, begin_loading
+from ript_ray.cli.entrypoint import WithBenchmarkFields, WithClusterFile, begin_loading
 from ript_ray.errors import ConfigError
 from ript_ray.runtime.cluster import Cluster
 
@@ -34,11 +34,12 @@ OFT_HORIZONS: dict[Suite, int] = {
 
 
 @dataclass(frozen=True)
-class EvaluateLibero(WithPlugins):
+class EvaluateLibero(WithBenchmarkFields, WithClusterFile):
     """Evaluate policies on LIBERO as the papers do: 50 init states of each task, a table per suite and one of all.
 
     The init states are those that come with the benchmark; no training here uses them. All episodes of a suite stream
-    through the same rollout actors.
+    through the same rollout actors. Images, and how an episode begins, are those that a run was trained with, and for a
+    model folder QueST's; --benchmark.reset-mode, --benchmark.settle-gripper or --benchmark.perturbation change them.
 
     Attributes:
         policies: One policy for all suites, or one for each of them, in their order: runs (their newest checkpoints),
@@ -48,8 +49,6 @@ class EvaluateLibero(WithPlugins):
             libero_goal 300, libero_10 520, libero_90 400).
         tasks: Only these tasks of the suites; all unless given.
         contexts_per_task: Init states per task, 1 to 50. Source: paper, 50; authors' code for QueST, 48.
-        reset_mode: settled or legacy (see benchmark.reset-mode); that of a run's own experiment unless given, and
-            settled for a model folder. Images are always those that a run was trained with.
         deterministic: Act without chance, where the policy offers it. Source: authors' code, on for OpenVLA-OFT.
         seed: Seed of the actions, from 0 to 2147483647.
         batch_size: Episodes per actor that run as one batch, at least 1.
@@ -62,7 +61,6 @@ class EvaluateLibero(WithPlugins):
     horizon: Literal["quest", "oft"] = "quest"
     tasks: tuple[str, ...] = ()
     contexts_per_task: int = 50
-    reset_mode: Literal["settled", "legacy"] | None = None
     deterministic: bool = False
     seed: int = 0
     batch_size: int = 10
@@ -73,6 +71,7 @@ class EvaluateLibero(WithPlugins):
         """Evaluate suite by suite; print a table of each, then one of all."""
         num_policies, suites = len(self.policies), self.suites
         require(len(set(suites)) == len(suites), f"suites must differ from each other, not {', '.join(suites)}")
+        require("suite" not in self.fields_of_benchmark, "--benchmark.suite: the suites are named by --suites")
         require(
             num_policies in (1, len(suites)),
             f"give one policy, or one for each of the suites {', '.join(suites)}, not {num_policies} policies",
@@ -117,6 +116,7 @@ class EvaluateLibero(WithPlugins):
             CheckpointError: There is no valid policy at `path`.
             ConfigError: It was trained on another benchmark, or a setting is out of range.
         """
+        from ript_ray.config.changes import for_evaluation
         from ript_ray.config.experiment import Experiment
         from ript_ray.config.rl import Evaluation
         from ript_ray.runs import checkpoint
@@ -124,13 +124,13 @@ class EvaluateLibero(WithPlugins):
         from ript_ray.types import RIPT
 
         if is_model(path):
-            policy, benchmark = load_model(path).card.policy, Libero()
+            policy, known = load_model(path).card.policy, Libero()
         else:
             trained = checkpoint.load(checkpoint.find(path)).experiment
             if not isinstance(trained.benchmark, Libero):
                 raise ConfigError(f"{path} was trained on {trained.benchmark.spec.name}, not on LIBERO")
-            policy, benchmark = trained.policy, trained.benchmark
-        benchmark = replace(benchmark, suite=suite, reset_mode=self.reset_mode or benchmark.reset_mode)
+            policy, known = trained.policy, trained.benchmark
+        benchmark = for_evaluation(replace(known, suite=suite), self.fields_of_benchmark)
         tasks = tuple(task for task in benchmark.tasks if not self.tasks or task in self.tasks)
         require(bool(tasks), f"tasks: {suite} has none of {', '.join(self.tasks)}")
         return Experiment(

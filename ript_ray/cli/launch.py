@@ -4,16 +4,24 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 from rich.console import Console
 
 from ript_ray.checks import require
-from ript_ray.cli.entrypoint import begin_loading, print_line, register_plugins, run_command
+from ript_ray.cli.entrypoint import (
+    WithClusterFile,
+    at_cluster_file,
+    begin_loading,
+    print_line,
+    register_plugins,
+    run_command,
+    value_of,
+)
 from ript_ray.config.changes import require_effect, with_kinds
 from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
 from ript_ray.runtime.cluster import Cluster
@@ -23,11 +31,13 @@ from ript_ray.tracking.store import Origin, TrackerName, ui_command
 if TYPE_CHECKING:
     from ript_ray.pipeline import Results
 
+Options = TypeVar("Options")
+
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
 
 
 @dataclass(frozen=True)
-class Launch:
+class Launch(WithClusterFile):
     """One run of an experiment.
 
     Attributes:
@@ -35,6 +45,8 @@ class Launch:
         cluster: Where it runs.
         runs: Folder of the runs of all experiments.
         label: A word at the end of the run's name, in its folder and in MLflow.
+        resume: Go on with the run that has this label and seed, if there is one, and begin it otherwise. For schedulers
+            that repeat a command until it succeeds; where the run has finished, nothing is done.
         seeds: Run the experiment with each of these seeds, one after another, and print their mean, the worst and
             intervals. All are evaluated on the same contexts: those of evaluation.seed, or of the first seed.
         view: Progress on the console: auto (a live table in a terminal, lines elsewhere), lines (one per update, and
@@ -50,6 +62,7 @@ class Launch:
     cluster: Cluster = field(default_factory=Cluster)
     runs: Path = Path("runs")
     label: str = ""
+    resume: bool = False
     seeds: tuple[int, ...] = ()
     view: ViewMode = ViewMode.AUTO
     trackers: tuple[TrackerName, ...] = ("mlflow",)
@@ -63,14 +76,7 @@ def launch(experiment: Experiment, description: str) -> None:
         experiment: The experiment as its file states it.
         description: What `--help` says above the options.
     """
-
-    def parse() -> Launch:
-        chosen = _with_kinds(experiment, sys.argv[1:])
-        return tyro.cli(
-            Launch, prog=_program(), default=Launch(chosen), description=_describe(description), config=CONFIG
-        )
-
-    run_command(lambda: _run(parse(), experiment, description))
+    run_command(lambda: _run(_parse(experiment, description), experiment, description))
 
 
 def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
@@ -80,20 +86,52 @@ def launch_preset(presets: Mapping[str, Experiment], description: str) -> None:
         presets: The experiments by the names of their versions.
         description: What `--help` says above them.
     """
+    run_command(lambda: _run(_parse(presets, description), base_of(presets, sys.argv[1:]), description))
 
-    def parse() -> Launch:
-        chosen = {name: _with_kinds(preset, sys.argv[1:]) for name, preset in presets.items()}
-        return tyro.extras.overridable_config_cli(
-            {name: (f"preset {name}", Launch(preset)) for name, preset in chosen.items()},
-            prog=_program(),
-            description=_describe(description),
-            config=CONFIG,
-        )
 
-    def base() -> Experiment:
-        return next(presets[word] for word in sys.argv[1:] if word in presets)
+def _parse(experiments: Experiment | Mapping[str, Experiment], description: str) -> Launch:
+    return parse_options(Launch, experiments, sys.argv[1:], prog=_program(), description=description)
 
-    run_command(lambda: _run(parse(), base(), description))
+
+def parse_options(
+    options: Callable[[Experiment], Options],
+    experiments: Experiment | Mapping[str, Experiment],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+) -> Options:
+    """Read the options of a command that is about an experiment.
+
+    Args:
+        options: Their class, a `WithClusterFile`; its first field is the experiment.
+        experiments: The experiment as its file states it, or its versions by name.
+        arguments: The command line.
+        prog: What the user has typed before them.
+        description: What `--help` says above the options.
+    """
+    text, options = _describe(description), at_cluster_file(options, arguments)
+    if isinstance(experiments, Experiment):
+        default = options(_with_kinds(experiments, arguments))
+        return tyro.cli(type(default), args=arguments, prog=prog, default=default, description=text, config=CONFIG)
+    # Kinds need not fit the presets that are not meant.
+    chosen = {
+        each: _with_kinds(preset, arguments) if each in arguments else preset for each, preset in experiments.items()
+    }
+    return tyro.extras.overridable_config_cli(
+        {name: (f"preset {name}", options(preset)) for name, preset in chosen.items()},
+        args=arguments,
+        prog=prog,
+        description=text,
+        config=CONFIG,
+    )
+
+
+def base_of(experiments: Experiment | Mapping[str, Experiment], arguments: Sequence[str]) -> Experiment:
+    """Return the experiment that a command line changes."""
+    if isinstance(experiments, Experiment):
+        return experiments
+    return next(experiments[word] for word in arguments if word in experiments)
 
 
 def resume(run: Path, cluster: Cluster, mode: ViewMode, *, num_updates: int | None = None, strict: bool = False) -> int:
@@ -144,6 +182,16 @@ def report(results: "Results", console: Console) -> int:
     return 0 if exhausted.is_success else exhausted.exit_code
 
 
+def report_ended(run: Path, console: Console) -> int:
+    """Print how a run with results has ended, in an earlier process; returns the exit code."""
+    from ript_ray.runs.overview import RunState, overview
+
+    has_failed = overview(run)[0].state is RunState.FAILED
+    why = "has ended already, without success: its log says why" if has_failed else "has finished already"
+    print_line(console, f"{run} {why}")
+    return int(has_failed)
+
+
 def _run(launch: Launch, base: Experiment, description: str) -> int:
     from ript_ray.cli.seeds import run_seeds, with_seeds
 
@@ -165,19 +213,29 @@ def _run(launch: Launch, base: Experiment, description: str) -> int:
 
 def _run_one(launch: Launch, base: Experiment, description: str, console: Console) -> tuple[Path, int]:
     # Imported here: a mistake on the command line is answered before torch, Ray and a simulator are there.
-    from ript_ray.pipeline import run_experiment
+    from ript_ray.pipeline import begun_run, resume_experiment, run_experiment
     from ript_ray.tracking.console import View
 
-    with View(launch.view, launch.experiment.num_updates, console) as view:
-        results = run_experiment(
-            launch.experiment,
-            launch.cluster,
-            runs=launch.runs,
-            view=view,
-            label=launch.label,
-            base=base,
-            origin=Origin.here(launch.trackers, "\n\n".join(_blocks(description))),
-        )
+    begun = begun_run(launch.runs, launch.experiment, launch.label) if launch.resume else None
+    if begun is not None and begun.results.exists():
+        return begun.path, report_ended(begun.path, console)
+
+    def view_of(experiment: Experiment) -> View:
+        return View(launch.view, experiment.num_updates, console)
+
+    if begun is not None:
+        results = resume_experiment(begun.path, launch.cluster, view_of=view_of)
+    else:
+        with view_of(launch.experiment) as view:
+            results = run_experiment(
+                launch.experiment,
+                launch.cluster,
+                runs=launch.runs,
+                view=view,
+                label=launch.label,
+                base=base,
+                origin=Origin.here(launch.trackers, "\n\n".join(_blocks(description))),
+            )
     return results.folder, report(results, console)
 
 
@@ -214,11 +272,9 @@ def _filled(text: str, width: int) -> str:
 def _with_kinds(experiment: Experiment, arguments: Sequence[str]) -> Experiment:
     """Change policy and benchmark to the kinds that the command line names; other options then change their fields."""
     register_plugins(_values_of("--plugin", arguments))
-    kinds = {
-        "policy": _values_of("--policy.kind", arguments)[-1:] or [experiment.policy.kind],
-        "benchmark": _values_of("--benchmark.kind", arguments)[-1:] or [experiment.benchmark.kind],
-    }
-    return with_kinds(experiment, policy=kinds["policy"][0], benchmark=kinds["benchmark"][0])
+    policy = value_of("--policy.kind", arguments) or experiment.policy.kind
+    benchmark = value_of("--benchmark.kind", arguments) or experiment.benchmark.kind
+    return with_kinds(experiment, policy=policy, benchmark=benchmark)
 
 
 def _values_of(option: str, arguments: Sequence[str]) -> list[str]:

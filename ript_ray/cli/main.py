@@ -1,7 +1,7 @@
 """The command `ript-ray`: everything that is done with runs, policies, data and the installation."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,13 +14,16 @@ from ript_ray.cli.doctor import Doctor
 from ript_ray.cli.embed_text import EmbedText
 from ript_ray.cli.entrypoint import (
     WithBenchmarkFields,
+    WithClusterFile,
     WithPlugins,
+    at_cluster_file,
     begin_loading,
     join_benchmark_fields,
     register_plugins,
     run_command,
 )
 from ript_ray.cli.evaluate_libero import EvaluateLibero
+from ript_ray.cli.plan import Plan, join_plan_options
 from ript_ray.cli.runs import Runs
 from ript_ray.cli.summarize import Summarize
 from ript_ray.runtime.cluster import Cluster
@@ -40,7 +43,7 @@ SplitName = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
-class Evaluate(WithBenchmarkFields):
+class Evaluate(WithBenchmarkFields, WithClusterFile):
     """Evaluate a checkpoint on held-out contexts, with 95 % intervals.
 
     The contexts and the seed of every rollout are those of the checkpoint's experiment, so a run's own figures are
@@ -92,7 +95,7 @@ class Evaluate(WithBenchmarkFields):
 
 
 @dataclass(frozen=True)
-class Compare(WithBenchmarkFields):
+class Compare(WithBenchmarkFields, WithClusterFile):
     """Evaluate two policies on the same held-out contexts and seeds, and print their paired difference.
 
     Contexts, seeds and horizon are those of the first one's experiment. The difference is the second's success rate
@@ -168,7 +171,7 @@ class Replay(WithPlugins):
 
 
 @dataclass(frozen=True)
-class Resume(WithPlugins):
+class Resume(WithPlugins, WithClusterFile):
     """Resume an interrupted run from its newest checkpoint, exactly; or extend one, finished or not (--num-updates).
 
     Attributes:
@@ -261,12 +264,15 @@ class Import:
 
 @dataclass(frozen=True)
 class Export(WithPlugins):
-    """Write a policy in the format that the authors' code reads: a .pth file with the same tensors, byte for byte.
+    """Write a policy in the format that the authors' code reads.
+
+    QueST as a .pth file with the same tensors, byte for byte; what was trained of OpenVLA-OFT as a folder with the
+    adapter, which peft opens as well, and the heads.
 
     Attributes:
         model: A model folder, a checkpoint, or a run's folder (its newest checkpoint).
-        out: The file to write, which must not exist.
-        layout: Which of the upstream formats: sft (plain names) or ript (every name begins with "module."). Unless
+        out: The file or folder to write, which must not exist.
+        layout: Which of QueST's upstream formats: sft (plain names) or ript (every name begins with "module."). Unless
             given, the one that the policy was imported from; ript for a run's.
     """
 
@@ -287,7 +293,7 @@ class Export(WithPlugins):
 
 
 @dataclass(frozen=True)
-class Demos(WithPlugins):
+class Demos(WithBenchmarkFields, WithClusterFile):
     """Record demonstrations of scripted experts, one HDF5 file per task; files that are complete are skipped.
 
     The files are where the benchmark's other loaders look for them (for MetaWorld, metaworld/ML45_PRISE/train and test
@@ -299,19 +305,14 @@ class Demos(WithPlugins):
         task: Tasks by name, or the benchmark's names for sets of tasks: ml45-train and ml45-test are the 45 and the 5
             tasks of the papers, libero_object and so on all tasks of a suite, scripted those of a suite that the
             scripted expert of LIBERO can do.
-        suite: LIBERO's suite: libero_spatial (default), libero_object, libero_goal, libero_10 or libero_90.
         episodes: Demonstrations per task, at least 1. Source: paper, 50; QueST's data has 100.
         action_noise: Standard deviation of Gaussian noise on the expert's actions, in [0, 1] of half the action
             range. Source: QueST, 0.2.
         keep_failures: Keep episodes that fail, as QueST's data does; otherwise they are dropped and recorded again.
         max_steps: When an attempt has failed, in environment steps; the benchmark's own limit unless given.
         max_attempts: Give up on a task after this many failures in a row, at least 1.
-        images: Record what the cameras see at each step, beside the states.
-        rendering: Image quality: full (the simulator's own, QueST's) or fast (no shadows, reflections or smooth edges;
-            without a GPU more than ten times as fast).
-        image_size: Height and width of the images in pixels; the benchmark's own unless given (128).
-        simplified_meshes: Draw LIBERO with a few hundred triangles per object, for policies that see it so.
-        small_textures: Draw LIBERO with textures of 256 pixels at most, for policies that see it so.
+        images: Record what the cameras see at each step, beside the states; size and quality are fields of the
+            benchmark, such as --benchmark.rendering fast.
         seed: The only source of randomness, from 0 to 2147483647.
         out: Folder that the files go to.
         cluster: Where it runs; an episode may take `group-timeout-s`.
@@ -319,17 +320,12 @@ class Demos(WithPlugins):
 
     benchmark: Annotated[str, tyro.conf.Positional]
     task: tuple[str, ...]
-    suite: str | None = None
     episodes: int = 50
     action_noise: float = 0.2
     keep_failures: bool = False
     max_steps: int | None = None
     max_attempts: int = 20
     images: bool = True
-    rendering: Literal["full", "fast"] = "full"
-    image_size: int | None = None
-    simplified_meshes: bool = False
-    small_textures: bool = False
     seed: int = 0
     out: Path = Path("data")
     cluster: Cluster = field(default_factory=Cluster)
@@ -337,14 +333,13 @@ class Demos(WithPlugins):
     def run(self) -> int:
         """Record; each file is logged, and success of the expert on each task is printed."""
         begin_loading()
-        from ript_ray.cli.demos import benchmark_of, print_success
+        from ript_ray.cli.demos import print_success
+        from ript_ray.config.changes import with_fields
+        from ript_ray.config.experiment import BENCHMARKS
         from ript_ray.data.recording import Plan, files_of, record_files
 
-        names = ("suite", "simplified_meshes", "small_textures")
-        benchmark = benchmark_of(self.benchmark, {name: getattr(self, name) for name in names})
-        if self.images and benchmark.spec.image_shapes:
-            benchmark = benchmark.with_rendering(image_size=self.image_size, rendering=self.rendering)
-            benchmark = benchmark.with_cameras(tuple(benchmark.spec.image_shapes))
+        benchmark = with_fields(BENCHMARKS.find(self.benchmark)(), self.fields_of_benchmark)
+        benchmark = benchmark.with_cameras(tuple(benchmark.spec.image_shapes) if self.images else ())
         plan = Plan(
             benchmark,
             num_episodes=self.episodes,
@@ -360,9 +355,10 @@ class Demos(WithPlugins):
         return 0
 
 
-def main() -> None:
-    """Entry point of `ript-ray`."""
-    commands: dict[str, Callable[..., Any]] = {
+def parse(arguments: Sequence[str]) -> Any:
+    """Return the command that a command line of `ript-ray` names, with its options; exits if there is none."""
+    commands: dict[str, type[Any]] = {
+        "plan": Plan,
         "runs": Runs,
         "evaluate": Evaluate,
         "evaluate-libero": EvaluateLibero,
@@ -379,13 +375,22 @@ def main() -> None:
         "check-benchmark": CheckBenchmark,
         "doctor": Doctor,
     }
+    joined = join_benchmark_fields(join_plan_options(arguments))
+    chosen = {
+        name: at_cluster_file(each, joined) if issubclass(each, WithClusterFile) else each
+        for name, each in commands.items()
+    }
+    return tyro.extras.subcommand_cli_from_dict(chosen, prog="ript-ray", args=joined)
+
+
+def main() -> None:
+    """Entry point of `ript-ray`."""
 
     def execute() -> int:
         if sys.argv[1:] == ["--version"]:
             print(f"ript-ray {__version__}")
             return 0
-        arguments = join_benchmark_fields(sys.argv[1:])
-        command = tyro.extras.subcommand_cli_from_dict(commands, prog="ript-ray", args=arguments)
+        command = parse(sys.argv[1:])
         with console_logging():
             register_plugins(getattr(command, "plugin", ()))
             return int(command.run())

@@ -75,6 +75,8 @@ def unused_options(experiment: Experiment) -> dict[str, str]:
     if experiment.ppo.final_learning_rate is None:
         constant = "without ppo.final-learning-rate, the learning rate is constant"
         unused |= {"ppo.schedule_updates": constant, "ppo.schedule_every": constant}
+    if experiment.ppo.num_passes == 1:
+        unused["ppo.encoding_cache_bytes"] = "with one iteration, a decision is scored once in an update"
     if not experiment.keep_weights:
         unused["keep_versions"] = "no-keep-weights keeps none"
     return unused

@@ -147,6 +147,11 @@ class Experiment:
         return tuple(map(self.benchmark.instruction, self.tasks))
 
     @property
+    def takes_demonstrated_contexts(self) -> bool:
+        """Whether post-training starts from the initial states of demonstrations."""
+        return RIPT in self.stages and self.sampling.context_source == "demos"
+
+    @property
     def evaluation_seed(self) -> int:
         """Seed of the held-out contexts and of the rollouts from them."""
         return self.seed if self.evaluation.seed is None else self.evaluation.seed

@@ -116,6 +116,10 @@ class PPO:
             begins, instead of using those that the actors recorded: for actors and learners whose figures differ
             (see the metric ppo/first_approx_kl). Above lag 0, ratios then ignore the age of a group. Source: authors'
             code, yes for QueST, no for OpenVLA-OFT.
+        encoding_cache_bytes: Main memory of a learner for what the policy computes of a decision without trained
+            parameters (the images' patches for OpenVLA-OFT, 4 MiB each), at least 0. It is kept for later passes over
+            the decision in the same update; what does not fit is computed in each. Source: ours; the authors' code
+            computes it in each.
         learning_rate: AdamW learning rate, above 0. Source: paper, 1e-6 for QueST.
         learning_rates: Learning rates of parameter groups of the policy, by name, above 0; all other parameters have
             `learning_rate`. The schedule scales them alike. Source: paper, 1e-4 for the adapters of OpenVLA-OFT and
@@ -139,6 +143,7 @@ class PPO:
     micro_batch_decisions: int | None = field(default=None, metadata={"before": None})
     loss_average: Literal["unit", "rollout"] = field(default="unit", metadata={"before": "unit"})
     recompute_log_probs: bool = field(default=False, metadata={"before": False})
+    encoding_cache_bytes: int = field(default=2**30, metadata={"before": 0})
     learning_rate: float = 1e-6
     learning_rates: dict[str, float] = field(default_factory=dict, metadata={"before": {}})
     final_learning_rate: float | None = None
@@ -155,6 +160,7 @@ class PPO:
         require_at_least("ppo.minibatch-rollouts", self.minibatch_rollouts, 1)
         if self.micro_batch_decisions is not None:
             require_at_least("ppo.micro-batch-decisions", self.micro_batch_decisions, 1)
+        require_at_least("ppo.encoding-cache-bytes", self.encoding_cache_bytes, 0)
         require_positive("ppo.learning-rate", self.learning_rate)
         if self.final_learning_rate is not None:
             require_positive("ppo.final-learning-rate", self.final_learning_rate)
@@ -167,6 +173,11 @@ class PPO:
         for field_name in ("learning_rates", "max_grad_norms"):
             for group, value in getattr(self, field_name).items():
                 require_positive(f"ppo.{field_name.replace('_', '-')} of {group}", value)
+
+    @property
+    def num_passes(self) -> int:
+        """Passes over every decision of an update."""
+        return self.num_iterations + self.recompute_log_probs
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from ript_ray.errors import ConfigError
 from ript_ray.policies.base import PolicyConfig
 from ript_ray.policies.supervised import SupervisedTask, Windows
 from ript_ray.runtime.heartbeat import with_heartbeat
-from ript_ray.types import RIPT
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def load_dataset(
 
 
 def require_demonstrations(experiment: Experiment) -> None:
-    """Check that the demonstrations of the supervised stages are there and fit, before anything else is begun.
+    """Check that demonstrations that are learned from are there and fit, before anything else is begun.
 
     Of each task one demonstration is read, without its images. Without a folder, there must be a scripted expert.
 
@@ -99,7 +98,10 @@ def require_demonstrations(experiment: Experiment) -> None:
     """
     benchmark, settings, policy = experiment.benchmark, experiment.demos, experiment.policy
     if settings.folder is None:
-        require_scripted(benchmark, experiment.tasks)
+        try:
+            require_scripted(benchmark, experiment.tasks)
+        except ConfigError as error:
+            raise ConfigError(f"without demos.folder, demonstrations are recorded: {error}") from None
         environment = benchmark.make(experiment.tasks[0])
         require_expert(benchmark, environment, experiment.tasks[0])
         environment.close()
@@ -116,8 +118,7 @@ def origin_of_demonstrations(experiment: Experiment) -> Literal["none", "scripte
     Raises:
         RiptError: Files are missing or corrupt.
     """
-    takes_contexts = RIPT in experiment.stages and experiment.sampling.context_source == "demos"
-    if not experiment.supervised_tasks and not takes_contexts:
+    if not experiment.supervised_tasks and not experiment.takes_demonstrated_contexts:
         return "none"
     folder, benchmark = experiment.demos.folder, experiment.benchmark
     if folder is None:

@@ -81,12 +81,14 @@ def record_files(plan: Plan, paths: dict[str, Path], cluster: Cluster) -> None:
     Raises:
         RiptError: An existing file was recorded with other settings or is corrupt, or an expert failed too often;
             complete files are kept.
+        MissingPackageError: The benchmark's simulator is not installed.
     """
     missing = [task for task, path in paths.items() if not _is_complete(plan, task, path)]
     if len(missing) < len(paths):
         logger.info("%d of %d files are complete already", len(paths) - len(missing), len(paths))
     if not missing:
         return
+    plan.benchmark.require_installed()
     waiting = deque(missing)
     active: dict[str, _TaskFile] = {}
     heartbeat, num_recorded = Heartbeat("recording, demonstrations", len(missing) * plan.num_episodes), 0

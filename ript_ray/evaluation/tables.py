@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ript_ray.evaluation.comparison import Comparison, PairedDifference
 from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate
-from ript_ray.evaluation.summary import Summary, TaskSummary
+from ript_ray.evaluation.summary import Estimate, Summary, TaskSummary
 
 
 def results_table(columns: dict[str, EvaluationResult], title: str) -> Table:
@@ -79,10 +79,16 @@ def _summary_cells(summary: TaskSummary) -> list[str]:
     after, gain = summary.after, summary.gain
     return [
         f"{100 * summary.before.mean:.1f}",
-        f"{100 * after.mean:.1f} [{100 * after.low:.1f}, {100 * after.high:.1f}]",
+        estimate_cell(after),
         f"{100 * after.worst:.1f}",
-        f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
+        estimate_cell(gain, "+.1f"),
     ]
+
+
+def estimate_cell(estimate: Estimate, form: str = ".1f") -> str:
+    """Return a mean over seeds in %, or in points, with its 95 % interval."""
+    mean, low, high = (format(100 * value, form) for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def difference_line(difference: PairedDifference) -> str:

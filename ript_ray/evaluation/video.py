@@ -110,10 +110,12 @@ def render_video(rollout: ReplayedRollout, benchmark: Benchmark, settings: Video
         settings: Size and quality.
 
     Raises:
-        ReplayError: The simulator does not repeat the rollout, or this machine cannot render.
+        ReplayError: The simulator does not repeat the rollout, there is no camera, or this machine cannot render.
     """
     spec = benchmark.spec
     interval = max(1, round(spec.control_hz / FRAMES_HZ), math.ceil(len(rollout.actions) / (MAX_FRAMES - 1)))
+    if not spec.image_shapes:
+        raise ReplayError(f"{spec.name} has no camera, so there is no video of it")
     camera, *_ = spec.image_shapes
     filmed = benchmark.with_cameras(()).with_rendering(image_size=settings.size, rendering=settings.rendering)
     environment = filmed.make(rollout.context.task)

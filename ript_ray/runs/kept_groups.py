@@ -1,8 +1,8 @@
 """Finished groups on disk until a checkpoint makes them superfluous: a killed driver need not roll them out again.
 
 Per group there is a note by the driver (what it decided on, and which weights acted) and, if the group is trained, the
-group itself, written by the first learner, which has it anyway. Nothing is flushed to the disk: what a power cut
-damages is noticed by its hash, and rolled out again. `ript_ray.runs.recalling_runtime` uses these files.
+group itself, written by the learner that has it anyway. Nothing is flushed to the disk: what a power cut damages is
+noticed by its hash, and rolled out again. `ript_ray.runs.recalling_runtime` uses these files.
 """
 
 import functools

@@ -98,16 +98,18 @@ def from_pretrained(path: str | Path) -> Policy:
 
 
 def initial_policy(experiment: Experiment) -> SavedPolicy:
-    """Return the policy that an experiment starts from: random weights, or those that `start_from` names.
+    """Return the policy that an experiment starts from: the one that `start_from` names, or a newly built one.
 
     Raises:
         RiptError: The first stage needs a policy and none is named, or it is missing, damaged, or does not fit.
     """
-    first = experiment.stages[0]
     if experiment.start_from is None:
+        first, order = experiment.stages[0], experiment.all_stages
+        missing = [stage for stage in order[: order.index(first)] if stage not in experiment.policy.finished_stages()]
         require(
-            first == experiment.all_stages[0],
-            f"start-from must name what the stage {first} starts from: a model folder, a checkpoint, or a run's folder",
+            not missing,
+            f"start-from must name what the stage {first} starts from: a model folder, a checkpoint, or a run's "
+            f"folder; without it, nothing gives the result of {', '.join(missing)}",
         )
         return SavedPolicy.initial(experiment).with_instructions()
     policy = load_start(experiment.start_from, experiment)

@@ -27,13 +27,15 @@ def require_start(experiment: Experiment, cluster: Cluster, runs: Path) -> Saved
     Raises:
         RiptError: A policy, demonstrations or contexts that it needs are missing, damaged, too few, do not fit or are
             among those that it will be evaluated on; or it cannot run where it is to. Nothing is written.
+        MissingPackageError: The benchmark's simulator or a library of the policy is not installed.
         RenderingError: The policy has cameras, and this machine cannot render.
     """
-    require_fit(cluster, experiment.num_learners)
+    experiment.benchmark.require_installed()
+    require_fit(cluster, experiment.num_learners, experiment.policy)
     if experiment.policy.cameras and "mujoco" in experiment.benchmark.packages:
         require_renderer()
     start = initial_policy(experiment)
-    if experiment.supervised_tasks:
+    if experiment.supervised_tasks or (experiment.takes_demonstrated_contexts and experiment.demos.folder is None):
         require_demonstrations(experiment)
     if experiment.evaluation.context_source == "benchmark":
         held_out_contexts(experiment)  # read from files, which must have enough of them

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import glob
 import json
 import logging
 import os
@@ -123,6 +124,19 @@ class RunDir:
         _mark_latest(run.path)
         return run
 
+    @classmethod
+    def find(cls, root: Path, experiment: Experiment, label: str) -> Self | None:
+        """Return the newest run of an experiment and its seed that has a label; None if there is none.
+
+        Args:
+            root: Folder of the runs of all experiments.
+            experiment: What is learned.
+            label: The word at the end of the run's name.
+        """
+        pattern = f"????????-??????-seed{experiment.seed}-{glob.escape(label)}"
+        found = map(cls, sorted((root / experiment.name).glob(pattern), reverse=True))
+        return next((run for run in found if run.config.is_file()), None)  # else it was killed as it began
+
     @property
     def experiment(self) -> Experiment:
         """The resolved experiment; raises CheckpointError where it cannot be read."""
@@ -173,13 +187,8 @@ class RunDir:
             StorageError: The file system has no locks, or is not writable.
         """
         self.require_run()
-        with os_errors_as_storage_error(self.path / ".lock"):
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _lock(descriptor, self.path)
+        with locked(self.path / ".lock"):
             yield
-        finally:
-            os.close(descriptor)
 
     @property
     def is_running(self) -> bool:
@@ -308,6 +317,23 @@ class RunDir:
 def checkpoint_name(number: int, stage: str) -> str:
     """Return the name of a checkpoint's folder: update-00012, prior-0000500."""
     return f"{POST_TRAINING_PREFIX}-{number:05d}" if stage == RIPT else f"{stage}-{number:07d}"
+
+
+def may_lead_elsewhere(path: Path) -> bool:
+    """Return whether a path to a run, or into it, leads by way of a link such as `latest`, which moves with time."""
+    return path.is_symlink() or LATEST in path.parts
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep every other process from the folder of a lock file, which is created if need be; see `RunDir.lock`."""
+    with os_errors_as_storage_error(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _lock(descriptor, path.parent)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from ript_ray.config.experiment import Experiment
 from ript_ray.policies.base import Policy
+from ript_ray.policies.state_dict import array_of
 from ript_ray.rl.protocols import Components
 from ript_ray.rl.weights import tensors_of
 from ript_ray.seeding import Purpose, torch_seed_of
@@ -54,7 +55,7 @@ class SavedPolicy:
 
     def with_weights(self, weights: Weights) -> "SavedPolicy":
         """Return the policy with its trainable parameters replaced; the other arrays are shared, not copied."""
-        return replace(self, arrays={**self.arrays, **{name: tensor.numpy() for name, tensor in tensors_of(weights)}})
+        return replace(self, arrays={**self.arrays, **{name: array_of(tensor) for name, tensor in tensors_of(weights)}})
 
     def with_instructions(self) -> "SavedPolicy":
         """Return the policy with what it stores of the experiment's instructions; see `PolicyConfig`."""

@@ -45,8 +45,8 @@ def artifacts(folder: RunDir) -> list[Path]:
         folder.machine,
         folder.groups,
         folder.results,
-        folder.curve,
         folder.model_card,
+        *sorted(folder.path.glob("*.png")),
         *sorted(folder.videos.glob("*.gif")),
     )
     return [path for path in files if path.is_file()]
@@ -56,7 +56,7 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
     """Return how a run is known in the tracking store."""
     where = read_object(folder.machine) if folder.machine.exists() else {}
     same_but_seed = to_json(replace(experiment, seed=0, start_from=None))
-    changes = folder.changes
+    changes, origin = folder.changes, Origin.read(folder.path)
     tags = {
         "folder": folder.path.absolute(),
         "num_updates": experiment.num_updates,  # a parameter cannot change if the run is extended
@@ -65,11 +65,12 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
         **folder.versions,
         **{f"resumed.{name}": version for name, version in folder.resumed_versions.items()},
         **flatten({"machine": where.get("machine", {})}),
-        **_columns(Origin.read(folder.path), folder.versions),
+        **_columns(origin, folder.versions),
     }
     parent = _parent_of(experiment)
     if parent is not None:
         tags["started_from"] = parent.path.absolute()
+    above = (parent.experiment_name, parent.run_id) if parent else None
     tasks = experiment.tasks[0] if len(experiment.tasks) == 1 else f"{len(experiment.tasks)}-tasks"
     changed = textwrap.shorten(in_words(changes or {}), MAX_NAME, placeholder=" ...", break_on_hyphens=False)
     group = changed or f"{tasks}-{experiment.policy.kind}"
@@ -79,7 +80,7 @@ def tracking_identity(folder: RunDir, experiment: Experiment) -> Identity:
         run=name_in_lists(folder, group),
         params=as_params({**asdict(experiment), "cluster": where.get("cluster", {})}),
         tags={name: str(value) for name, value in tags.items()},
-        parent=(parent.experiment_name, parent.run_id) if parent else None,
+        parent=(experiment.name, origin.sweep) if origin.sweep else above,
         replaced=folder.replaced_run_ids,
         group=group,
         started_ms=folder.started_ms,

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401 (it teaches NumPy bfloat16, which safetensors then reads)
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file

@@ -64,7 +64,7 @@ class Identity:
         run: Name of the MLflow run.
         params: The resolved configuration and the cluster, flattened.
         tags: Versions, commit, machine, directory; those of a run that is continued are updated.
-        parent: MLflow experiment and id of the run that this one started from, if any.
+        parent: MLflow experiment and id of the run that this one is shown below, if any.
         replaced: Ids that the run had before updates of it were dropped, to be made again.
         group: What its name shares with those of runs that differ in their seeds alone.
         started_ms: Unix time of its start, which may be long before the store answers; now, unless given.

@@ -37,6 +37,7 @@ class Origin:
         source: The command that started it.
         user: Who started it.
         uri: The MLflow store that MLFLOW_TRACKING_URI named then; None is the database beside the folder of the runs.
+        sweep: Id of the sweep that it is a trial of, if any: that of a run which MLflow shows above it.
     """
 
     trackers: tuple[TrackerName, ...] = ("mlflow",)
@@ -44,6 +45,7 @@ class Origin:
     source: str = ""
     user: str = ""
     uri: str | None = None
+    sweep: str | None = None
 
     @classmethod
     def here(cls, trackers: tuple[TrackerName, ...] = ("mlflow",), description: str = "") -> Self:
@@ -100,8 +102,10 @@ def _named_store() -> str | None:
 
 
 def without_password(uri: str) -> str:
-    """Return a URI as files and logs may have it."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """Return a URI as files and logs may have it: without the user and the password of its host or its query."""
+    if uri.startswith(SQLITE):
+        return uri
+    return re.sub(r"([?&](?:user|password|token)=)[^&]*", r"\1***", re.sub(r"//.*@", "//", uri))
 
 
 def _command() -> str:

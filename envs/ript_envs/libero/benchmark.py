@@ -20,10 +20,13 @@ from ript_envs.contract import (
     Environment,
     EnvironmentSpec,
     Rendering,
+    require_package,
     require_task,
 )
 from ript_envs.gl import require_gl
 from ript_envs.libero import goals, perturbations, suites
+from ript_envs.libero.installation import assets_folder
+from ript_envs.libero.tasks import TASKS
 
 STATE_DIMS = {"joint_states": 7, "ee_pos": 3, "ee_ori": 3, "gripper_states": 2}
 """Length of each sensor, named as in the official demonstrations: joint angles (rad), position of the hand (m), its
@@ -38,6 +41,7 @@ CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
 Perturbation = Literal["none", "object", "position", "language", "task", "environment"]
 ResetMode = Literal["settled", "legacy"]
+SettleGripper = Literal["still", "open"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Libero(Benchmark):
             legacy: as in the released code of QueST and RIPT: the first observation is of another scene, drawn at
             random, and nothing settles.
         settle_steps: Environment steps without motion after a reset, at least 0. Source: released code, 10.
+        settle_gripper: What the fingers do in these steps: still (they stay half open) or open. Source: released code,
+            still for QueST, open for OpenVLA-OFT.
     """
 
     kind: Literal["libero"] = field(default="libero", kw_only=True)
@@ -76,12 +82,19 @@ class Libero(Benchmark):
     small_textures: bool = False
     reset_mode: ResetMode = "settled"
     settle_steps: int = 10
+    settle_gripper: SettleGripper = field(default="still", metadata={"before": "still"})
 
     def __post_init__(self) -> None:
         for camera in self.cameras:
             if camera not in CAMERAS:
                 raise ValueError(f"LIBERO has no camera {camera!r}; it has {', '.join(CAMERAS)}")
-        choices = {"suite": Suite, "perturbation": Perturbation, "rendering": Rendering, "reset_mode": ResetMode}
+        choices = {
+            "suite": Suite,
+            "perturbation": Perturbation,
+            "rendering": Rendering,
+            "reset_mode": ResetMode,
+            "settle_gripper": SettleGripper,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 option = name.replace("_", "-")
@@ -107,7 +120,7 @@ class Libero(Benchmark):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        tasks = suites.task_names(self.suite)
+        tasks = TASKS[self.suite]
         if self.perturbation != "environment":
             return tasks
         return tuple(task for task in tasks if not task.startswith(perturbations.NEW_ROOM))
@@ -118,11 +131,16 @@ class Libero(Benchmark):
 
     @property
     def evaluation_fields(self) -> tuple[str, ...]:
-        return ("suite", "perturbation", "reset_mode", "settle_steps")
+        return ("suite", "perturbation", "reset_mode", "settle_steps", "settle_gripper")
 
     @property
     def packages(self) -> tuple[str, ...]:
         return (*suites.DISTRIBUTIONS, "robosuite", "mujoco")
+
+    def require_installed(self) -> None:
+        assets_folder()
+        for module in ("robosuite", "mujoco", "numba"):
+            require_package(module, extra="libero")
 
     @property
     def render_settings(self) -> dict[str, Any]:
@@ -148,7 +166,7 @@ class Libero(Benchmark):
 
     def make(self, task: str) -> Environment:
         require_task(task, self.tasks, self.label)
-        return _simulator().LiberoEnvironment(task, self)
+        return self._simulator().LiberoEnvironment(task, self)
 
     def evaluation_states(self, task: str) -> NDArray[np.float64]:
         """Return the benchmark's 50 init states of a task, on which papers evaluate.
@@ -163,7 +181,7 @@ class Libero(Benchmark):
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw object positions as the simulator does; LIBERO's init states are drawn from the same distribution."""
         require_task(task, self.tasks, self.label)
-        return _simulator().drawing_environment(task, self).draw_initial_state((zlib.crc32(task.encode()), *seed))
+        return self._simulator().drawing_environment(task, self).draw_initial_state((zlib.crc32(task.encode()), *seed))
 
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
@@ -174,7 +192,7 @@ class Libero(Benchmark):
         require_task(task, self.tasks, self.label)
         if std_m == 0:
             return initial_state.copy()
-        environment = _simulator().drawing_environment(task, self)
+        environment = self._simulator().drawing_environment(task, self)
         return environment.move_objects(initial_state, std_m=std_m, generator=np.random.default_rng(seed))
 
     @property
@@ -205,12 +223,13 @@ class Libero(Benchmark):
         """Return the path of the official demonstrations below LIBERO's data folder."""
         return Path("libero", self.label, f"{task}_demo.hdf5")
 
+    def _simulator(self) -> ModuleType:
+        """Import the environments, and robosuite and MuJoCo with them.
 
-def _simulator() -> ModuleType:
-    """Import the environments, and robosuite and MuJoCo with them.
-
-    Raises:
-        RenderingError: MUJOCO_GL keeps it from being imported.
-    """
-    require_gl()
-    return importlib.import_module("ript_envs.libero.environment")
+        Raises:
+            MissingPackageError: LIBERO or what it needs is not installed.
+            RenderingError: MUJOCO_GL keeps MuJoCo from being imported.
+        """
+        self.require_installed()
+        require_gl()
+        return importlib.import_module("ript_envs.libero.environment")

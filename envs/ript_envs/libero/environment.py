@@ -29,6 +29,10 @@ COLLISION_SHAPES = 0
 NUM_SUBSTEPS = 25
 """Simulator steps of 2 ms in an environment step."""
 
+STILL = np.zeros(7, dtype=np.float32)
+OPENING = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
+"""Actions without motion of the hand: the fingers stay where they are, or open."""
+
 
 class LiberoEnvironment:
     """One LIBERO task."""
@@ -65,12 +69,13 @@ class LiberoEnvironment:
         state = np.ascontiguousarray(initial_state, dtype=np.float64)
         self._draw(self._furniture_seed(state))
         self._stale = self._expert = None
+        waiting = OPENING if self._settings.settle_gripper == "open" else STILL
         if self._settings.reset_mode == "legacy":
-            self._settle()
+            self._settle(waiting)
             self._stale = self.observe()
         self._set_state(state)
         if self._settings.reset_mode == "settled":
-            self._settle()
+            self._settle(waiting)
 
     def step(self, action: NDArray[np.float32]) -> bool:
         command = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
@@ -160,9 +165,9 @@ class LiberoEnvironment:
         mujoco.mj_forward(self._model, self._data)
         self._arm.hold()
 
-    def _settle(self) -> None:
+    def _settle(self, action: NDArray[np.float32] = STILL) -> None:
         for _ in range(self._settings.settle_steps):
-            self.step(np.zeros(7, dtype=np.float32))
+            self.step(action)
 
     def _image(self, camera: str) -> NDArray[np.uint8]:
         settings, model = self._settings, self._model

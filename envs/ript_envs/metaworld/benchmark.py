@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Rendering, require_task
+from ript_envs.contract import Benchmark, Environment, EnvironmentSpec, Rendering, require_package, require_task
 from ript_envs.gl import require_gl
 from ript_envs.metaworld.tasks import ML45_HELD_OUT, ML45_TRAIN, QUEST_TASK_ORDER
 
@@ -91,6 +91,10 @@ class MetaWorld(Benchmark):
     def packages(self) -> tuple[str, ...]:
         return ("metaworld", "mujoco")
 
+    def require_installed(self) -> None:
+        require_package("metaworld", extra="metaworld", name="MetaWorld")
+        require_package("mujoco", extra="metaworld", name="MuJoCo")
+
     @property
     def render_settings(self) -> dict[str, Any]:
         return {"image_size": self.image_size, "rendering": self.rendering}
@@ -108,12 +112,12 @@ class MetaWorld(Benchmark):
 
     def make(self, task: str) -> Environment:
         require_task(task, self.tasks, "MetaWorld")
-        return _simulator().MetaWorldEnvironment(task, self)
+        return self._simulator().MetaWorldEnvironment(task, self)
 
     def draw_initial_state(self, task: str, seed: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw the task's reset vector (object and goal positions in metres) as the simulator does."""
         require_task(task, self.tasks, "MetaWorld")
-        return _simulator().drawing_environment(task).draw_initial_state(seed)
+        return self._simulator().drawing_environment(task).draw_initial_state(seed)
 
     def move_objects(
         self, task: str, initial_state: NDArray[np.float64], *, std_m: float, seed: tuple[int, ...]
@@ -122,7 +126,7 @@ class MetaWorld(Benchmark):
         if std_m < 0:
             raise ValueError(f"the noise on initial states must be at least 0 m, not {std_m}")
         require_task(task, self.tasks, "MetaWorld")
-        environment, generator = _simulator().drawing_environment(task), np.random.default_rng(seed)
+        environment, generator = self._simulator().drawing_environment(task), np.random.default_rng(seed)
         x_and_y = slice(3, 5) if task in GOAL_DECIDES else slice(0, 2)
         for _ in range(MAX_MOVES):
             moved = np.array(initial_state, dtype=np.float64)
@@ -136,12 +140,13 @@ class MetaWorld(Benchmark):
         split = "test" if task in ML45_HELD_OUT else "train"
         return Path("metaworld", "ML45_PRISE", split, f"{task}.hdf5")
 
+    def _simulator(self) -> ModuleType:
+        """Import the environments, and MuJoCo with them.
 
-def _simulator() -> ModuleType:
-    """Import the environments, and MuJoCo with them.
-
-    Raises:
-        RenderingError: MUJOCO_GL keeps it from being imported.
-    """
-    require_gl()
-    return importlib.import_module("ript_envs.metaworld.environment")
+        Raises:
+            MissingPackageError: MetaWorld or MuJoCo is not installed.
+            RenderingError: MUJOCO_GL keeps MuJoCo from being imported.
+        """
+        self.require_installed()
+        require_gl()
+        return importlib.import_module("ript_envs.metaworld.environment")

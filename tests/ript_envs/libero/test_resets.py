@@ -46,6 +46,22 @@ def test_the_authors_first_observation_is_of_another_scene_and_the_default_one_o
     np.testing.assert_array_equal(legacy.observe()["agentview_rgb"], first["legacy"]["agentview_rgb"])
 
 
+def test_the_gripper_opens_while_the_scene_settles_if_so_set_and_states_are_drawn_without_it() -> None:
+    state = SPATIAL.evaluation_states(ON_RAMEKIN)[0]
+    opening = replace(SPATIAL, settle_gripper="open")
+    seen = {}
+    for name, benchmark in (("still", SPATIAL), ("open", opening), ("by hand", replace(SPATIAL, settle_steps=0))):
+        environment = make(ON_RAMEKIN, benchmark)
+        environment.reset(state)
+        for _ in range(10 if name == "by hand" else 0):
+            environment.step(np.array([0, 0, 0, 0, 0, 0, -1], np.float32))
+        seen[name] = environment.observe()["gripper_states"]
+    np.testing.assert_array_equal(seen["open"], seen["by hand"])
+    assert (np.abs(seen["open"]) > np.abs(seen["still"]) + 0.01).all()
+    still, open_ = (each.draw_initial_state(ON_RAMEKIN, (3,)) for each in (SPATIAL, opening))
+    np.testing.assert_array_equal(open_, still)
+
+
 @pytest.mark.parametrize("task", [ON_RAMEKIN, IN_DRAWER])
 def test_moved_objects_stay_where_they_are_put_on_what_they_stood_on_and_nothing_else_moves(task: str) -> None:
     environment = make(task)

@@ -15,12 +15,15 @@ from tests.ript_ray.cli.test_main import text_of
 pytestmark = [pytest.mark.cli, pytest.mark.sim]
 
 TASK = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
-SMALL = ("--rendering", "fast", "--image-size", "16", "--simplified-meshes", "--small-textures", "--max-steps", "250")
+SMALL = (
+    *("--benchmark.suite", "libero_object", "--benchmark.rendering", "fast", "--benchmark.image-size", "16"),
+    *("--benchmark.simplified-meshes", "--benchmark.small-textures", "--max-steps", "250"),
+)
 
 
 def test_a_libero_task_is_recorded_in_the_official_layout_and_marked_as_scripted(tmp_path: Path) -> None:
     options = ("--task", TASK, "--episodes", "1", "--cluster.in-process", *SMALL)
-    result = ript_ray_here("demos", "libero", "--suite", "libero_object", *options, cwd=tmp_path)
+    result = ript_ray_here("demos", "libero", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "scripted expert: success of all attempts" in text_of(result)
     path = tmp_path / "data" / "libero" / "libero_object" / f"{TASK}_demo.hdf5"
@@ -49,15 +52,15 @@ def test_a_libero_task_is_recorded_in_the_official_layout_and_marked_as_scripted
     environment.reset(read.initial_state)
     outcomes = [environment.step(action) for action in read.actions_TA]
     assert outcomes == [False] * (num_steps - 1) + [True]
-    again = ript_ray_here("demos", "libero", "--suite", "libero_object", *options, cwd=tmp_path)
+    again = ript_ray_here("demos", "libero", *options, cwd=tmp_path)
     assert "1 of 1 files are complete already" in again.stdout + again.stderr
 
 
-def test_settings_that_a_benchmark_does_not_have_are_refused_by_name(tmp_path: Path) -> None:
+def test_fields_that_a_benchmark_does_not_have_are_refused_by_name(tmp_path: Path) -> None:
     for options, message in (
-        (("metaworld", "--task", "reach-v3", "--suite", "libero_object"), "suite: metaworld has no such setting"),
-        (("libero", "--task", TASK, "--suite", "libero_11"), "suite must be one of libero_spatial, libero_object"),
+        (("metaworld", "--benchmark.suite", "libero_goal"), "--benchmark.suite: MetaWorld has no such field; it has"),
+        (("libero", "--benchmark.suite", "libero_11"), "--benchmark: suite: Input should be 'libero_spatial', "),
     ):
-        result = ript_ray_here("demos", *options, cwd=tmp_path)
+        result = ript_ray_here("demos", *options, "--task", TASK, cwd=tmp_path)
         assert result.returncode == 2
         assert message in text_of(result)

@@ -109,7 +109,7 @@ def test_an_output_that_cannot_encode_a_character_ends_no_command() -> None:
 
 
 def test_the_doctor_answers_where_packages_are_missing_that_the_command_itself_needs(tmp_path: Path) -> None:
-    for missing in ("tyro", "rich", "packaging"):
+    for missing in ("tyro", "rich", "packaging", "torch", "mujoco", "grpc"):
         (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('No module named {missing}')")
     result = subprocess.run(
         (sys.executable, "-m", "ript_ray", "doctor"),
@@ -119,7 +119,9 @@ def test_the_doctor_answers_where_packages_are_missing_that_the_command_itself_n
         check=False,
     )
     assert (result.returncode, result.stderr) == (1, "error: No module named tyro\n")
-    assert "missing  packaging  not installed  make install" in result.stdout
+    assert "error  packaging  not installed: No module named packaging  make install" in result.stdout
+    assert "error  torch  cannot be imported: No module named torch  make install" in result.stdout
+    assert "warning  EGL  cannot be asked: ModuleNotFoundError: No module named mujoco" in result.stdout
     assert "ok  MUJOCO_GL" in result.stdout
 
 

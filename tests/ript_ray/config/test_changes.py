@@ -73,6 +73,10 @@ WITHOUT_EFFECT: dict[str, tuple[dict[str, Any], str]] = {
     "an encoder of such images": ({"policy": {"image_width": 8}}, "--policy.image-width .* no camera"),
     "embeddings of hashed words": ({"policy": {"num_tasks": 8}}, "--policy.num-tasks .*task-input is hashed"),
     "a schedule without an end": ({"ppo": {"schedule_every": 8}}, "--ppo.schedule-every .* rate is constant"),
+    "memory for what is computed once": (
+        {"ppo": {"num_iterations": 1, "encoding_cache_bytes": 0}},
+        "--ppo.encoding-cache-bytes .* scored once",
+    ),
     "noise on demonstrations of files": (
         {"demos": {"folder": Path("data"), "action_noise": 0.1}},
         "--demos.action-noise .* demos.folder",

@@ -68,6 +68,12 @@ def test_defaults_are_the_papers() -> None:
         (lambda: Cluster(num_actors=0), "num-actors must be at least 1"),
         (lambda: Cluster(max_environments=0), "max-environments must be at least 1"),
         (lambda: Cluster(max_tasks=0), "max-tasks must be at least 1"),
+        (lambda: Cluster(groups_per_actor=0), "groups-per-actor must be at least 1"),
+        (lambda: Cluster(groups_per_actor=2), r"groups-per-actor is 2; above 1 it needs cluster\.env-processes"),
+        (
+            lambda: Cluster(in_process=True, groups_per_actor=2, env_processes=1),
+            r"cluster\.groups-per-actor has no effect with cluster\.in-process",
+        ),
         (lambda: Cluster(cpus_per_actor=0), "cpus-per-actor must be at least 0.0001"),
         (lambda: Cluster(learner_cpus=1e-5), "learner-cpus, unless it is 0, must be at least 0.0001, not 1e-05"),
         (lambda: replace(EXPERIMENT, tasks=()), "at least one task"),

@@ -4,45 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from ript_envs.contract import Environment, Observation, ScriptedExpert
+from ript_envs.contract import Environment, ScriptedExpert
 from ript_ray.config.data import Demonstrations
 from ript_ray.data.demonstrations import record_demonstrations
 from ript_ray.data.recording import Plan, record_files
 from ript_ray.errors import RiptError
 from ript_ray.runtime.cluster import Cluster
 from tests.fakes import LineBenchmark, LineEnvironment
-
-
-class WithoutExpert:
-    """The line's environment, without its expert."""
-
-    def __init__(self) -> None:
-        self._inner = LineEnvironment()
-
-    def reset(self, initial_state: NDArray[np.float64]) -> None:
-        self._inner.reset(initial_state)
-
-    def step(self, action: NDArray[np.float32]) -> bool:
-        return self._inner.step(action)
-
-    def observe(self) -> Observation:
-        return self._inner.observe()
-
-    def render(self, camera: str) -> NDArray[np.uint8]:
-        return self._inner.render(camera)
-
-    def close(self) -> None:
-        self._inner.close()
+from tests.wrapped import WrappedEnvironment
 
 
 @dataclass(frozen=True)
 class BenchmarkWithoutExpert(LineBenchmark):
     def make(self, task: str) -> Environment:
-        return WithoutExpert()
+        return WrappedEnvironment(LineEnvironment())
 
 
 def record_in_memory(folder: Path) -> None:
@@ -66,4 +43,4 @@ def test_recording_without_an_expert_is_refused_with_the_alternative(
 
 def test_an_expert_is_recognized_by_its_method() -> None:
     assert isinstance(LineEnvironment(), ScriptedExpert)
-    assert not isinstance(WithoutExpert(), ScriptedExpert)
+    assert not isinstance(BenchmarkWithoutExpert().make("left"), ScriptedExpert)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 
 from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate, evaluate, evaluation_requests
+from ript_ray.rl.hosting import Hosting
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Context
 from tests.conftest import line_parts, line_stream
@@ -60,7 +61,7 @@ def test_500_episodes_of_ten_tasks_stream_through_ten_environments_and_none_is_b
         line_parts(lambda: TinyChunkPolicy("laplace")), make_environment=lambda task: Counted(), max_steps=2
     )
     contexts = [Context(f"task {index // 50}", "go left", (0.0, 1.0)) for index in range(500)]
-    runtime = SerialRuntime(parts, max_environments=10)
+    runtime = SerialRuntime(parts, Hosting(max_environments=10))
     result = evaluate(runtime, evaluation_requests(contexts, batch_size=10, seed=0))
     assert [rate.num_rollouts for rate in result.per_task.values()] == [50] * 10
     assert max(Counted.open) == 10

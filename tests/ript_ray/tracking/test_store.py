@@ -10,7 +10,7 @@ import pytest
 
 from ript_ray.errors import ConfigError
 from ript_ray.tracking.mlflow_run import Identity, MlflowRun
-from ript_ray.tracking.store import Origin, follow_a_move, ui_command
+from ript_ray.tracking.store import Origin, follow_a_move, ui_command, without_password
 from tests.tracked import only_run
 
 IDENTITY = Identity("0123456789abcdef" * 2, "line", "first", {}, {})
@@ -53,6 +53,12 @@ def test_a_password_in_the_stores_address_is_neither_kept_nor_shown(run: Path, m
     Origin.here().write(run)
     assert Origin.read(run).uri == "http://tracking:5000"
     assert ui_command("http://someone:secret@tracking:5000") == "open http://tracking:5000"
+    assert without_password("http://someone:se/cr@et@tracking:5000") == "http://tracking:5000"
+    assert (
+        without_password("mysql://tracking/runs?user=me&password=secret")
+        == "mysql://tracking/runs?user=***&password=***"
+    )
+    assert without_password("sqlite:////data/me@work/mlflow.db") == "sqlite:////data/me@work/mlflow.db"
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"trackers": 1}', '{"later": 1, "trackers": ["mlflow"]}'])
