@@ -3,7 +3,7 @@
 Question: how far does post-training with nothing but success or failure take a small QueST policy that was
     imitation-learned, from images, with eight scripted demonstrations of each of two LIBERO-Object tasks?
 Source: RIPT-VLA (Tan et al. 2025), section 5.1 (LIBERO-Object, ten tasks: 93.6 -> 98.4 %); sizes and steps are ours.
-Expected: success on the benchmark's held-out init states rises by 15 points or more (README, "LIBERO").
+Expected: success on the benchmark's held-out init states rises by 15 points or more (docs/libero.md).
 Hardware: two CPU cores, 10 GiB of memory, no GPU; software OpenGL (`ript-ray doctor` checks for it).
 Time: about an hour.
 

@@ -3,7 +3,7 @@
 Question: how far does post-training with nothing but success or failure take a small QueST policy that was
     imitation-learned, from images, with three demonstrations of each of three MetaWorld tasks?
 Source: RIPT-VLA (Tan et al. 2025), section 5.3 (ML45, five demonstrations: 63.6 -> 76.0 %); sizes and steps are ours.
-Expected: success on held-out contexts rises by 30 points or more (README, "From pixels").
+Expected: success on held-out contexts rises by 30 points or more (docs/reproduce.md).
 Hardware: two CPU cores, 6 GiB of memory, no GPU; software OpenGL (`ript-ray doctor` checks for it).
 Time: about fifteen minutes.
 

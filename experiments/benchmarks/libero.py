@@ -37,7 +37,8 @@ from experiments.benchmarks.timed import print_table, spread
 from ript_envs.contract import Environment
 from ript_envs.libero.benchmark import Libero, Suite
 from ript_envs.libero.environment import CAMERA_NAMES, NUM_SUBSTEPS, LiberoEnvironment
-from ript_ray.rl.rollout import MAX_ENVIRONMENTS, EnvironmentPool
+from ript_ray.rl.hosting import MAX_ENVIRONMENTS
+from ript_ray.rl.rollout import EnvironmentPool
 
 EXECUTED = 8
 """Actions per query of a policy."""

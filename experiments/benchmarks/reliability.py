@@ -82,7 +82,9 @@ class BareWorker(RolloutWorker):
     def roll_unchecked(self, request: RolloutRequest) -> Group:
         """Run the episodes of a request."""
         torch.set_num_threads(1)
-        return roll_out(request, self._policy, self._pool, max_steps=self._max_steps, version=self._version)
+        return roll_out(
+            request, self._policy, self._environments[0].pool, max_steps=self._max_steps, version=self._version
+        )
 
 
 class Sink:

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.gl import LIBRARIES, chosen_backend, has_library
+from ript_envs.gl import used_backend
 from ript_envs.libero.benchmark import Libero
 from ript_envs.libero.installation import import_libero
 from ript_envs.libero.simulator import seeded
@@ -74,8 +74,7 @@ def frame(stock: Any, camera: str, size: int) -> NDArray[np.uint8]:
 
 def _bring_opengl() -> None:
     """Give robosuite, which we import without OpenGL, a context of the library that we use."""
-    backend = chosen_backend() or next(each for each in LIBRARIES if has_library(each))
-    library: Any = importlib.import_module(f"mujoco.{backend}")
+    library: Any = importlib.import_module(f"mujoco.{used_backend()}")
     binding: Any = importlib.import_module("robosuite.utils.binding_utils")
 
     def new_context(*, max_width: int, max_height: int, device_id: int) -> Any:

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import ray
 
-from experiments.benchmarks import broadcast, env_processes, lag, libero, memory, reliability, run_ahead, sampling
+from experiments.benchmarks import (
+    broadcast,
+    env_processes,
+    lag,
+    libero,
+    memory,
+    openvla_oft_flops,
+    reliability,
+    run_ahead,
+    sampling,
+)
 from tests.commands import ROOT, environment, run
 
 SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
@@ -17,13 +27,19 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     ),
     "env_processes": (
         lambda: env_processes.main(
-            env_processes.Options(group_size=2, processes=(1,), step_s=0.001, num_steps=2, repeats=1, libero=False)
+            env_processes.Options(
+                group_size=2, processes=(1,), queries_s=(0.001,), step_s=0.001, num_steps=2, repeats=1, libero=False
+            )
         ),
         "times as fast",
     ),
     "memory": (
         lambda: memory.main(memory.Options(tasks=("reach-v3",), group_size=2, num_steps=1)),
         "of what it was then",
+    ),
+    "openvla_oft_flops": (
+        lambda: openvla_oft_flops.main(openvla_oft_flops.Options(iterations=(2,), group_size=2, rollout_decisions=1)),
+        "times less",
     ),
     "reliability": (
         lambda: reliability.main(reliability.Options(group_s=0.01, batch_groups=4, num_batches=2)),

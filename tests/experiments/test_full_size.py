@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import extending, libero_object, pixels, quest_libero, quest_ml45, quickstart
+from experiments import extending, libero_object, openvla_oft_small, pixels, quest_libero, quest_ml45, quickstart
 from ript_ray.config.experiment import Experiment
 from ript_ray.policies.base import Policy
 from ript_ray.policies.quest.config import TEXT
@@ -17,6 +17,7 @@ LAUNCHERS: dict[str, Experiment] = {
     "quickstart": quickstart.EXPERIMENT,
     "pixels": pixels.EXPERIMENT,
     "extending": extending.EXPERIMENT,
+    "openvla_oft_small": openvla_oft_small.EXPERIMENT,
     **{f"quest_ml45 {name}": preset for name, preset in quest_ml45.PRESETS.items() if preset.stages[-1] == RIPT},
     "libero_object": libero_object.EXPERIMENT,
     **{f"quest_libero {name}": quest_libero.PRESETS[name] for name in ("goal-paper", "90-released-code")},

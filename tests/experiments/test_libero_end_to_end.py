@@ -94,7 +94,7 @@ def test_each_suite_has_the_horizon_and_the_benchmark_of_its_policy(tmp_path: Pa
     experiment = replace(paper("goal"), policy=POLICY)
     card = Card("small", POLICY, experiment.benchmark.spec, (), Provenance("none", "", "none"))
     save_model(tmp_path / "model", Model(card, SavedPolicy.initial(experiment).arrays))
-    protocol = EvaluateLibero((tmp_path / "model",), horizon="oft", reset_mode="legacy")
+    protocol = EvaluateLibero((tmp_path / "model",), horizon="oft", benchmark_fields=("reset_mode=legacy",))
     hosts = [protocol.experiment(suite, tmp_path / "model") for suite in protocol.suites]
     assert [(host.benchmark, host.max_steps) for host in hosts] == [
         (Libero(suite="libero_goal", reset_mode="legacy"), 300),
@@ -104,5 +104,9 @@ def test_each_suite_has_the_horizon_and_the_benchmark_of_its_policy(tmp_path: Pa
     ]
     assert {len(host.tasks) for host in hosts} == {10}
     assert {host.evaluation.contexts_per_task for host in hosts} == {50}
+    with pytest.raises(ConfigError, match=r"--benchmark\.image-size decides what the policy reads"):
+        replace(protocol, benchmark_fields=("image_size=64",)).experiment("libero_goal", tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"--benchmark\.suite: the suites are named by --suites"):
+        replace(protocol, benchmark_fields=("suite=libero_10",)).run()
     large = EvaluateLibero((tmp_path / "model",), ("libero_90",)).experiment("libero_90", tmp_path / "model")
     assert (len(large.tasks), large.max_steps) == (90, 600)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import extending, pixels, quest_ml45, quickstart
+from experiments import extending, openvla_oft_small, pixels, quest_ml45, quickstart
 from ript_ray.config.experiment import Experiment
 from ript_ray.data.demonstrations import ExpertEpisode
 from ript_ray.data.hdf5 import DemonstrationWriter
@@ -21,10 +21,13 @@ from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from tests.commands import ROOT
 
+LAUNCHERS_OF_LIBERO = ("quest_libero", "libero_object", "openvla_oft_libero")
+
 PRESETS = {
     "quickstart": quickstart.EXPERIMENT,
     "pixels": pixels.EXPERIMENT,
     "extending": extending.EXPERIMENT,
+    "openvla_oft_small": openvla_oft_small.EXPERIMENT,
     **quest_ml45.ALL_STAGES,
 }
 
@@ -102,6 +105,7 @@ def test_the_presets_of_a_single_stage_are_those_of_all_stages_except_for_their_
         assert single.stages[0] in whole.stages
 
 
-def test_every_launcher_is_here_or_in_the_test_of_libero() -> None:
-    launchers = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
-    assert launchers == {"quickstart", "pixels", "extending", "quest_ml45", "quest_libero", "libero_object"}
+def test_every_launcher_is_here_or_in_the_tests_of_libero() -> None:
+    launchers = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "sweep"}
+    here = {"quickstart", "pixels", "extending", "openvla_oft_small", "quest_ml45"}
+    assert launchers == here | {*LAUNCHERS_OF_LIBERO}
