@@ -1,5 +1,6 @@
 # Settings of a Ray cluster: source this on every node before `ray start`, and wherever jobs are submitted.
 # What they were measured to do is in clusters/README.md, what they protect from in SECURITY.md.
+# shellcheck shell=sh
 
 # Ray answers only those who send the token in ~/.ray/auth_token.
 export RAY_AUTH_MODE=token

@@ -129,7 +129,7 @@ def head() -> Iterator[Head]:
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         }
         head = Head(folder, folder / "project", f"http://127.0.0.1:{port}", environment)
-        with running([str(head.project / "clusters" / "head.sh"), *options, *own_ports, *small], head):
+        with running([str(head.project / "clusters" / "local" / "head.sh"), *options, *own_ports, *small], head):
             yield head
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -148,13 +148,22 @@ def running(command: list[str], head: Head) -> Iterator[None]:
             time.sleep(0.2)
         yield
     finally:
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        _, left = psutil.wait_procs(family, timeout=30)
-        for survivor in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                survivor.kill()
-        psutil.wait_procs(left, timeout=30)
+        stop(process)
+
+
+def stop(process: psutil.Popen) -> None:
+    """Stop a node's processes as its machine would: by SIGTERM, and by SIGKILL if that is not enough."""
+    if not process.is_running():
+        return
+    family = [process, *process.children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.terminate()
+    _, left = psutil.wait_procs(family, timeout=30)
+    for survivor in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            survivor.kill()
+    psutil.wait_procs(left, timeout=30)
 
 
 def status_of(url: str, token: str | None = None) -> int | None:
@@ -227,6 +236,23 @@ def test_a_stopped_job_leaves_a_checkpoint_to_resume_from_and_no_process(head: H
     assert checkpoint.latest_valid(folder).folder.name >= "update-00001"
     assert run_info_of("stopped", head).status == "KILLED"
     assert "Traceback" not in head.logs("stopped")
+
+
+def test_the_head_of_a_pod_stops_its_jobs_and_waits_for_their_last_words(head: Head) -> None:
+    # clusters/kubernetes runs this before the pod ends.
+    ends_well = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), print('saved'), exit()))"
+    wait = "print('runs', flush=True); time.sleep(600)"
+    job = ["-c", f"{ends_well}; {wait}"]
+    submitted = head.ray(
+        "ray job submit --address http://localhost:8265 --submission-id pod --no-wait --", "python", *job
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    deadline = time.monotonic() + 300
+    while "runs" not in head.logs("pod"):
+        assert time.monotonic() < deadline, head.logs("pod")
+    stopped = head.ray("python clusters/kubernetes/stop_jobs.py http://localhost:8265")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "saved" in head.logs("pod")
 
 
 def run_info_of(experiment: str, head: Head) -> RunInfo:
