@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-fast check format
+.PHONY: install quickstart test test-fast check format constraints dist docs
 
 install: .venv/installed
 
@@ -10,7 +10,7 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ript-ray needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import ensurepip, venv' || (echo 'this Python has no venv module; install it with: apt-get install python3-venv'; exit 1)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,openvla]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,aws,dev,docs]'
 	touch $@
 
 quickstart: install
@@ -34,3 +34,15 @@ check: install
 format: install
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
+
+constraints: # after a package was added to .venv or upgraded there, and `make test` has passed
+	{ head -n 1 constraints.txt; $(BIN)/pip freeze --all --exclude-editable --exclude pip \
+	  | sed 's/+[^+]*$$//' | LC_ALL=C sort -f; } > constraints.new
+	mv constraints.new constraints.txt
+
+dist: install # the same commit gives the same bytes
+	$(BIN)/python -m hatchling build
+
+# The site goes to site/; what is missing, undocumented or linked wrongly fails.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
