@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from experiments import quickstart
-from ript_ray.cli.launch import launch
+from ript_ray.cli.launch import launch, launch_preset
 from ript_ray.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,13 @@ def quickstart_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[s
     """Run the quickstart in this process: a child process takes seconds to import everything."""
     with _as_command(["quickstart", *arguments], cwd) as result:
         launch(quickstart.EXPERIMENT, quickstart.__doc__ or "")
+    return result
+
+
+def preset_here(module: ModuleType, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a launcher that has presets in this process."""
+    with _as_command([module.__name__, *arguments], cwd) as result:
+        launch_preset(module.PRESETS, module.__doc__ or "")
     return result
 
 
