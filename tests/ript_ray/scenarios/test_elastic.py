@@ -83,6 +83,11 @@ def poll_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
         runtime._pool.poll()
 
 
+def poll_until_logged(runtime: RayRuntime, caplog: pytest.LogCaptureFixture, words: str) -> None:
+    """Ray may take half a minute to notice what happened to a node."""
+    poll_until(runtime, lambda: any(words in message for message in caplog.messages))
+
+
 def nodes_of_actors(runtime: RayRuntime) -> list[str]:
     return [actor.node for actor in runtime._pool._actors.values() if actor.node is not None]
 
@@ -109,23 +114,27 @@ def test_actors_follow_the_nodes_and_the_weights_are_those_of_an_undisturbed_run
         nodes.add_node(num_cpus=1, **STORE)
         poll_until(runtime, lambda: has(3))
 
+    def one_is_lost() -> None:
+        nodes.remove_node(forced, allow_graceful=False)
+        poll_until_logged(runtime, caplog, "rollout actors: 2 now fit")
+
     def one_is_announced_to_leave() -> None:
         announce(nodes, announced)
-        poll_until(runtime, lambda: announced.node_id not in nodes_of_actors(runtime))
-        assert has(1)
+        poll_until(runtime, lambda: announced.node_id not in nodes_of_actors(runtime) and has(1))
         nodes.remove_node(announced, allow_graceful=True)
+        poll_until_logged(runtime, caplog, "has left, as announced")
 
     def all_leave_and_one_joins() -> None:
         for node in list(nodes.worker_nodes):
             nodes.remove_node(node, allow_graceful=False)
-        poll_until(runtime, lambda: any("waiting for a node to join" in message for message in caplog.messages))
+        poll_until_logged(runtime, caplog, "waiting for a node to join")
         assert runtime.num_actors == 0
         nodes.add_node(num_cpus=1, **STORE)
 
     log = Events(
         after={1: one_joins},
         amid={
-            3: lambda: nodes.remove_node(forced, allow_graceful=False),
+            3: one_is_lost,
             4: one_is_announced_to_leave,
             5: all_leave_and_one_joins,
         },

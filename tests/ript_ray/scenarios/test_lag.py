@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -21,7 +22,8 @@ from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Group, GroupSummary, RolloutRequest
 from tests.conftest import line_parts, line_stream
-from tests.fakes import TinyChunkPolicy
+from tests.fakes import LineEnvironment, TinyChunkPolicy
+from tests.faulty import is_first
 from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checksums
 
 Choose = Callable[[list[int], bool], int | None]
@@ -186,14 +188,28 @@ class WatchedRayRuntime(RayRuntime):
         return super().start_update(indices)
 
 
+class DyingEnvironment(LineEnvironment):
+    """Kills its process in the middle of a group: one process early in the run, and one later."""
+
+    def __init__(self, marks: Path):
+        super().__init__()
+        self._marks = marks
+
+    def step(self, action):
+        if self.num_steps in (20, 200) and is_first(self._marks / str(self.num_steps)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
 @pytest.mark.ray
-def test_on_ray_rollouts_overlap_with_learning_within_the_bound_though_actors_die() -> None:
+def test_on_ray_rollouts_overlap_with_learning_within_the_bound_though_actors_die(tmp_path: Path) -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     runtime = None
     try:
         parts = line_parts(functools.partial(SlowToLearn, "laplace"), minibatch_rollouts=4)
+        parts = replace(parts, make_environment=lambda task: DyingEnvironment(tmp_path))
         runtime = WatchedRayRuntime(parts, Cluster(num_actors=2, cpus_per_actor=0.5))
-        log = KillsAnActorAfterEachUpdate(runtime)
+        log = Log()
         sampling = replace(SAMPLING, max_policy_lag=1)
         train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, callbacks=[log])
         assert max(runtime.ages) == 1
@@ -205,14 +221,3 @@ def test_on_ray_rollouts_overlap_with_learning_within_the_bound_though_actors_di
         if runtime:
             runtime.close()
         ray.shutdown()
-
-
-class KillsAnActorAfterEachUpdate(Log):
-    def __init__(self, runtime: RayRuntime):
-        super().__init__()
-        self._runtime = runtime
-
-    def on_update(self, record):
-        super().on_update(record)
-        victim = next(iter(self._runtime._pool._actors.values()))
-        victim.handle.__ray_call__.remote(lambda worker: os.kill(os.getpid(), signal.SIGKILL))
