@@ -17,6 +17,7 @@ from experiments.benchmarks import (
     reliability,
     run_ahead,
     sampling,
+    where_time_goes,
 )
 from tests.commands import ROOT, environment, run
 
@@ -58,6 +59,10 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "lag": (
         lambda: lag.main(lag.Options(lags=(1,), num_actors=2, batch_groups=2, group_s=0.1, num_updates=2)),
         "largest lag seen",
+    ),
+    "where_time_goes": (
+        lambda: where_time_goes.main(where_time_goes.Options(experiments=("quickstart",), rounds=1, num_steps=16)),
+        "backward",
     ),
 }
 """By module: a short run, and a column of its table."""
