@@ -56,7 +56,7 @@ def head_ports(ports: dict[str, int]) -> Finding:
 
 
 def joined(address: str) -> Iterator[Finding]:
-    """Check that Ray answers at an address and takes the token, and the clock of its head, which its dashboard tells."""
+    """Check that Ray answers at an address and takes the token, and the head's clock, which its dashboard tells."""
     from ript_ray.runtime.ray_session import require_ray
 
     if address.startswith("http"):  # the place of `ray job submit`, not one that a run can join
