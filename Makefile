@@ -43,6 +43,6 @@ constraints: # after a package was added to .venv or upgraded there, and `make t
 dist: install # the same commit gives the same bytes
 	$(BIN)/python -m hatchling build
 
-# The site goes to site/; what is missing, undocumented or linked wrongly fails.
+# The site goes to site/; what is missing, undocumented or linked wrongly fails. (With --quiet, nothing would.)
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

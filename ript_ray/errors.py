@@ -63,6 +63,10 @@ class WorkerError(RiptError):
     """A rollout actor or the learner failed or timed out."""
 
 
+class RayTokenError(WorkerError):
+    """A Ray cluster does not take the token of this process."""
+
+
 class PeerError(WorkerError):
     """A learner lost the connection to another one."""
 

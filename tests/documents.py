@@ -1,5 +1,6 @@
 """The commands that README.md, docs/ and clusters/ show, and what reads each as its program would."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -24,7 +25,7 @@ DOCUMENTS = [
 ]
 FENCED = re.compile(r"^```(sh|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(python -m experiments\.[^`]+)`")
-INDENTED = re.compile(r"^ {4}((?:\.venv/bin/|python -m|ript-ray|make|ray|\.\.\. --) .*)$", re.MULTILINE)
+INDENTED = re.compile(r"^ {4}((?:\.venv/bin/|python -[mc]|ript-ray|make|ray|\.\.\. --) .*)$", re.MULTILINE)
 PLACEHOLDERS = {"EXPERIMENT": "experiments.quickstart", "...": "ELIDED"}
 
 FOREIGN = {
@@ -86,6 +87,8 @@ def check(program: str, arguments: list[str]) -> None:
         _check_plan(parse(arguments))
     elif program.startswith("python") and arguments[0] == "-m":
         _check_launcher(arguments[1], arguments[2:])
+    elif program.startswith("python") and arguments[0] == "-c":
+        _check_code(arguments[1])
     elif program.startswith("python") and arguments[0] == "experiments/sweep.py":
         if arguments[1].startswith("--"):
             tyro.cli(Sweep, args=arguments[1:])
@@ -95,6 +98,13 @@ def check(program: str, arguments: list[str]) -> None:
         if "--" in arguments:  # ray job submit ... -- COMMAND
             check(*words_of(shlex.join(arguments[arguments.index("--") + 1 :])))
         assert program in FOREIGN, f"`{program}` is neither executed nor parsed: is it a command? see FOREIGN"
+
+
+def _check_code(code: str) -> None:
+    """Import what a line of Python imports; whoever documents it executes it in a test of its own."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(node), {})
 
 
 def _check_plan(command: Any) -> None:

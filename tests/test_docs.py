@@ -67,7 +67,7 @@ def test_every_message_of_the_troubleshooting_page_is_in_the_code() -> None:
 
 @pytest.mark.cli
 def test_the_site_is_built_strictly_and_asks_no_other_host_for_anything(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     result = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
     )
@@ -76,6 +76,51 @@ def test_the_site_is_built_strictly_and_asks_no_other_host_for_anything(tmp_path
     assert len(pages) > 40
     foreign = re.compile(r'<(?:script|img|iframe)[^>]* src="?(?:https?:)?//|<link[^>]* href="?(?:https?:)?//')
     assert [page for page in pages if foreign.search(page.read_text())] == []
+
+
+SITE = """
+site_name: a small copy
+hooks: [docs/tools/site.py]
+plugins:
+  - mkdocstrings: {handlers: {python: {paths: [code]}}}
+nav: [index.md, page.md]
+"""
+
+PAGE = "# Page\n\n## Part\n\n[home](index.md), [itself](#part), [its part](page.md#part)\n\n::: small.add\n"
+
+CODE = """
+def add(first: int, second: int) -> int:
+    {docstring}
+    return first + second
+"""
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize(
+    ("page", "docstring", "warning"),
+    [
+        (PAGE, '"""Return the sum."""', ""),
+        (f"{PAGE}\n[nowhere](no_such_page.md)\n", '"""Return the sum."""', "no_such_page.md"),
+        (f"{PAGE}\n[no part](page.md#no-such-part)\n", '"""Return the sum."""', "#no-such-part"),
+        (PAGE, "first += 0", "small.add has no docstring"),
+    ],
+    ids=["all well", "broken link", "missing anchor", "no docstring"],
+)
+def test_the_strict_build_fails_for_what_is_missing(page: str, docstring: str, warning: str, tmp_path: Path) -> None:
+    validation = (ROOT / "mkdocs.yml").read_text().partition("\nvalidation:")[2]
+    (tmp_path / "mkdocs.yml").write_text(f"{SITE}validation:{validation}")
+    shutil.copytree(ROOT / "docs" / "tools", tmp_path / "docs" / "tools")
+    (tmp_path / "docs" / "page.md").write_text(page)
+    (tmp_path / "docs" / "index.md").write_text("# Home\n\n[page](page.md)\n")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "small.py").write_text(CODE.format(docstring=docstring))
+    (strict,) = re.findall(r"mkdocs (build --strict.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    command = [sys.executable, "-m", "mkdocs", *strict.split()]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    shown = result.stdout + result.stderr
+    assert (result.returncode != 0) == bool(warning), shown
+    assert warning in shown
 
 
 def test_mlflow_pictures_without_a_browser_say_what_to_install() -> None:

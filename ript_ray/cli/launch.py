@@ -23,7 +23,7 @@ from ript_ray.cli.entrypoint import (
     value_of,
 )
 from ript_ray.config.changes import require_effect, with_kinds
-from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment
+from ript_ray.config.experiment import BENCHMARKS, POLICIES, Experiment, plugin_option
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.logs import ViewMode, console_logging
 from ript_ray.tracking.store import Origin, TrackerName, ui_command
@@ -171,7 +171,8 @@ def report(results: "Results", console: Console) -> int:
     size = f"{size_bytes(results.folder) / 1e6:,.0f} MB"
     print_line(console, f"results, metrics, checkpoints and curve: {results.folder} ({size})")
     if results.tracking_error:
-        later = f"metrics.jsonl is complete; upload it later with: ript-ray sync-tracking {results.folder}"
+        upload = f"ript-ray sync-tracking {results.folder}{plugin_option(results.experiment)}"
+        later = f"metrics.jsonl is complete; upload it later with: {upload}"
         print_line(console, f"tracking: {results.tracking_error}; {later}")
     elif "mlflow" in (origin := Origin.read(results.folder)).trackers:
         print_line(console, f"compare runs: {ui_command(origin.store(results.folder, results.experiment.name))}")

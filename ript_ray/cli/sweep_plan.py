@@ -192,6 +192,9 @@ def _parse_over(text: str, experiment: Experiment) -> tuple[str, list[str]]:
         bool(name) and all(value.strip() for value in values),
         f"--over must be NAME=VALUE,VALUE, such as ppo.learning-rate=1e-4,3e-4, not {text!r}",
     )
+    require(
+        len(set(values)) == len(values), f"--over {name}: the values must differ from each other, not {values_text}"
+    )
     require(name not in NOT_SWEPT, f"--over {name}: {NOT_SWEPT.get(name)}")
     sections = [each.name.replace("_", "-") for each in dataclasses.fields(experiment)]
     require(

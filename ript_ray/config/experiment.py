@@ -7,6 +7,7 @@ This is the only module that names all policies and benchmarks.
 """
 
 import importlib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -215,3 +216,24 @@ def load_plugin(reference: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"plugin {reference} cannot be imported: {error}") from error
+
+
+def plugin_option(experiment: Experiment) -> str:
+    """Return what a command needs at its end that reads the experiment in another process: ` --plugin MODULE:NAME`.
+
+    It is empty where policy and benchmark are known everywhere. A class of the program itself is named by the module
+    that the program is, or by its file, as `--plugin` finds it from the current directory.
+    """
+    sections = ((BENCHMARKS, type(experiment.benchmark)), (POLICIES, type(experiment.policy)))
+    names = [f"{_module_of(cls)}:{cls.__qualname__}" for kinds, cls in sections if kinds.needs_plugin(cls)]
+    return f" --plugin {' '.join(names)}" if names else ""
+
+
+def _module_of(cls: type) -> str:
+    program = sys.modules["__main__"]
+    if cls.__module__ != "__main__" or program.__file__ is None:
+        return cls.__module__
+    if program.__spec__ is not None:
+        return program.__spec__.name
+    file = Path(program.__file__).resolve().with_suffix("")
+    return ".".join(file.relative_to(Path.cwd()).parts) if file.is_relative_to(Path.cwd()) else file.name

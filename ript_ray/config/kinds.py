@@ -38,6 +38,7 @@ class Kinds(Generic[T]):
         self._base = base
         self._entry_points = entry_points
         self._classes = {self._kind_of(cls): cls for cls in builtin}
+        self._builtin = builtin
 
     def add(self, cls: type[T]) -> None:
         """Register a class in this process; doing so twice is harmless.
@@ -85,6 +86,10 @@ class Kinds(Generic[T]):
                 "register a class of your own with --plugin MODULE:NAME"
             )
         return self._classes[kind]
+
+    def needs_plugin(self, cls: type[T]) -> bool:
+        """Return whether another process knows a class by `--plugin` alone: it is neither built in nor provided."""
+        return cls not in self._builtin and self._kind_of(cls) not in {entry.name for entry in self._provided()}
 
     def _kind_of(self, cls: type[T]) -> str:
         if not self.accepts(cls):

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from ript_ray.config.experiment import Experiment
+from ript_ray.config.experiment import Experiment, plugin_option
 from ript_ray.errors import StorageError
 from ript_ray.runs.checkpoint import RunTotals, TrainingState
 from ript_ray.runs.driver_watch import DriverWatch
@@ -42,6 +42,7 @@ class RunLogger:
         self.tracking_error: str | None = None
         self.folder = folder
         self._has_failed = False
+        self._plugins = plugin_option(experiment)
         self._opened = time.perf_counter()
         folder.status.unlink(missing_ok=True)  # it is the earlier process's
         self._metrics_log = MetricsLog(folder.metrics_log)
@@ -78,7 +79,8 @@ class RunLogger:
             status = RunStatus.KILLED if kind is KeyboardInterrupt else RunStatus.FAILED
         if kind is not None:
             what = "has stopped:" if kind is KeyboardInterrupt else "has failed; once the cause is mended,"
-            logger.warning("the run %s it goes on with ript-ray resume %s", what, self.folder.path)
+            command = f"ript-ray resume {self.folder.path}{self._plugins}"
+            logger.warning("the run %s it goes on with %s", what, command)
         with contextlib.suppress(StorageError):  # a disk that is full now has ended the run with its own error
             self.folder.write_status(status)
         self._metrics_log.flush()

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -15,8 +16,10 @@ import grpc
 import ray
 from ray._private import grpc_utils, ray_constants
 from ray._private import worker as ray_worker
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.exceptions import AuthenticationError
 
-from ript_ray.errors import WorkerError
+from ript_ray.errors import RayTokenError, WorkerError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.nodes import live_nodes
@@ -88,10 +91,13 @@ def _log_report(data: dict[str, Any], **_: object) -> None:
 
 
 def require_ray(address: str) -> None:
-    """Check that a Ray cluster answers at an address: Ray itself would try for many minutes.
+    """Check that a Ray cluster answers at an address, and takes the token: Ray itself would try for many minutes.
+
+    Behind `ray://` is no head, but a server of clients, whose token is not checked.
 
     Raises:
-        WorkerError: None does within `ANSWER_TIMEOUT_S`.
+        RayTokenError: The head asks for another token, or for one where none is sent.
+        WorkerError: None answers within `ANSWER_TIMEOUT_S`.
     """
     location = address.removeprefix("ray://")
     host, _, port = location.rpartition(":")
@@ -101,10 +107,29 @@ def require_ray(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
         with grpc_utils.init_grpc_channel(location) as channel:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_TIMEOUT_S)
+            if location == address:
+                head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+                head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_TIMEOUT_S)
     except OSError as error:
         raise _no_cluster(address, str(error)) from error
-    except grpc.FutureTimeoutError as error:
+    except AuthenticationError as error:  # tokens are required, and there is none to send
+        raise _refused_token(address) from error
+    except (grpc.FutureTimeoutError, grpc.RpcError) as error:
+        if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise _refused_token(address) from error
         raise _no_cluster(address, "what listens there does not answer as Ray does") from error
+
+
+def _refused_token(address: str) -> RayTokenError:
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    in_variable = bool(os.environ.get("RAY_AUTH_TOKEN"))  # Ray then reads no file
+    sent = "the token in RAY_AUTH_TOKEN" if in_variable else f"the token in {file}"
+    has_sent = os.environ.get("RAY_AUTH_MODE") == "token" and (in_variable or file.exists())
+    return RayTokenError(
+        f"Ray at {address} takes the token of its head alone, not {sent if has_sent else 'a request without one'}: "
+        f"{'unset RAY_AUTH_TOKEN, ' if in_variable else ''}set RAY_AUTH_MODE=token and copy ~/.ray/auth_token of the "
+        f"head to {file}, with mode 0600"
+    )
 
 
 def _no_cluster(address: str, why: str) -> WorkerError:

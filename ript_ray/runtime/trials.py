@@ -203,12 +203,15 @@ def _require_fit(cluster: Cluster, num_learners: int) -> None:
         cluster.count_actors(nodes, num_learners)
         return
     needed = _resources(cluster, num_learners).required_resources
-    cpus, gpus = needed.get("CPU", 0), needed.get("GPU", 0)
     require(
-        any(node.cpus >= cpus and node.gpus >= gpus for node in nodes),
-        f"a trial needs {cpus:g} cores and {gpus:g} GPUs (cluster.env-processes, cluster.learner-gpus, "
-        "cluster.gpus-per-actor), which this machine does not have",
+        any(node.cpus >= needed.get("CPU", 0) and node.gpus >= needed.get("GPU", 0) for node in nodes),
+        f"{_need_of_trial(needed)} (cluster.env-processes, cluster.learner-gpus, cluster.gpus-per-actor), which this "
+        "machine does not have",
     )
+
+
+def _need_of_trial(needed: Mapping[str, float]) -> str:
+    return f"a trial needs {needed.get('CPU', 0):g} cores and {needed.get('GPU', 0):g} GPUs"
 
 
 def _scheduler(stopping: EarlyStopping | None) -> TrialScheduler:
@@ -306,8 +309,8 @@ class _Reports(tune.Callback):  # type: ignore[misc]
             self._last_sign, nodes = now, live_nodes()
             cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
             room = f"the nodes have {cpus:g} cores and {gpus} GPUs"
-            needs = f"a trial needs {self._needed.get('CPU', 0):g} cores and {self._needed.get('GPU', 0):g} GPUs"
-            text = f"no trial has found room for {now - self._idle_since:.0f} s: {needs}, {room}, some of them in use"
+            waited = f"no trial has found room for {now - self._idle_since:.0f} s"
+            text = f"{waited}: {_need_of_trial(self._needed)}, {room}, some of them in use"
             if now - self._idle_since > self._timeout_s:
                 raise WorkerError(f"{text}; the limit is {self._timeout_s:g} s (cluster.node-timeout-s)")
             logger.warning("%s; waiting for at most %g s (cluster.node-timeout-s)", text, self._timeout_s)

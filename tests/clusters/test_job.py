@@ -3,7 +3,9 @@
 import contextlib
 import os
 import re
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -56,12 +58,14 @@ class Head:
         folder: Folder of everything that it writes.
         project: The copy of the project that jobs are submitted from.
         url: Address of its dashboard.
+        address: Its own, which drivers and nodes join.
         environment: Environment of a user's shell before it sources anything.
     """
 
     folder: Path
     project: Path
     url: str
+    address: str
     environment: dict[str, str]
 
     @property
@@ -117,8 +121,8 @@ def head() -> Iterator[Head]:
     try:
         for name in SHIPPED:
             shutil.copytree(ROOT / name, folder / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
-        port = free_port()
-        options = ("--port", free_port(), "--dashboard-port", port, "--temp-dir", str(folder / "ray"), "--block")
+        port, own_port = free_port(), free_port()
+        options = ("--port", own_port, "--dashboard-port", port, "--temp-dir", str(folder / "ray"), "--block")
         own_ports = ("--dashboard-agent-listen-port", free_port(), "--ray-client-server-port", free_port())
         small = ("--num-cpus", "2", "--object-store-memory", "100000000")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
@@ -128,7 +132,8 @@ def head() -> Iterator[Head]:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         }
-        head = Head(folder, folder / "project", f"http://127.0.0.1:{port}", environment)
+        address = f"127.0.0.1:{own_port}"
+        head = Head(folder, folder / "project", f"http://127.0.0.1:{port}", address, environment)
         with running([str(head.project / "clusters" / "local" / "head.sh"), *options, *own_ports, *small], head):
             yield head
     finally:
@@ -184,6 +189,63 @@ def test_without_the_token_nothing_is_answered_and_the_token_is_for_its_owner_al
     assert status_of(head.url, token="0" * 64) == 403
     assert status_of(head.url, token=token.read_text()) == 200
     assert token.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("own", "marks"),
+    [
+        ({"RAY_AUTH_MODE": "token"}, {"Ray's token": "ok", "RAY_ADDRESS": "ok"}),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, {"Ray's token": "ok", "RAY_ADDRESS": "error"}),
+        ({"RAY_AUTH_MODE": "token", "HOME": "/nowhere"}, {"Ray's token": "error", "RAY_ADDRESS": "error"}),
+        ({}, {"Ray's token": "ok", "RAY_ADDRESS": "error"}),
+    ],
+    ids=["the head's", "another", "none to send", "none sent"],
+)
+def test_the_doctor_asks_the_head_whether_it_takes_the_token(
+    own: dict[str, str], marks: dict[str, str], head: Head
+) -> None:
+    code = (
+        "from ript_ray.cli.doctor.cluster import cluster\n"
+        "for each in cluster(): print(each.mark, each.thing, each.found, '' if each.good else each.fix, sep='|')"
+    )
+    environment = head.environment | {"RAY_ADDRESS": head.address, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'envs'}"}
+    deadline, asked = time.monotonic() + 300, [sys.executable, "-c", code]
+    while True:
+        shown = subprocess.run(asked, env=environment | own, capture_output=True, text=True, timeout=800, check=False)
+        if "|no Ray at " not in shown.stdout or time.monotonic() > deadline:  # a busy head answers too late
+            break
+    rows = {thing: (mark, rest) for mark, thing, *rest in (line.split("|") for line in shown.stdout.splitlines())}
+    assert {thing: rows[thing][0] for thing in marks} == marks, shown.stdout + shown.stderr
+    if marks["RAY_ADDRESS"] == "error":
+        found, fix = rows["RAY_ADDRESS"][1]
+        assert found == f"{head.address} refuses the token"
+        assert "copy ~/.ray/auth_token of the head" in fix
+
+
+def test_the_room_that_a_killed_driver_has_asked_for_is_given_up_by_hand(head: Head) -> None:
+    code = (
+        "import os, signal, ray\n"
+        "from ript_ray.runtime.autoscaler import RoomRequest\n"
+        "from ript_ray.runtime.cluster import Cluster\n"
+        "ray.init('auto', logging_level='ERROR')\n"
+        "RoomRequest(Cluster(address='auto', num_actors=7), 1).send()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    joined = f"RAY_ADDRESS={head.address} PYTHONPATH={ROOT}:{ROOT / 'envs'}"
+    assert head.ray(f"{joined} {shlex.join([sys.executable, '-c', code])}").returncode == -signal.SIGKILL % 256
+    await_status("7 from request_resources()", head)
+    ended = head.ray(f"{joined} {documented('python -c')}")
+    assert ended.returncode == 0, ended.stderr
+    await_status("(none)", head)
+
+
+def await_status(text: str, head: Head) -> None:
+    """Wait until the autoscaler, which looks every few seconds, reports a text of requests."""
+    deadline, report = time.monotonic() + 180, ""
+    while text not in report:
+        assert time.monotonic() < deadline, report
+        status = head.ray(f"ray status --address {head.address}")
+        report = status.stdout.partition("From request_resources:")[2].partition("Pending")[0]
 
 
 def test_driver_and_workers_of_a_job_import_both_packages_from_what_was_shipped(head: Head) -> None:

@@ -1,6 +1,8 @@
 """A benchmark and a policy from outside the package run the whole pipeline, without an edit inside it."""
 
 import json
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -66,6 +68,16 @@ def test_evaluating_and_comparing_name_the_kinds_by_plugin(finished: Path, home:
     assert result.returncode == 0, result.stdout + result.stderr
     pair = json.loads((home / "pair.json").read_text())
     assert [pair[name]["outcomes"] for name in "AB"] == [results[when]["outcomes"] for when in ("before", "after")]
+
+
+def test_a_run_that_mlflow_did_not_see_prints_the_line_that_uploads_it(home: Path) -> None:
+    small = (*SMALL, "--num-updates", "1", "--sft.regression.num-steps", "20", "--name", "unseen", *HERE)
+    ended = run("env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9", *LAUNCH, *small, cwd=home)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (line,) = re.findall(r"upload it later with: ript-ray (.*)", ended.stdout)
+    assert line.endswith(" ".join(PLUGINS))
+    uploaded = run("env", f"MLFLOW_TRACKING_URI=sqlite:///{home / 'later.db'}", *RIPT_RAY, *shlex.split(line), cwd=home)
+    assert "points are in the tracking store" in uploaded.stdout, uploaded.stdout + uploaded.stderr
 
 
 def test_a_rollout_is_replayed(finished: Path, home: Path) -> None:

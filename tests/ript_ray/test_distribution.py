@@ -1,6 +1,7 @@
 """What is published: the wheel and the sdist, and what each extra brings."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,3 +156,6 @@ def test_without_extras_the_doctor_finds_all_that_ript_ray_itself_needs(commands
     assert not [line for line in shown.stdout.splitlines() if "not installed" in line and "missing" in line]
     for extra in ("metaworld", "libero", "clip", "openvla"):
         assert f"pip install 'ript-ray[{extra}]'" in shown.stdout
+    (egl,) = [line for line in shown.stdout.splitlines() if re.search(r"^\w+ +EGL ", line)]
+    assert "MuJoCo, which renders, is not installed  pip install 'ript-ray[metaworld]'" in egl
+    assert "extra all" not in shown.stdout, "it names nothing that the others do not"

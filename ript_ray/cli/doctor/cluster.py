@@ -9,7 +9,7 @@ from pathlib import Path
 from ript_ray.cli.doctor.answers import clock_of
 from ript_ray.cli.doctor.finding import Finding
 from ript_ray.cli.doctor.machine import skew
-from ript_ray.errors import RiptError
+from ript_ray.errors import RayTokenError, RiptError
 
 HEAD_PORTS = {"--port": 6379, "--dashboard-port": 8265, "--ray-client-server-port": 10001}
 """What a head listens on, by the option of clusters/local/head.sh that names another one."""
@@ -56,7 +56,7 @@ def head_ports(ports: dict[str, int]) -> Finding:
 
 
 def joined(address: str) -> Iterator[Finding]:
-    """Check that Ray answers at an address, and the clock of its head, which its dashboard tells."""
+    """Check that Ray answers at an address and takes the token, and the head's clock, which its dashboard tells."""
     from ript_ray.runtime.ray_session import require_ray
 
     if address.startswith("http"):  # the place of `ray job submit`, not one that a run can join
@@ -65,6 +65,10 @@ def joined(address: str) -> Iterator[Finding]:
         return
     try:
         require_ray(address)
+    except RayTokenError as error:
+        fix = f"unset RAY_ADDRESS, or: {error}"
+        yield Finding("RAY_ADDRESS", f"{address} refuses the token", good=False, needed=True, fix=fix)
+        return
     except RiptError as error:
         fix = f"let it listen there and a firewall admit this machine, or unset RAY_ADDRESS: {error}"
         yield Finding("RAY_ADDRESS", f"no Ray at {address}", good=False, needed=True, fix=fix)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -64,7 +65,10 @@ def rendering() -> Iterator[Finding]:
     for library, package in system_libraries().items():
         has = has_library(library)
         yield Finding(library, "found" if has else "not found", good=has, fix=f"apt-get install {package}")
-    if used_backend() == "egl" and not wrong:
+    if importlib.util.find_spec("mujoco") is None:
+        fix = "pip install 'ript-ray[metaworld]' or 'ript-ray[libero]'"
+        yield Finding("EGL", "not asked: MuJoCo, which renders, is not installed", good=False, fix=fix)
+    elif used_backend() == "egl" and not wrong:
         yield from egl_devices()
 
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 NAME = "ript-ray"
-INTERNAL_EXTRAS = ("dev", "docs")
+HIDDEN_EXTRAS = ("all", "dev", "docs")
+"""Of no use by itself, or for work on ript-ray alone."""
 
 KNOWN_PROBLEMS = (
     ("mujoco", ">=3.3.3", "renders the floors of LIBERO-Object darker than policies saw them in training", "==3.3.0"),
@@ -42,10 +43,8 @@ def extras() -> Iterator[Finding]:
         names = metadata.metadata(NAME).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:  # as `packages` says
         return
-    for extra in (name for name in names if name not in INTERNAL_EXTRAS):
+    for extra in (name for name in names if name not in HIDDEN_EXTRAS):
         named = {each.name: problem_of(each) for each in _required_by(extra)}
-        if not named:  # it only collects others
-            continue
         found = ", ".join(f"{name} {problem or metadata.version(name)}" for name, problem in named.items())
         yield Finding(f"extra {extra}", found, good=not any(named.values()), fix=f"pip install '{NAME}[{extra}]'")
 

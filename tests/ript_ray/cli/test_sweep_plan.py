@@ -87,6 +87,7 @@ def test_seeds_are_ranges_and_lists() -> None:
         (("--over", "cluster.num-actors=1,2"), "an experiment has no such option"),
         (("--over", "seed=1,2"), "--seeds names the seeds"),
         (("--over", "sampling.dynamic=maybe"), "must be yes or no, not maybe"),
+        (("--over", "ppo.learning-rate=1e-4,3e-4,1e-4"), "must differ from each other, not 1e-4,3e-4,1e-4"),
         (("--over", "ppo.learning-rate=1e-4,0.0001"), "the same setting twice"),
         (("--over", "ppo.clip-low=0.1", "--over", "ppo.clip-low=0.2"), "must name different options"),
         (("--over", "ppo.learning-rate=-1"), "ppo.learning-rate must be above 0"),

@@ -1,19 +1,20 @@
 """The registry of policies and benchmarks: built in, registered, or provided by installed packages."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from ript_envs.contract import EnvironmentSpec
-from ript_ray.config.experiment import SFT_KINDS
+from ript_ray.config.experiment import SFT_KINDS, Experiment, plugin_option
 from ript_ray.config.kinds import Kinds
 from ript_ray.errors import ConfigError
 from ript_ray.policies.base import Policy, PolicyConfig
 from ript_ray.policies.quest.config import QuestConfig, QuestSFT
 from ript_ray.policies.supervised import NoSFT
+from tests.commands import run
 from tests.fakes import LineBenchmark
 
 
@@ -141,3 +142,30 @@ def test_a_kind_that_no_package_provides_is_not_imported(kinds: Kinds[PolicyConf
     with pytest.raises(ConfigError, match="is unknown"):
         kinds.find(kind)
     assert "on_path_only" not in sys.modules
+
+
+def test_commands_about_kinds_of_ones_own_name_them_and_others_do_not() -> None:
+    ours = Experiment("ours", ("reach-v3",))
+    assert plugin_option(ours) == ""
+    both = replace(ours, tasks=("left",), benchmark=LineBenchmark(), policy=Mine(), sft=NoSFT(), stages=("ript",))
+    assert plugin_option(both) == f" --plugin tests.fakes:LineBenchmark {__name__}:Mine"
+
+
+@pytest.mark.parametrize("name", ["mine.py", "folder/mine.py", "../mine.py"])
+def test_kinds_of_a_launcher_are_named_by_its_file_as_plugin_finds_it(name: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    (here / "folder").mkdir(parents=True)
+    (here / name).write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import Literal\n"
+        "from ript_envs.metaworld.benchmark import MetaWorld\n"
+        "from ript_ray.config.experiment import Experiment, plugin_option\n"
+        "@dataclass(frozen=True)\n"
+        "class Own(MetaWorld):\n"
+        "    kind: Literal['own'] = 'own'\n"
+        "if __name__ == '__main__':\n"
+        "    print(plugin_option(Experiment('mine', ('reach-v3',), benchmark=Own())))\n"
+    )
+    shown = run(sys.executable, name, cwd=here)
+    module = {"mine.py": "mine", "folder/mine.py": "folder.mine", "../mine.py": "mine"}[name]
+    assert shown.stdout == f" --plugin {module}:Own\n", shown.stderr
