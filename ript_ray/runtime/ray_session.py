@@ -25,7 +25,10 @@ from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.nodes import live_nodes
 
 ANSWER_TIMEOUT_S = 6.0
-"""Within this time something listens at the address of a Ray cluster, and within as much again it answers as Ray."""
+"""Within this time something listens at the address of a Ray cluster, and within as much again it speaks as Ray."""
+
+BUSY_TIMEOUT_S = 60.0
+"""Within this time a head that speaks as Ray, and may be busy, says whether it takes the token."""
 
 WATCH_S = 0.5
 """How often the watch looks whether Ray's processes are alive; Ray ends this process some seconds after them."""
@@ -97,7 +100,7 @@ def require_ray(address: str) -> None:
 
     Raises:
         RayTokenError: The head asks for another token, or for one where none is sent.
-        WorkerError: None answers within `ANSWER_TIMEOUT_S`.
+        WorkerError: None answers within `ANSWER_TIMEOUT_S`, or it gives no answer within `BUSY_TIMEOUT_S`.
     """
     location = address.removeprefix("ray://")
     host, _, port = location.rpartition(":")
@@ -109,7 +112,7 @@ def require_ray(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_TIMEOUT_S)
             if location == address:
                 head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-                head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_TIMEOUT_S)
+                head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=BUSY_TIMEOUT_S)
     except OSError as error:
         raise _no_cluster(address, str(error)) from error
     except AuthenticationError as error:  # tokens are required, and there is none to send
