@@ -99,3 +99,8 @@ def test_all_hosts_join() -> None:
     (hosts,) = prepared("hosts")["available_node_types"].values()
     assert hosts["min_workers"] == hosts["max_workers"] == len(prepared("hosts")["provider"]["worker_ips"])
     assert read_cluster(CLUSTERS / "cloud" / "hosts" / "cluster.toml").num_actors is None
+
+
+def test_the_head_of_ones_own_machines_has_the_autoscaler_that_starts_the_others() -> None:
+    command = prepared("hosts")["head_start_ray_commands"][-1]
+    assert 0 < command.index("export RAY_enable_autoscaler_v2=0 && ") < command.index("ray start ")
