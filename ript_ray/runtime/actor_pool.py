@@ -57,7 +57,7 @@ class ActorPool:
 
     def __init__(
         self,
-        start_actor: Callable[[], Any],
+        start_actor: Callable[[int], Any],
         limits: Limits,
         *,
         capacity: ActorCapacity,
@@ -67,7 +67,7 @@ class ActorPool:
         """Start as many actors as fit.
 
         Args:
-            start_actor: Starts a Ray actor of class `LoggedRolloutWorker` and returns its handle.
+            start_actor: Starts a Ray actor of class `LoggedRolloutWorker` in a slot and returns its handle.
             limits: Timeouts and retry limits.
             capacity: How many actors there should be, and how many the nodes have room for.
             ahead: Provides requests for actors that would idle.
@@ -217,7 +217,7 @@ class ActorPool:
 
     def _start(self, slot: int) -> None:
         del self._restart_at[slot]
-        handle = self._start_actor()
+        handle = self._start_actor(slot)
         actor = ActorSlot(slot, self._counts.started, handle)
         actor.calls.append(Starting(actor, place_of(handle), self._limits.start_timeout_s))
         self._actors[slot] = self._starting[slot] = actor

@@ -36,6 +36,15 @@ def placed(otherwise: Any, bundle: int = ANY_BUNDLE) -> Any:
     return PlacementGroupSchedulingStrategy(group, bundle, placement_group_capture_child_tasks=True)
 
 
+def actor_bundle(slot: int, num_actors: int | None) -> int:
+    """Return the part of what is reserved for this process that the rollout actor in a slot has to take.
+
+    The last ones are the actors', so that none of them takes that of a learner which is being replaced.
+    """
+    group = reserved_group()
+    return ANY_BUNDLE if group is None or num_actors is None else group.bundle_count - num_actors + slot
+
+
 def within_reserved(nodes: Sequence[Node]) -> list[Node]:
     """Return what this process may use of nodes: all of them, or what is reserved for it there.
 

@@ -28,7 +28,7 @@ from ript_ray.runtime.heartbeat import HEARTBEAT_S, Heartbeat
 from ript_ray.runtime.learner_group import LearnerGroup
 from ript_ray.runtime.limits import Limits
 from ript_ray.runtime.nodes import NodeWatch, live_nodes
-from ript_ray.runtime.placement import placed
+from ript_ray.runtime.placement import actor_bundle, placed
 from ript_ray.runtime.ray_calls import NO_TASK_EVENTS, get_result
 from ript_ray.runtime.remote_logs import LoggedRolloutWorker, package_level
 from ript_ray.runtime.run_ahead import Finished, RunAhead
@@ -284,12 +284,17 @@ class RayRuntime:
             self._learners.await_start(self._cluster.start_timeout_s)
 
 
-def _actor_starter(parts: Components, build_policy: ray.ObjectRef, cluster: Cluster) -> Callable[[], Any]:
-    """Return what starts a rollout actor and returns its handle."""
+def _actor_starter(parts: Components, build_policy: ray.ObjectRef, cluster: Cluster) -> Callable[[int], Any]:
+    """Return what starts the rollout actor of a slot and returns its handle."""
     resources = {"num_cpus": cluster.cpus_per_actor, "num_gpus": cluster.gpus_per_actor}
-    options = {"scheduling_strategy": placed("SPREAD"), "max_concurrency": cluster.groups_per_actor, **NO_TASK_EVENTS}
+    options = {"max_concurrency": cluster.groups_per_actor, **NO_TASK_EVENTS}
     worker_class = ray.remote(**resources, **options)(LoggedRolloutWorker)
     max_tasks = cluster.max_tasks or parts.max_tasks
     hosting = Hosting(cluster.max_environments, max_tasks, cluster.env_processes, cluster.groups_per_actor)
     arguments = (package_level(), build_policy, parts.make_environment, parts.max_steps, hosting)
-    return lambda: worker_class.remote(*arguments, device=cluster.actor_device)
+
+    def start(slot: int) -> Any:
+        strategy = placed("SPREAD", actor_bundle(slot, cluster.num_actors))
+        return worker_class.options(scheduling_strategy=strategy).remote(*arguments, device=cluster.actor_device)
+
+    return start

@@ -1,6 +1,7 @@
 """Files of Ray's cluster launcher: Ray's own check accepts them, and Ray starts with the shipped settings."""
 
 import copy
+import subprocess
 from typing import Any
 
 import jsonschema
@@ -10,6 +11,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ript_ray.runtime.cluster import Cluster, Node
 from ript_ray.runtime.cluster_file import read_cluster
 from tests.clusters.layouts import CLUSTERS, manifest
+from tests.commands import ROOT
 
 PLACES = ("aws", "hosts")
 
@@ -43,6 +45,16 @@ def test_head_and_workers_start_with_the_shipped_settings_and_a_private_dashboar
         sourced, started = (commands[-1].index(each) for each in ("clusters/environment.sh && ", "ray start "))
         assert sourced < started
         assert "--dashboard-host" not in commands[-1]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_machine_that_allows_fewer_open_files_starts_with_as_many_as_it_allows(place: str) -> None:
+    config = prepared(place)
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        before, _, _ = commands[-1].replace("/opt/ript-ray", str(ROOT)).partition("ray start ")
+        shell = ["bash", "-c", f"ulimit -Sn 500; ulimit -Hn 1000; {before} ulimit -Sn"]
+        result = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=True)
+        assert int(result.stdout) == 1000
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -87,3 +99,8 @@ def test_all_hosts_join() -> None:
     (hosts,) = prepared("hosts")["available_node_types"].values()
     assert hosts["min_workers"] == hosts["max_workers"] == len(prepared("hosts")["provider"]["worker_ips"])
     assert read_cluster(CLUSTERS / "cloud" / "hosts" / "cluster.toml").num_actors is None
+
+
+def test_the_head_of_ones_own_machines_has_the_autoscaler_that_starts_the_others() -> None:
+    command = prepared("hosts")["head_start_ray_commands"][-1]
+    assert 0 < command.index("export RAY_enable_autoscaler_v2=0 && ") < command.index("ray start ")

@@ -37,7 +37,7 @@ def finish_three_requests(folder: Path, period_s: float) -> ActorPool:
     actor_class = ray.remote(num_cpus=0.1)(DiesOncePerRequest)
     limits = Limits(start_timeout_s=300, group_timeout_s=300, max_replacements=1, replacement_period_s=period_s)
     pool = ActorPool(
-        lambda: actor_class.remote(folder),
+        lambda slot: actor_class.remote(folder),
         limits,
         capacity=ActorCapacity(lambda: Room(1), 1, timeout_s=300),
         ahead=RunAhead(0),
@@ -72,7 +72,7 @@ def test_actors_killed_while_they_start_are_counted_apart_from_failed_starts_and
     actor_class = ray.remote(num_cpus=0.1)(DiesWhileItStarts)
     limits = Limits(start_timeout_s=300, group_timeout_s=300, max_replacements=9, max_killed_starts=4)
     capacity = ActorCapacity(lambda: Room(1), 1, timeout_s=300)
-    pool = ActorPool(actor_class.remote, limits, capacity=capacity, ahead=RunAhead(0))
+    pool = ActorPool(lambda slot: actor_class.remote(), limits, capacity=capacity, ahead=RunAhead(0))
     message = "0 of at most 3 consecutive starts have failed, 4 of at most 4 actors were killed while they started"
     with pytest.raises(WorkerError, match=message):  # noqa: PT012 (which of the polls it is varies)
         while not pool.num_ready:
@@ -90,7 +90,7 @@ def test_a_request_that_always_takes_longer_than_its_timeout_is_finished_by_a_la
     actor_class = ray.remote(num_cpus=0.1)(TakesThreeSeconds)
     limits = Limits(start_timeout_s=300, group_timeout_s=1.0, max_replacements=9)
     capacity = ActorCapacity(lambda: Room(1), 1, timeout_s=300)
-    pool = ActorPool(actor_class.remote, limits, capacity=capacity, ahead=RunAhead(0))
+    pool = ActorPool(lambda slot: actor_class.remote(), limits, capacity=capacity, ahead=RunAhead(0))
     try:
         pool.submit(RolloutRequest(0, (CONTEXT,), ((0,),)))
         while pool.next_finished() is None:

@@ -53,7 +53,7 @@ def costs(num_actors: int) -> tuple[float, float]:
     """Return the seconds of a broadcast to all actors, and of `NUM_GROUPS` launched and finished groups."""
     limits = Limits(start_timeout_s=100, group_timeout_s=100, max_replacements=0)
     pool = ActorPool(
-        Handle,
+        lambda slot: Handle(),
         limits,
         capacity=ActorCapacity(lambda: Room(num_actors), num_actors, timeout_s=10),
         ahead=RunAhead(0),

@@ -18,8 +18,10 @@ from ript_ray.runtime.capacity import Room
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.nodes import NodeWatch
 from ript_ray.runtime.placement import RESERVED, placed
+from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.trials import EarlyStopping, TrialEnd, TrialProcess, _await_saved, _resources, run_trials
 from tests.commands import environment
+from tests.conftest import line_parts, tiny_quest
 
 GOOD = "write({1: 0.9, 2: 1.0})"
 BAD = """
@@ -116,20 +118,23 @@ def test_a_trial_counts_and_takes_what_is_reserved_for_it_and_not_what_others_ha
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 8, "object_store_memory": 100_000_000})
-    cluster = Cluster(num_actors=2, learner_cpus=0.5)
+    cluster = Cluster(num_actors=2, learner_cpus=1.0)
     try:
         ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
         lost = nodes.add_node(num_cpus=8, object_store_memory=100_000_000)
         nodes.wait_for_nodes()
         group = placement_group(_resources(cluster, 1).bundles, "SPREAD")  # two on one node, one on the other
-        others = placement_group([{"CPU": 6.5}, {"CPU": 6.5}], "STRICT_SPREAD")
+        others = placement_group([{"CPU": 6.0}, {"CPU": 6.0}], "STRICT_SPREAD")
         ray.get([group.ready(), others.ready()], timeout=180)
         monkeypatch.setenv(RESERVED, group.id.hex())
         watch = NodeWatch(cluster, 1, lambda: [], RoomRequest(cluster, 1))
         assert watch.look() == Room(2)
-        learner = ray.remote(num_cpus=0.5, scheduling_strategy=placed("SPREAD", 0))(find_node)
+        learner = ray.remote(num_cpus=1.0, scheduling_strategy=placed("SPREAD", 0))(find_node)
         where = ray.util.placement_group_table(group)["bundles_to_node_id"]
         assert ray.get(learner.remote(), timeout=180) == where[0]
+        runtime = RayRuntime(line_parts(tiny_quest), cluster, with_learner=False)
+        assert {slot: actor.node for slot, actor in runtime._pool._actors.items()} == {0: where[1], 1: where[2]}
+        runtime.close()
         nodes.remove_node(lost, allow_graceful=False)
         wait_until(lambda: watch.look().num_actors < 2)
         nodes.add_node(num_cpus=8, object_store_memory=100_000_000)

@@ -50,7 +50,7 @@ class Actor:
         return Logged(GroupSummary(request.index, self._version, (1.0,), (1,), 0, (), None), ()), None
 
 
-def open_pool(start_actor: Callable[[], Any]) -> ActorPool:
+def open_pool(start_actor: Callable[[int], Any]) -> ActorPool:
     limits = Limits(start_timeout_s=DEADLINE_S, group_timeout_s=DEADLINE_S, max_replacements=1)
     capacity = ActorCapacity(lambda: Room(1), 1, timeout_s=DEADLINE_S)
     return ActorPool(start_actor, limits, capacity=capacity, ahead=RunAhead(0), groups_per_actor=2)
@@ -62,7 +62,7 @@ def weights_of(version: int) -> Weights:
 
 def test_two_groups_run_in_one_actor_new_weights_wait_for_both_and_both_are_retried_if_it_dies(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    pool = open_pool(lambda: ray.remote(num_cpus=0.1, max_concurrency=2)(Actor).remote(mark))
+    pool = open_pool(lambda slot: ray.remote(num_cpus=0.1, max_concurrency=2)(Actor).remote(mark))
     summaries: list[GroupSummary] = []
 
     def finish(num_requests: int) -> None:

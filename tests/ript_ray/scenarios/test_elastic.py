@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -23,7 +24,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary
-from tests.conftest import line_parts, line_stream
+from tests.conftest import line_parts, line_stream, tiny_quest
 from tests.faulty import HeavyPolicy
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, train_on
 
@@ -44,6 +45,14 @@ class LargePolicy(HeavyPolicy):
 
     def _at(self, state: torch.Tensor) -> torch.distributions.Distribution:
         return self._distribution(self.mean(state) + 0 * self.ballast.sum(), self.log_scale.exp())
+
+
+class DeclaredGPU(Cluster):
+    """Its learner reserves a GPU that is in Ray's books alone, and computes on the CPU."""
+
+    @property
+    def learner_device(self) -> str:
+        return "cpu"
 
 
 @pytest.fixture
@@ -74,6 +83,19 @@ class Events(Log):
     def on_update(self, record: UpdateRecord) -> None:
         super().on_update(record)
         self._after.get(record.stats.update, lambda: None)()
+
+
+class OnMessage(logging.Handler):
+    """Do something when a message with certain words is logged for the first time."""
+
+    def __init__(self, words: str, do: Callable[[], None]):
+        super().__init__()
+        self._words, self._do = words, do
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._words in record.getMessage():
+            do, self._do = self._do, lambda: None
+            do()
 
 
 def poll_until(runtime: RayRuntime, reached: Callable[[], bool]) -> None:
@@ -217,4 +239,55 @@ def test_nodes_of_another_kind_of_processor_roll_out_too_and_the_log_names_the_k
         assert len(kinds) == 1
         assert "default" in kinds[0]
     finally:
+        runtime.close()
+
+
+def gpus_of(workers: Iterable[Any]) -> list[list[str]]:
+    """Return the numbers of the GPUs that Ray gave to each worker."""
+
+    def find(worker: object) -> list[str]:
+        return ray.get_runtime_context().get_accelerator_ids()["GPU"]
+
+    return ray.get([worker.__ray_call__.remote(find) for worker in workers], timeout=DEADLINE_S)
+
+
+def test_nodes_without_a_gpu_roll_out_for_a_learner_on_a_node_with_one_and_either_kind_may_be_lost(
+    nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = checksums(train_on(SerialRuntime(line_parts(tiny_quest)), num_updates=4))
+    caplog.set_level(logging.INFO, "ript_ray")
+    staying, lost = (nodes.add_node(num_cpus=1, **STORE) for _ in range(2))
+    with_gpu = nodes.add_node(num_cpus=1, num_gpus=1, **STORE)
+    cluster = DeclaredGPU(learner_cpus=1.0, learner_gpus=1.0, address=nodes.address, start_timeout_s=DEADLINE_S)
+    runtime = RayRuntime(line_parts(tiny_quest), cluster)
+    assert runtime._learners is not None
+    learners, others = runtime._learners, []
+
+    def require_places(gpu: Process, *rolling_out: Process) -> None:
+        poll_until(runtime, lambda: has_actors(runtime, len(rolling_out)))
+        assert learners.nodes == [gpu.node_id]
+        assert gpus_of(learners._learners) == [["0"]]
+        assert sorted(nodes_of_actors(runtime)) == sorted(node.node_id for node in rolling_out)
+        assert gpus_of(actor.handle for actor in runtime._pool._actors.values()) == [[] for _ in rolling_out]
+
+    def one_that_rolls_out_is_lost() -> None:
+        nodes.remove_node(lost, allow_graceful=False)
+        poll_until_logged(runtime, caplog, "rollout actors: 1 now fit on the nodes, before 2")
+
+    def the_one_with_the_gpu_is_lost() -> None:
+        nodes.remove_node(with_gpu, allow_graceful=False)
+
+    def another_joins() -> None:
+        others.append(nodes.add_node(num_cpus=1, num_gpus=1, **STORE))
+
+    waited_for = OnMessage("no live node has room for a learner of 1 cores and 1 GPUs", another_joins)
+    logging.getLogger("ript_ray.runtime.nodes").addHandler(waited_for)
+    log = Events(amid={2: one_that_rolls_out_is_lost, 3: the_one_with_the_gpu_is_lost}, after={})
+    try:
+        require_places(with_gpu, staying, lost)
+        train(runtime, line_stream(), sampling=SAMPLING, num_updates=4, seed=5, callbacks=[log])
+        assert checksums(log) == expected
+        require_places(*others, staying)
+    finally:
+        logging.getLogger("ript_ray.runtime.nodes").removeHandler(waited_for)
         runtime.close()
