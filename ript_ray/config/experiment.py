@@ -224,8 +224,12 @@ def plugin_option(experiment: Experiment) -> str:
     It is empty where policy and benchmark are known everywhere. A class of the program itself is named by the module
     that the program is, or by its file, as `--plugin` finds it from the current directory.
     """
-    sections = ((BENCHMARKS, type(experiment.benchmark)), (POLICIES, type(experiment.policy)))
-    names = [f"{_module_of(cls)}:{cls.__qualname__}" for kinds, cls in sections if kinds.needs_plugin(cls)]
+    classes: list[type] = []
+    if BENCHMARKS.needs_plugin(type(experiment.benchmark)):
+        classes.append(type(experiment.benchmark))
+    if POLICIES.needs_plugin(type(experiment.policy)):
+        classes.append(type(experiment.policy))
+    names = [f"{_module_of(cls)}:{cls.__qualname__}" for cls in classes]
     return f" --plugin {' '.join(names)}" if names else ""
 
 

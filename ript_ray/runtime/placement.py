@@ -39,10 +39,13 @@ def placed(otherwise: Any, bundle: int = ANY_BUNDLE) -> Any:
 def actor_bundle(slot: int, num_actors: int | None) -> int:
     """Return the part of what is reserved for this process that the rollout actor in a slot has to take.
 
-    The last ones are the actors', so that none of them takes that of a learner which is being replaced.
+    The last ones are the actors', so that none of them takes that of a learner which is being replaced. An actor that
+    replaces one which is about to leave takes any.
     """
     group = reserved_group()
-    return ANY_BUNDLE if group is None or num_actors is None else group.bundle_count - num_actors + slot
+    if group is None or num_actors is None or slot >= num_actors:
+        return ANY_BUNDLE
+    return group.bundle_count - num_actors + slot
 
 
 def within_reserved(nodes: Sequence[Node]) -> list[Node]:

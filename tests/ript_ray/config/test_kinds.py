@@ -147,7 +147,8 @@ def test_a_kind_that_no_package_provides_is_not_imported(kinds: Kinds[PolicyConf
 def test_commands_about_kinds_of_ones_own_name_them_and_others_do_not() -> None:
     ours = Experiment("ours", ("reach-v3",))
     assert plugin_option(ours) == ""
-    both = replace(ours, tasks=("left",), benchmark=LineBenchmark(), policy=Mine(), sft=NoSFT(), stages=("ript",))
+    line = replace(ours, tasks=("left",), benchmark=LineBenchmark(), max_steps=LineBenchmark().spec.max_steps)
+    both = replace(line, policy=Mine(), sft=NoSFT(), stages=("ript",))
     assert plugin_option(both) == f" --plugin tests.fakes:LineBenchmark {__name__}:Mine"
 
 
