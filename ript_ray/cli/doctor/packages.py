@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from ript_ray.cli.doctor.finding import INSTALL, Finding
+from ript_ray.cli.doctor.finding import INSTALL, Finding, by_pip
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -47,7 +47,7 @@ def extras() -> Iterator[Finding]:
         if not named:  # it only collects others
             continue
         found = ", ".join(f"{name} {problem or metadata.version(name)}" for name, problem in named.items())
-        yield Finding(f"extra {extra}", found, good=not any(named.values()), fix=f"pip install '{NAME}[{extra}]'")
+        yield Finding(f"extra {extra}", found, good=not any(named.values()), fix=by_pip(f"'{NAME}[{extra}]'"))
 
 
 def problem_of(requirement: "Requirement") -> str:
@@ -70,7 +70,7 @@ def known_problems(known: Sequence[tuple[str, str, str, str]] = KNOWN_PROBLEMS) 
         except metadata.PackageNotFoundError:
             continue
         if SpecifierSet(versions).contains(version, prereleases=True):
-            yield Finding(f"{name} {version}", problem, good=False, fix=f"pip install '{name}{better}'")
+            yield Finding(f"{name} {version}", problem, good=False, fix=by_pip(f"'{name}{better}'"))
 
 
 def _required_by(extra: str) -> list["Requirement"]:
