@@ -11,16 +11,15 @@
 ARG IMAGE=debian:bookworm-slim
 
 FROM ${IMAGE} AS base
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 COPY envs/ript_envs/system_libraries.txt /tmp/
 # Debian keeps only the newest version of a package, so none can be pinned. KubeRay asks for a pod's health by wget;
 # the head of Ray's cluster launcher reaches the others by ssh and rsync.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && awk '!/^#/ {print $2}' /tmp/system_libraries.txt \
-    | DEBIAN_FRONTEND=noninteractive xargs apt-get install --yes --no-install-recommends \
+    && awk '!/^#/ {print $2}' /tmp/system_libraries.txt >/tmp/packages.txt \
+    && DEBIAN_FRONTEND=noninteractive xargs --arg-file=/tmp/packages.txt apt-get install --yes --no-install-recommends \
         ca-certificates openssh-client python3 python3-venv rsync wget \
-    && rm -rf /var/lib/apt/lists/* /tmp/system_libraries.txt
+    && rm -rf /var/lib/apt/lists/* /tmp/packages.txt /tmp/system_libraries.txt
 # Ubuntu's image gives the first user's number, which files of the host mostly have, to a user of its own.
 RUN if id ubuntu >/dev/null 2>&1; then userdel --remove ubuntu; fi \
     && useradd --create-home --uid 1000 ript \

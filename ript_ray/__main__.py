@@ -9,9 +9,11 @@ def main() -> None:
         from ript_ray.cli.main import main as run
     except ModuleNotFoundError as error:
         from ript_ray.cli.doctor import Doctor
+        from ript_ray.cli.output import output_written
 
         print(f"error: {error}", file=sys.stderr)
-        Doctor(json="--json" in sys.argv).run()
+        with output_written():
+            Doctor(json="--json" in sys.argv).run()
         sys.exit(1)
     run()
 

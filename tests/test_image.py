@@ -1,11 +1,13 @@
 """The Dockerfile: what it promises, read from its text, and a real build of it where there is a builder."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +78,14 @@ def test_the_image_is_built_from_nothing_but_what_is_listed() -> None:
     assert {"**/__pycache__", "**/*.egg-info"} == set(allowed) - {f"!{name}" for name in listed}
 
 
+def test_the_dockerfile_has_no_mistake_that_a_checker_knows() -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed; CI runs it")
+    checked = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout) == (0, "")
+
+
 ONE_UPDATE = (
     *("python", "-m", "experiments.quickstart", "--view", "lines", "--num-updates", "1"),
     *("--sampling.contexts-per-task", "8", "--evaluation.contexts-per-task", "2"),
@@ -97,6 +107,8 @@ def image(tag: str) -> Iterator[list[str]]:
     if not program:
         pytest.skip("none of docker, podman and buildah works here")
     options = shlex.split(os.environ.get(OPTIONS, ""))
+    if program != "docker":
+        options += ["--format", "docker"]
     subprocess.run([program, "build", "--target", "cpu", "--tag", tag, *options, "."], cwd=ROOT, check=True)
     if program != "buildah":
         yield [program, "run", "--rm", "--init", "--shm-size=2g", tag]
@@ -113,5 +125,8 @@ def image(tag: str) -> Iterator[list[str]]:
 def test_the_image_is_built_and_its_user_runs_the_quickstart_for_one_update() -> None:
     with image("ript-ray:test") as run:
         assert subprocess.run([*run, "id", "-u"], check=True, capture_output=True, text=True).stdout == "1000\n"
-        subprocess.run([*run, "ript-ray", "doctor"], check=True)
+        checked = subprocess.run([*run, "ript-ray", "doctor", "--json"], check=True, capture_output=True, text=True)
+        findings = {row["thing"]: row for row in json.loads(checked.stdout)["findings"]}
+        assert {name: findings[name]["mark"] for name in system_libraries()} == dict.fromkeys(system_libraries(), "ok")
+        assert findings["extra aws"]["fix"].endswith("an image is built again (clusters/README.md)")
         subprocess.run([*run, *ONE_UPDATE], check=True)

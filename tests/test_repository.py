@@ -87,11 +87,12 @@ def test_all_is_every_extra_that_an_experiment_may_need() -> None:
     }
 
 
-def test_ci_runs_the_projects_own_script_and_checks_the_workflows() -> None:
+def test_ci_runs_the_projects_own_script_and_checks_the_workflows_and_the_dockerfile() -> None:
     jobs = load(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
     commands = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
     assert ".ci/run" in commands
     assert any("actionlint" in command for command in commands)
+    assert any(command.endswith("hadolint Dockerfile") for command in commands)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -20,6 +20,7 @@ from rich.console import Console
 from ript_envs.contract import MissingPackageError
 from ript_envs.gl import RenderingError, require_gl
 from ript_ray.checks import require
+from ript_ray.cli.output import output_written
 from ript_ray.errors import CheckpointError, RiptError
 from ript_ray.runtime.cluster_file import read_cluster
 from ript_ray.runtime.host import let_threads_sleep
@@ -129,7 +130,8 @@ def run_command(command: Callable[[], int]) -> None:
     _handle_interrupts()
     message = ""
     try:
-        code = command()
+        with output_written():
+            code = command()
     except (RiptError, MissingPackageError, RenderingError, OSError) as error:
         message, code = f"error: {error}", getattr(error, "exit_code", 1)
     except KeyboardInterrupt:

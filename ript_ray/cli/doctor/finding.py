@@ -1,5 +1,7 @@
 """What a check of the doctor found."""
 
+import os
+import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +9,18 @@ import ript_ray
 
 GIB = 2**30
 CHECKOUT = Path(ript_ray.__file__).parents[1]
-INSTALL = "make install" if (CHECKOUT / "Makefile").is_file() else "pip install --upgrade ript-ray"
+SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
+
+
+def by_pip(arguments: str, site_packages: Path = SITE_PACKAGES) -> str:
+    """Return the line that installs packages; where this user cannot, as in an image, it says who can."""
+    line = f"pip install {arguments}"
+    if os.access(site_packages, os.W_OK):
+        return line
+    return f"{line}, by a user who can write to {site_packages}; an image is built again (clusters/README.md)"
+
+
+INSTALL = "make install" if (CHECKOUT / "Makefile").is_file() else by_pip("--upgrade ript-ray")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from ript_ray.cli.doctor.finding import INSTALL, Finding
+from ript_ray.cli.doctor.finding import INSTALL, Finding, by_pip
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -46,7 +46,7 @@ def extras() -> Iterator[Finding]:
     for extra in (name for name in names if name not in HIDDEN_EXTRAS):
         named = {each.name: problem_of(each) for each in _required_by(extra)}
         found = ", ".join(f"{name} {problem or metadata.version(name)}" for name, problem in named.items())
-        yield Finding(f"extra {extra}", found, good=not any(named.values()), fix=f"pip install '{NAME}[{extra}]'")
+        yield Finding(f"extra {extra}", found, good=not any(named.values()), fix=by_pip(f"'{NAME}[{extra}]'"))
 
 
 def problem_of(requirement: "Requirement") -> str:
@@ -69,7 +69,7 @@ def known_problems(known: Sequence[tuple[str, str, str, str]] = KNOWN_PROBLEMS) 
         except metadata.PackageNotFoundError:
             continue
         if SpecifierSet(versions).contains(version, prereleases=True):
-            yield Finding(f"{name} {version}", problem, good=False, fix=f"pip install '{name}{better}'")
+            yield Finding(f"{name} {version}", problem, good=False, fix=by_pip(f"'{name}{better}'"))
 
 
 def _required_by(extra: str) -> list["Requirement"]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ript_ray.cli.doctor.cluster import cluster, head_ports
-from ript_ray.cli.doctor.finding import Finding
+from ript_ray.cli.doctor.finding import Finding, by_pip
 from ript_ray.cli.doctor.graphics import driver_version
 from ript_ray.cli.doctor.libero import configuration
 from ript_ray.cli.doctor.machine import clock, ray_disk, runs_folder, shared_memory
@@ -181,6 +181,12 @@ def test_versions_that_are_bad_or_not_allowed_are_named_with_better_ones() -> No
     assert problem_of(Requirement("no-such-package")) == "not installed"
     assert problem_of(Requirement("numpy<1")).endswith(", not <1")
     assert problem_of(Requirement("numpy")) == ""
+
+
+def test_who_cannot_install_a_package_is_told_who_can(tmp_path: Path) -> None:
+    assert by_pip("ript-ray", tmp_path) == "pip install ript-ray"
+    nowhere = tmp_path / "none"  # root may write to whatever is there
+    assert by_pip("ript-ray", nowhere).startswith(f"pip install ript-ray, by a user who can write to {nowhere}; ")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,60 @@ def test_an_output_that_cannot_encode_a_character_ends_no_command() -> None:
     assert (result.returncode, result.stdout) == (0, "? ?\n")
 
 
+def unread(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A process whose standard output is a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as output:
+        return subprocess.run(
+            (sys.executable, *arguments),
+            env=environment() | {"PYTHONUNBUFFERED": ""} | variables,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("demos", "--help")])
+def test_an_output_that_nobody_reads_any_more_ends_a_command_without_a_message(arguments: tuple[str, ...]) -> None:
+    result = unread("-m", "ript_ray", *arguments)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_an_output_of_any_size_may_lose_its_reader(size: int) -> None:
+    body = f"from ript_ray.cli.entrypoint import run_command; run_command(lambda: print('x' * {size}) or 0)"
+    result = unread("-c", body)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("missing", ["", "tyro"])
+def test_the_first_line_of_the_doctors_json_can_be_taken_without_a_traceback(tmp_path: Path, missing: str) -> None:
+    if missing:
+        (tmp_path / f"{missing}.py").write_text("raise ModuleNotFoundError('No module named tyro')")
+    result = unread("-m", "ript_ray", "doctor", "--json", PYTHONPATH=shadowed(tmp_path)["PYTHONPATH"])
+    assert (result.returncode, result.stderr) == (1, "error: No module named tyro\n" if missing else "")
+
+
+def test_a_full_disk_is_named_and_so_is_a_connection_that_breaks() -> None:
+    with open("/dev/full", "wb") as full:
+        code = "from ript_ray.cli.entrypoint import run_command; run_command(lambda: print('x') or 0)"
+        command_line = (sys.executable, "-c", code)
+        result = subprocess.run(
+            command_line,
+            env=environment() | {"PYTHONUNBUFFERED": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (1, "error: [Errno 28] No space left on device\n")
+    broken = command("print('so far')\nraise BrokenPipeError('the connection is closed')")
+    assert (broken.returncode, broken.stdout) == (1, "so far\n")
+    assert broken.stderr == "error: the connection is closed\n"
+
+
 def test_the_doctor_answers_where_packages_are_missing_that_the_command_itself_needs(tmp_path: Path) -> None:
     for missing in ("tyro", "rich", "packaging", "torch", "mujoco", "grpc"):
         (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('No module named {missing}')")
