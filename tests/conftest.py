@@ -14,6 +14,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.cluster_utils import Cluster
 
 from ript_ray.config.rl import PPO
 from ript_ray.data.contexts import draw_contexts
@@ -22,6 +23,7 @@ from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.rl.context_stream import ContextStream, Perturb
 from ript_ray.rl.protocols import Components
+from ript_ray.runtime.ray_session import patient_start
 from ript_ray.seeding import Purpose
 from tests.fakes import LineBenchmark, TinyChunkPolicy
 
@@ -93,6 +95,20 @@ def _free_simulators() -> Iterator[None]:
         free_memory()
 
 
+def start_ray(**options: Any) -> None:
+    """Start Ray on this machine, silently."""
+    with patient_start():
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+
+
+class RayNodes(Cluster):
+    """Several machines, simulated as Ray nodes."""
+
+    def add_node(self, *arguments: Any, **options: Any) -> Any:
+        with patient_start():
+            return super().add_node(*arguments, **options)
+
+
 def free_memory() -> None:
     """Return the memory of unused objects to the system."""
     gc.collect()  # a simulator is a reference cycle
@@ -127,6 +143,6 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """Ray on two cores, for the tests of one file."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(num_cpus=2)
     yield
     ray.shutdown()

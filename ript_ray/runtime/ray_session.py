@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from typing import Any
 
 import grpc
 import ray
-from ray._private import grpc_utils, ray_constants
+from ray._private import grpc_utils, ray_constants, services
 from ray._private import worker as ray_worker
 
 from ript_ray.errors import WorkerError
@@ -23,6 +24,11 @@ from ript_ray.runtime.nodes import live_nodes
 
 ANSWER_TIMEOUT_S = 6.0
 """Within this time something listens at the address of a Ray cluster, and within as much again it answers as Ray."""
+
+START_TIMEOUT_S = 120.0
+"""Within this time Ray's processes start on this machine. Ray itself gives up after 30 s, which a busy one exceeds."""
+
+START_CHECK_S = 0.2
 
 WATCH_S = 0.5
 """How often the watch looks whether Ray's processes are alive; Ray ends this process some seconds after them."""
@@ -63,12 +69,29 @@ def _connect(address: str | None) -> None:
             return
         logger.info("starting Ray on this machine")
         # Ray then listens on this machine's loopback address alone, as it does on macOS; there is no option for it.
-        with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False), patient_start():
             ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
     except WorkerError:
         raise
     except Exception as error:  # boundary: where Ray times out, it raises the plain class
         raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
+
+
+@contextlib.contextmanager
+def patient_start() -> Iterator[None]:
+    """Have Ray wait for processes that it starts in this block for `START_TIMEOUT_S`; it has no option for that."""
+    ask = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(RuntimeError):  # it is still starting
+                return ask(*arguments)
+            time.sleep(START_CHECK_S)
+        return ask(*arguments)
+
+    with _replaced(services, "get_node", get_node):
+        yield
 
 
 @contextlib.contextmanager

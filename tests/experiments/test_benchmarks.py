@@ -19,6 +19,7 @@ from experiments.benchmarks import (
     sampling,
 )
 from tests.commands import ROOT, environment, run
+from tests.conftest import start_ray
 
 SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "broadcast": (
@@ -67,7 +68,7 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
 def _ray_that_finds_the_benchmarks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        start_ray(num_cpus=2)
         yield
         ray.shutdown()
 

@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import torch
 from ray._private.node import Node as Process
-from ray.cluster_utils import Cluster as Nodes
 from torch import nn
 
 from ript_ray.rl.callbacks import RolloutStats, UpdateRecord
@@ -23,6 +23,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import GroupSummary
+from tests.conftest import RayNodes as Nodes
 from tests.conftest import line_parts, line_stream
 from tests.faulty import HeavyPolicy
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, train_on
@@ -193,7 +194,9 @@ def test_a_learner_whose_node_is_lost_finds_room_on_one_that_actors_have_filled(
     def the_learners_node_is_lost() -> None:
         poll_until(runtime, lambda: has_actors(runtime, 3))
         (node,) = (node for node in sizes if node.node_id in learners.nodes)
+        (learner,) = learners._learners
         nodes.remove_node(node, allow_graceful=False)
+        await_death(learner)  # otherwise it may begin the update, which cannot be repeated: its groups are lost, too
 
     log = Events(amid={2: the_learners_node_is_lost}, after={})
     try:
@@ -202,6 +205,17 @@ def test_a_learner_whose_node_is_lost_finds_room_on_one_that_actors_have_filled(
         poll_until(runtime, lambda: has_actors(runtime, 1))
     finally:
         runtime.close()
+
+
+def await_death(actor: Any) -> None:
+    """Wait until an actor answers no more; its process may outlive its node by a second or more."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=DEADLINE_S)
+        except ray.exceptions.RayActorError:
+            return
+        time.sleep(0.1)
 
 
 def test_nodes_of_another_kind_of_processor_roll_out_too_and_the_log_names_the_kind_once(
