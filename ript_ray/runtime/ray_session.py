@@ -28,7 +28,10 @@ ANSWER_TIMEOUT_S = 6.0
 START_TIMEOUT_S = 120.0
 """Within this time Ray's processes start on this machine. Ray itself gives up after 30 s, which a busy one exceeds."""
 
-START_CHECK_S = 0.2
+REMOVAL_TIMEOUT_S = 5.0
+"""Longest time that the end of a session waits for the last of Ray's processes to leave its folder, in seconds."""
+
+CHECK_S = 0.2
 
 WATCH_S = 0.5
 """How often the watch looks whether Ray's processes are alive; Ray ends this process some seconds after them."""
@@ -87,7 +90,7 @@ def patient_start() -> Iterator[None]:
         while time.monotonic() < deadline:
             with contextlib.suppress(RuntimeError):  # it is still starting
                 return ask(*arguments)
-            time.sleep(START_CHECK_S)
+            time.sleep(CHECK_S)
         return ask(*arguments)
 
     with _replaced(services, "get_node", get_node):
@@ -153,7 +156,17 @@ def _own_ray(cluster: Cluster) -> Iterator[None]:
     finally:
         ray.shutdown()  # its processes write there
         if not has_failed:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a session that has ended; a process that ends late may still put a file there."""
+    deadline = time.monotonic() + REMOVAL_TIMEOUT_S
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > deadline:
+            return
+        time.sleep(CHECK_S)
 
 
 @contextlib.contextmanager

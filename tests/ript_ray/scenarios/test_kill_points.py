@@ -58,15 +58,15 @@ main()
 
 
 KILL_LEARNER = """
-import sys
+import contextlib, sys
 import psutil
 
 def after_second_save(event, arguments):
     if event == "os.rename" and ".update-00002.unfinished" in str(arguments[0]):
-        (learner,) = (
-            child for child in psutil.Process().children(recursive=True) if "ray::LoggedLearner" in child.name()
-        )
-        learner.kill()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # another one has just ended
+                if "ray::LoggedLearner" in child.name():
+                    child.kill()
 
 from ript_ray.cli.main import main
 sys.addaudithook(after_second_save)
