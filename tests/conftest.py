@@ -23,7 +23,7 @@ from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.rl.context_stream import ContextStream, Perturb
 from ript_ray.rl.protocols import Components
-from ript_ray.runtime.ray_session import patient_start
+from ript_ray.runtime.patient_start import free_ports, patient_start
 from ript_ray.seeding import Purpose
 from tests.fakes import LineBenchmark, TinyChunkPolicy
 
@@ -105,8 +105,9 @@ class RayNodes(Cluster):
     """Several machines, simulated as Ray nodes."""
 
     def add_node(self, *arguments: Any, **options: Any) -> Any:
+        (port,) = free_ports(1)  # otherwise Ray's own code drops the one that it is given
         with patient_start():
-            return super().add_node(*arguments, **options)
+            return super().add_node(*arguments, **{"dashboard_agent_listen_port": port, **options})
 
 
 def free_memory() -> None:

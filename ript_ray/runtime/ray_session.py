@@ -9,24 +9,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import grpc
 import ray
-from ray._private import grpc_utils, ray_constants, services
+from ray._private import grpc_utils, ray_constants
 from ray._private import worker as ray_worker
 
 from ript_ray.errors import WorkerError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.nodes import live_nodes
+from ript_ray.runtime.patient_start import patient_start, replaced
 
 ANSWER_TIMEOUT_S = 6.0
 """Within this time something listens at the address of a Ray cluster, and within as much again it answers as Ray."""
-
-START_TIMEOUT_S = 120.0
-"""Within this time Ray's processes start on this machine. Ray itself gives up after 30 s, which a busy one exceeds."""
 
 REMOVAL_TIMEOUT_S = 5.0
 """Longest time that the end of a session waits for the last of Ray's processes to leave its folder, in seconds."""
@@ -51,7 +48,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     let_threads_sleep()
     address = cluster.joined_address
     on_terminate = signal.getsignal(signal.SIGTERM)
-    with _replaced(ray_worker, "print_to_stdstream", _log_report):
+    with replaced(ray_worker, "print_to_stdstream", _log_report):
         _connect(address)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would exit without saving
@@ -72,40 +69,12 @@ def _connect(address: str | None) -> None:
             return
         logger.info("starting Ray on this machine")
         # Ray then listens on this machine's loopback address alone, as it does on macOS; there is no option for it.
-        with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False), patient_start():
+        with replaced(ray_constants, "ENABLE_RAY_CLUSTER", False), patient_start():
             ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
     except WorkerError:
         raise
     except Exception as error:  # boundary: where Ray times out, it raises the plain class
         raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
-
-
-@contextlib.contextmanager
-def patient_start() -> Iterator[None]:
-    """Have Ray wait for processes that it starts in this block for `START_TIMEOUT_S`; it has no option for that."""
-    ask = services.get_node
-
-    def get_node(*arguments: Any) -> Any:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(RuntimeError):  # it is still starting
-                return ask(*arguments)
-            time.sleep(CHECK_S)
-        return ask(*arguments)
-
-    with _replaced(services, "get_node", get_node):
-        yield
-
-
-@contextlib.contextmanager
-def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Replace a module's attribute until the block ends."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 def _log_report(data: dict[str, Any], **_: object) -> None:
