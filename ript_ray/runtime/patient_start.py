@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from ray._private import parameter, services
+from ray._private import parameter, ray_constants, services
 
 START_TIMEOUT_S = 120.0
 """Within this time Ray's processes start on this machine. Ray itself gives up after 30 s."""
@@ -25,7 +26,7 @@ AGENT_TIMEOUT = "RAY_agent_register_timeout_ms"
 @contextlib.contextmanager
 def patient_start() -> Iterator[None]:
     """Give the processes that Ray starts in this block `START_TIMEOUT_S`; Ray has no options for all of that."""
-    ask, before = services.get_node, os.environ.get(AGENT_TIMEOUT)
+    ask, start, before = services.get_node, services.start_ray_process, os.environ.get(AGENT_TIMEOUT)
 
     def get_node(*arguments: Any) -> Any:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -35,9 +36,18 @@ def patient_start() -> Iterator[None]:
             time.sleep(CHECK_S)
         return ask(*arguments)
 
+    def start_process(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
+        if process_type == ray_constants.PROCESS_TYPE_RAYLET:  # which Ray does not tell this one
+            (port,) = {port for part in command for port in re.findall(r"--listen-port=(\d+)", part)}
+            command = [*command, f"--dashboard_agent_listen_port={port}"]
+        return start(command, process_type, *arguments, **options)
+
     os.environ.setdefault(AGENT_TIMEOUT, f"{1000 * START_TIMEOUT_S:.0f}")
     try:
-        with replaced(services, "get_node", get_node), replaced(parameter, "RayParams", _ParamsWithPorts):
+        with contextlib.ExitStack() as patches:
+            patches.enter_context(replaced(services, "get_node", get_node))
+            patches.enter_context(replaced(services, "start_ray_process", start_process))
+            patches.enter_context(replaced(parameter, "RayParams", _ParamsWithPorts))
             yield
     finally:
         if before is None:
