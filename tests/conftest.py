@@ -101,7 +101,7 @@ def start_ray(**options: Any) -> None:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
 
 
-class RayNodes(Cluster):
+class RayNodes(Cluster):  # type: ignore[misc]
     """Several machines, simulated as Ray nodes."""
 
     def add_node(self, *arguments: Any, **options: Any) -> Any:
