@@ -100,6 +100,23 @@ def announce(nodes: Nodes, node: Process) -> None:
     subprocess.run([*command, "--deadline-remaining-seconds", "600"], check=True, timeout=DEADLINE_S)
 
 
+LOG_OF_THE_NODES = [
+    "node A has joined: cores 1, GPUs 0",
+    "rollout actors: 3 now fit on the nodes, before 2",
+    "node B is gone",
+    "rollout actors: 2 now fit on the nodes, before 3",
+    "node C is about to leave in N s: its rollout actors finish their groups and get no others",
+    "rollout actors: 1 now fit on the nodes, before 2",
+    "node C has left, as announced",
+    "node A is gone",
+    "rollout actors: 0 now fit on the nodes, before 1",
+    "there is no rollout actor, and no live node has capacity for one: waiting for a node to join, for at most "
+    "1800 s (cluster.node-timeout-s)",
+    "node D has joined: cores 1, GPUs 0",
+    "rollout actors: 1 now fit on the nodes, before 0",
+]
+
+
 def test_actors_follow_the_nodes_and_the_weights_are_those_of_an_undisturbed_run(
     nodes: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,21 +164,7 @@ def test_actors_follow_the_nodes_and_the_weights_are_those_of_an_undisturbed_run
         assert has(1)
         assert [record.ledger.balance for record in log.records] == [0] * 6
         assert log.records[-1].ledger.trained == 4 * 6
-        assert logged(caplog) == [
-            "node A has joined: cores 1, GPUs 0",
-            "rollout actors: 3 now fit on the nodes, before 2",
-            "node B is gone",
-            "rollout actors: 2 now fit on the nodes, before 3",
-            "node C is about to leave in N s: its rollout actors finish their groups and get no others",
-            "rollout actors: 1 now fit on the nodes, before 2",
-            "node C has left, as announced",
-            "node A is gone",
-            "rollout actors: 0 now fit on the nodes, before 1",
-            "there is no rollout actor, and no live node has capacity for one: waiting for a node to join, for at most "
-            "1800 s (cluster.node-timeout-s)",
-            "node D has joined: cores 1, GPUs 0",
-            "rollout actors: 1 now fit on the nodes, before 0",
-        ]
+        assert logged(caplog) == LOG_OF_THE_NODES
     finally:
         runtime.close()
 
