@@ -14,6 +14,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.cluster_utils import Cluster
 
 from ript_ray.config.rl import PPO
 from ript_ray.data.contexts import draw_contexts
@@ -22,6 +23,7 @@ from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.rl.context_stream import ContextStream, Perturb
 from ript_ray.rl.protocols import Components
+from ript_ray.runtime.patient_start import free_ports, patient_start
 from ript_ray.seeding import Purpose
 from tests.fakes import LineBenchmark, TinyChunkPolicy
 
@@ -93,6 +95,21 @@ def _free_simulators() -> Iterator[None]:
         free_memory()
 
 
+def start_ray(**options: Any) -> None:
+    """Start Ray on this machine, silently."""
+    with patient_start():
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+
+
+class RayNodes(Cluster):  # type: ignore[misc]
+    """Several machines, simulated as Ray nodes."""
+
+    def add_node(self, *arguments: Any, **options: Any) -> Any:
+        (port,) = free_ports(1)  # otherwise Ray's own code drops the one that it is given
+        with patient_start():
+            return super().add_node(*arguments, **{"dashboard_agent_listen_port": port, **options})
+
+
 def free_memory() -> None:
     """Return the memory of unused objects to the system."""
     gc.collect()  # a simulator is a reference cycle
@@ -127,6 +144,6 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """Ray on two cores, for the tests of one file."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(num_cpus=2)
     yield
     ray.shutdown()

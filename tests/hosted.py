@@ -1,5 +1,6 @@
 """Environments for processes of their own; imports neither torch nor Ray, so that these start in half a second."""
 
+import contextlib
 import logging
 import os
 import time
@@ -35,10 +36,20 @@ class Walk:
                 raise ValueError("the gripper is stuck")
             case "warns":
                 logger.warning("contact is soft")
-            case "sleeps":
-                time.sleep(0.3)
             case "hangs":
+                print("hangs", flush=True)
                 time.sleep(3600)
+            case meeting if meeting.startswith("meets in "):
+                self.meet(Path(meeting.removeprefix("meets in ")))
+
+    def meet(self, folder: Path) -> None:
+        """Wait for the other environment of two: it never comes if it steps after this one."""
+        (folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 120
+        while len(list(folder.iterdir())) < 2:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the other environment does not step")
+            time.sleep(0.01)
 
     def observe(self):
         return {"position": np.array([self.position], np.float32), "process": np.array([os.getpid()])}
@@ -67,16 +78,20 @@ class Line:
 
     def step(self, action) -> bool:
         self.num_steps += 1
-        if self.num_steps == 20 and not self.mark.exists():
-            self.mark.touch()
-            match self.fault:
-                case "SIGKILL":
-                    os.kill(os.getpid(), 9)
-                case "SIGKILL of the actor":
-                    os.kill(os.getppid(), 9)
-            time.sleep(3600)
+        if self.num_steps == 20:
+            with contextlib.suppress(FileExistsError):  # another process was first
+                self.mark.touch(exist_ok=False)
+                self.fail()
         self.position += 0.2 * float(action[0])
         return abs(self.position - self.goal) < 0.1
+
+    def fail(self) -> None:
+        match self.fault:
+            case "SIGKILL":
+                os.kill(os.getpid(), 9)
+            case "SIGKILL of the actor":
+                os.kill(os.getppid(), 9)
+        time.sleep(3600)
 
     def observe(self):
         return {"state": np.array([self.position, self.goal], dtype=np.float32)}

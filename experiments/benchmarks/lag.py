@@ -103,7 +103,9 @@ def measure(lag: int, options: Options) -> tuple[float, float, int]:
         seed=0,
         learner_threads=1,
     )
-    runtime = AgeRecordingRuntime(parts, Cluster(num_actors=options.num_actors, cpus_per_actor=0.01))
+    runtime = AgeRecordingRuntime(
+        parts, Cluster(num_actors=options.num_actors, cpus_per_actor=0.01, start_timeout_s=600)
+    )
     stopwatch = Stopwatch()
     try:
         train(

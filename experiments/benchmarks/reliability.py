@@ -165,7 +165,7 @@ def measure(options: Options) -> AlternatingLoops:
         learner_threads=1,
     )
     sampling = Sampling(group_size=options.group_size, batch_rollouts=options.batch_groups * options.group_size)
-    cluster = Cluster(num_actors=options.num_actors, cpus_per_actor=0.01)
+    cluster = Cluster(num_actors=options.num_actors, cpus_per_actor=0.01, start_timeout_s=600)
     with open_runtime(parts, cluster) as runtime:
         requests = timed_requests(options.batch_groups, group_size=options.group_size)
         loops = AlternatingLoops(BareLoop(parts, options.num_actors), requests)

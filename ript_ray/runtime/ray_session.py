@@ -7,9 +7,9 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import grpc
@@ -23,12 +23,18 @@ from ript_ray.errors import RayTokenError, WorkerError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.host import let_threads_sleep, num_cpus
 from ript_ray.runtime.nodes import live_nodes
+from ript_ray.runtime.patient_start import patient_start, replaced
 
 ANSWER_TIMEOUT_S = 6.0
 """Within this time something listens at the address of a Ray cluster, and within as much again it speaks as Ray."""
 
 BUSY_TIMEOUT_S = 60.0
 """Within this time a head that speaks as Ray, and may be busy, says whether it takes the token."""
+
+REMOVAL_TIMEOUT_S = 5.0
+"""Longest time that the end of a session waits for the last of Ray's processes to leave its folder, in seconds."""
+
+CHECK_S = 0.2
 
 WATCH_S = 0.5
 """How often the watch looks whether Ray's processes are alive; Ray ends this process some seconds after them."""
@@ -48,7 +54,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     let_threads_sleep()
     address = cluster.joined_address
     on_terminate = signal.getsignal(signal.SIGTERM)
-    with _replaced(ray_worker, "print_to_stdstream", _log_report):
+    with replaced(ray_worker, "print_to_stdstream", _log_report):
         _connect(address)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler would exit without saving
@@ -69,23 +75,12 @@ def _connect(address: str | None) -> None:
             return
         logger.info("starting Ray on this machine")
         # Ray then listens on this machine's loopback address alone, as it does on macOS; there is no option for it.
-        with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        with replaced(ray_constants, "ENABLE_RAY_CLUSTER", False), patient_start():
             ray.init(address="local", num_cpus=num_cpus(), include_dashboard=False, **quiet)
     except WorkerError:
         raise
     except Exception as error:  # boundary: where Ray times out, it raises the plain class
         raise WorkerError(f"cannot use Ray at {address or 'this machine'}: {error}") from error
-
-
-@contextlib.contextmanager
-def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Replace a module's attribute until the block ends."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 def _log_report(data: dict[str, Any], **_: object) -> None:
@@ -158,7 +153,17 @@ def _own_ray(cluster: Cluster) -> Iterator[None]:
     finally:
         ray.shutdown()  # its processes write there
         if not has_failed:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a session that has ended; a process that ends late may still put a file there."""
+    deadline = time.monotonic() + REMOVAL_TIMEOUT_S
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > deadline:
+            return
+        time.sleep(CHECK_S)
 
 
 @contextlib.contextmanager

@@ -19,13 +19,17 @@ from ript_ray.tracking.store import without_password
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
-"""Longest time that uploading may delay the end of a run."""
+"""Longest time that a store which fails or hangs may delay the end of a run."""
+
+CLOSE_LIMIT_S = 60.0
+"""The same for a store that has not failed: on a busy machine, importing MLflow and opening its store take long."""
 
 FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 30.0
 """Exponential backoff: the pause between attempts doubles from the first to the longest."""
 
 _POINTS_PER_CALL = 20
+_CHECK_S = 0.1
 NO_RESPONSE = "no response yet"
 
 
@@ -92,7 +96,7 @@ class MlflowTracker:
         self._has_work.set()
 
     def close(self, status: RunStatus) -> str | None:
-        """Upload the rest, for at most `CLOSE_TIMEOUT_S`, and end the MLflow run with `status`.
+        """Upload the rest and end the MLflow run with `status`; see `CLOSE_TIMEOUT_S` and `CLOSE_LIMIT_S`.
 
         Returns:
             What was not delivered to the tracking store and why, or None.
@@ -100,7 +104,10 @@ class MlflowTracker:
         self._status = status
         self._closing.set()
         self._has_work.set()
+        limit = time.monotonic() + CLOSE_LIMIT_S
         self._thread.join(CLOSE_TIMEOUT_S)
+        while self._error is NO_RESPONSE and self._thread.is_alive() and time.monotonic() < limit:
+            self._thread.join(_CHECK_S)
         self._given_up.set()
         if not self._thread.is_alive():
             return None

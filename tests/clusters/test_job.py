@@ -146,7 +146,7 @@ def running(command: list[str], head: Head) -> Iterator[None]:
     with (head.folder / "head.log").open("w") as log:
         process = psutil.Popen(command, cwd=head.project, env=head.environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while status_of(head.url) is None:
             assert process.poll() is None, (head.folder / "head.log").read_text()
             assert time.monotonic() < deadline, (head.folder / "head.log").read_text()
@@ -291,7 +291,7 @@ def test_a_stopped_job_leaves_a_checkpoint_to_resume_from_and_no_process(head: H
         assert processes_of_jobs(head)
         stopped = head.ray(documented("ray job stop").replace("JOB", "stopped"))
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while processes_of_jobs(head):
         assert time.monotonic() < deadline, processes_of_jobs(head)
         time.sleep(0.1)
@@ -310,7 +310,7 @@ def test_the_head_of_a_pod_stops_its_jobs_and_waits_for_their_last_words(head: H
         "ray job submit --address http://localhost:8265 --submission-id pod --no-wait --", "python", *job
     )
     assert submitted.returncode == 0, submitted.stderr
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while "runs" not in head.logs("pod"):
         assert time.monotonic() < deadline, head.logs("pod")
     stopped = head.ray("python clusters/kubernetes/stop_jobs.py http://localhost:8265")

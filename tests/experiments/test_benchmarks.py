@@ -20,6 +20,7 @@ from experiments.benchmarks import (
     where_time_goes,
 )
 from tests.commands import ROOT, environment, run
+from tests.conftest import start_ray
 
 SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "broadcast": (
@@ -72,7 +73,7 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
 def _ray_that_finds_the_benchmarks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        start_ray(num_cpus=2)
         yield
         ray.shutdown()
 

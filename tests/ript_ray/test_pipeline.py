@@ -147,7 +147,7 @@ def stop_after_first_update(start: Path, home: Path) -> tuple[Path, int]:
             if line.startswith("update 1,"):
                 break
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=240)
+        code = process.wait(timeout=600)
     folder = only_folder(home / "runs" / "small")
     return folder, code
 

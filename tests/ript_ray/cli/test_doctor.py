@@ -127,7 +127,9 @@ def test_mlflow_is_asked_and_its_clock_compared(monkeypatch: pytest.MonkeyPatch)
         answer, its_clock = mlflow()
     assert (answer.mark, answer.found) == ("ok", f"{address} answers with 200")
     assert its_clock.mark == "warning"
-    assert re.fullmatch(r"(59|6[0-2]) s behind this machine's", its_clock.found)
+    behind = re.fullmatch(r"(\d+) s behind this machine's", its_clock.found)
+    assert behind
+    assert 59 <= int(behind[1]) < 600, "a busy machine takes its time to answer"
     silent, *_ = mlflow()
     assert silent.mark == "warning"
     assert "refused" in silent.found

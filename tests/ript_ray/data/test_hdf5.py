@@ -3,7 +3,7 @@
 import logging
 import shutil
 import signal
-import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from ript_ray.data.recording import Plan, files_of, record_files
 from ript_ray.errors import ConfigError, RiptError, StorageError
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.types import Context
-from tests.commands import RIPT_RAY, environment, run
+from tests.commands import RIPT_RAY, run
 
 HERE = Cluster(in_process=True)
 TASKS = ("reach-v3", "drawer-open-v3")
@@ -164,20 +164,31 @@ def test_files_recorded_with_other_settings_are_neither_mixed_nor_overwritten(re
         record_files(more, files_of(MetaWorld(), recorded, TASKS), HERE)
 
 
+DIE_AT_THE_SECOND_FILE = """
+import os, signal, sys
+
+def watch(event, arguments):
+    if event == "os.rename" and ".drawer-open-v3.hdf5.unfinished" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+from ript_ray.cli.main import main
+sys.addaudithook(watch)
+main()
+"""
+
+
 @pytest.mark.sim
 @pytest.mark.cli
 def test_a_killed_recording_resumes_with_the_missing_files_to_the_same_bytes(recorded: Path, tmp_path: Path) -> None:
     options = ("--episodes", "3", "--max-steps", "150", "--max-attempts", "5", "--no-images", "--out", "data")
-    command = (*RIPT_RAY, "demos", "metaworld", "--task", *TASKS, *options, "--cluster.in-process")
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert any("reach-v3.hdf5: 3 demonstrations of" in line for line in process.stdout)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = ("demos", "metaworld", "--task", *TASKS, *options, "--cluster.in-process")
+    killed = run(sys.executable, "-c", DIE_AT_THE_SECOND_FILE, *command, cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert "reach-v3.hdf5: 3 demonstrations of" in killed.stdout
     first = find_file(tmp_path, "reach-v3.hdf5")
     written = first.stat().st_mtime_ns
     (first.parent.parent / "train" / ".drawer-open-v3.hdf5.unfinished").write_bytes(b"half a file")
-    result = run(*command, cwd=tmp_path)
+    result = run(*RIPT_RAY, *command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "1 of 2 files are complete already" in result.stdout
     assert first.stat().st_mtime_ns == written

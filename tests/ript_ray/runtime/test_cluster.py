@@ -10,7 +10,7 @@ from ript_ray.policies.quest.config import QuestConfig
 from ript_ray.runtime.cluster import Cluster, Node
 from ript_ray.runtime.factory import require_fit
 from ript_ray.runtime.ray_runtime import RayRuntime
-from tests.conftest import line_parts
+from tests.conftest import line_parts, start_ray
 from tests.fakes import TinyChunkPolicy
 
 
@@ -95,12 +95,12 @@ def test_what_needs_more_gpus_than_there_are_is_refused_by_name() -> None:
 @pytest.mark.ray
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests/ript_ray/runtime/test_gpu.py has the tests of a real GPU")
 def test_actors_and_learner_get_their_share_of_a_gpu_from_ray_and_look_for_it() -> None:
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    start_ray(num_cpus=2, num_gpus=1)
     parts = line_parts(lambda: TinyChunkPolicy("gaussian"))
     try:
         for cluster in (
-            Cluster(num_actors=1, max_replacements=0, gpus_per_actor=0.5),
-            Cluster(num_actors=1, max_replacements=0, learner_gpus=0.5),
+            Cluster(num_actors=1, max_replacements=0, gpus_per_actor=0.5, start_timeout_s=600),
+            Cluster(num_actors=1, max_replacements=0, learner_gpus=0.5, start_timeout_s=600),
         ):
             with pytest.raises(WorkerError, match=r"torch .* finds no GPU in this process \(CUDA_VISIBLE_DEVICES: 0\)"):
                 RayRuntime(parts, cluster)

@@ -30,10 +30,10 @@ def test_an_address_where_nothing_listens_is_named_at_once(address: str, monkeyp
         pass
 
 
-def test_something_else_than_ray_at_the_address_is_named_within_15_s() -> None:
+def test_something_else_than_ray_at_the_address_is_named_within_a_minute() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         started = time.monotonic()
         with pytest.raises(WorkerError, match=f"no Ray cluster at {address} .*does not answer as Ray does"):
             session(Cluster(address=address)).__enter__()
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60, "Ray itself would try for many minutes"

@@ -15,7 +15,7 @@ from ript_ray.rl.rollout_worker import summarize
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.types import Weights
-from tests.conftest import line_parts, tiny_quest
+from tests.conftest import line_parts, start_ray, tiny_quest
 from tests.ript_ray.rl.test_devices import POLICIES, REQUESTS, learn, quest, roll_groups
 
 NUM_GPUS = torch.cuda.device_count()
@@ -26,7 +26,7 @@ HALF: dict[str, Callable[[], Policy]] = {"quest in bfloat16": functools.partial(
 
 @pytest.fixture(scope="module")
 def cluster_with_gpus() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    start_ray(num_cpus=4)
     yield
     ray.shutdown()
 

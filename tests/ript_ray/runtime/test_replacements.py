@@ -32,8 +32,8 @@ class DiesOncePerRequest:
         return Logged(GroupSummary(request.index, Version(0), (1.0,), (1,), 0, (), None), ()), None
 
 
-def finish_three_requests(folder: Path, period_s: float) -> ActorPool:
-    """Run three requests, each of which kills an actor first, where one replacement is allowed per period."""
+def finish_requests(folder: Path, num_requests: int, period_s: float) -> ActorPool:
+    """Run requests, each of which kills an actor first, where one replacement is allowed per period."""
     actor_class = ray.remote(num_cpus=0.1)(DiesOncePerRequest)
     limits = Limits(start_timeout_s=300, group_timeout_s=300, max_replacements=1, replacement_period_s=period_s)
     pool = ActorPool(
@@ -43,7 +43,7 @@ def finish_three_requests(folder: Path, period_s: float) -> ActorPool:
         ahead=RunAhead(0),
     )
     try:
-        for index in range(3):
+        for index in range(num_requests):
             pool.submit(RolloutRequest(index, (CONTEXT,), ((index,),)))
             while pool.next_finished() is None:
                 pool.poll()
@@ -53,14 +53,15 @@ def finish_three_requests(folder: Path, period_s: float) -> ActorPool:
 
 
 def test_actors_that_die_rarely_never_use_up_the_replacements(tmp_path: Path) -> None:
-    pool = finish_three_requests(tmp_path, period_s=0.1)  # a start takes longer
+    pool = finish_requests(tmp_path, 3, period_s=0.1)  # a start takes longer
     assert pool.dispatch_counts.num_replaced == 3
 
 
 def test_actors_that_die_more_often_than_the_limit_end_the_run(tmp_path: Path) -> None:
     message = r"1 of at most 1 actors have been replaced within 3600 s \(cluster\.max-replacements\)"
     with pytest.raises(WorkerError, match=message):
-        finish_three_requests(tmp_path, period_s=3600.0)
+        # Not every death counts: on a busy machine Ray may not know at once that it was one.
+        finish_requests(tmp_path, 20, period_s=3600.0)
 
 
 class DiesWhileItStarts:
@@ -95,6 +96,6 @@ def test_a_request_that_always_takes_longer_than_its_timeout_is_finished_by_a_la
         pool.submit(RolloutRequest(0, (CONTEXT,), ((0,),)))
         while pool.next_finished() is None:
             pool.poll()
-        assert pool.dispatch_counts.num_replaced in (2, 3), "1 and 2 s are too short, 4 s may be on a busy machine"
+        assert pool.dispatch_counts.num_replaced >= 2, "1 and 2 s are too short; on a busy machine, 4 s may be"
     finally:
         pool.kill()

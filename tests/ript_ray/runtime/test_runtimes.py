@@ -30,6 +30,8 @@ from tests.ript_ray.rl.test_group_request import nudge
 
 SAMPLING = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=200)
 NUM_UPDATES = 3
+START_TIMEOUT_S = 600.0
+"""Actors that start side by side on two cores need seconds each, and minutes together on a busy machine."""
 
 
 class Log:
@@ -132,7 +134,8 @@ def test_serial_and_two_actors_give_bitwise_the_same_weights_without_dynamic_sam
 
 
 def on_ray(parts: Components, num_actors: int, **changes: Any) -> RayRuntime:
-    return RayRuntime(parts, replace(Cluster(num_actors=num_actors, cpus_per_actor=0.5), **changes))
+    cluster = Cluster(num_actors=num_actors, cpus_per_actor=0.5, start_timeout_s=START_TIMEOUT_S)
+    return RayRuntime(parts, replace(cluster, **changes))
 
 
 @pytest.mark.ray
@@ -180,7 +183,7 @@ def test_evaluation_is_the_same_on_every_runtime() -> None:
 def test_a_run_with_too_few_nodes_warns_of_the_shortage_and_continues_with_the_actors_that_fit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    cluster = Cluster(num_actors=3, cpus_per_actor=1.0)
+    cluster = Cluster(num_actors=3, cpus_per_actor=1.0, start_timeout_s=START_TIMEOUT_S)
     runtime = RayRuntime(line_parts(POLICIES["laplace"]), cluster)
     try:
         assert caplog.messages == [

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster as Nodes
 from ray.util import placement_group
 
 from ript_ray.runtime.autoscaler import RoomRequest
@@ -21,6 +20,7 @@ from ript_ray.runtime.placement import RESERVED, placed
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.trials import EarlyStopping, TrialEnd, TrialProcess, _await_saved, _resources, run_trials
 from tests.commands import environment
+from tests.conftest import RayNodes as Nodes
 from tests.conftest import line_parts, tiny_quest
 
 GOOD = "write({1: 0.9, 2: 1.0})"
@@ -76,7 +76,7 @@ def test_a_bad_trial_is_stopped_and_saves_and_one_that_fails_does_not_end_the_ot
         "failing": (TrialEnd.FAILED, "there is no such thing"),
         "good": (TrialEnd.FINISHED, ""),
     }
-    assert read(tmp_path / "bad.json") == {1: 0.1, 2: 0.2}
+    wait_until(lambda: read(tmp_path / "bad.json") == {1: 0.1, 2: 0.2})  # Tune waits for some seconds
 
 
 def test_a_trial_reserves_its_own_process_or_its_learners_and_actors() -> None:
@@ -107,7 +107,7 @@ def find_node() -> str:
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -125,13 +125,13 @@ def test_a_trial_counts_and_takes_what_is_reserved_for_it_and_not_what_others_ha
         nodes.wait_for_nodes()
         group = placement_group(_resources(cluster, 1).bundles, "SPREAD")  # two on one node, one on the other
         others = placement_group([{"CPU": 6.0}, {"CPU": 6.0}], "STRICT_SPREAD")
-        ray.get([group.ready(), others.ready()], timeout=180)
+        ray.get([group.ready(), others.ready()], timeout=600)
         monkeypatch.setenv(RESERVED, group.id.hex())
         watch = NodeWatch(cluster, 1, lambda: [], RoomRequest(cluster, 1))
         assert watch.look() == Room(2)
         learner = ray.remote(num_cpus=1.0, scheduling_strategy=placed("SPREAD", 0))(find_node)
         where = ray.util.placement_group_table(group)["bundles_to_node_id"]
-        assert ray.get(learner.remote(), timeout=180) == where[0]
+        assert ray.get(learner.remote(), timeout=600) == where[0]
         runtime = RayRuntime(line_parts(tiny_quest), cluster, with_learner=False)
         assert {slot: actor.node for slot, actor in runtime._pool._actors.items()} == {0: where[1], 1: where[2]}
         runtime.close()

@@ -41,6 +41,9 @@ def test_the_processor_time_of_a_replaced_process_still_counts() -> None:
 def test_driver_learner_and_actors_report_after_every_update() -> None:
     runtime = on_ray(line_parts(POLICIES["laplace"]), 2)
     try:
+        runtime.broadcast()
+        while len(runtime.usage.processes["actor"]) < 2:  # one of them might do all the work before the other is ready
+            runtime._pool.poll()
         usage = train_on(runtime, num_updates=1).records[-1].usage
     finally:
         runtime.close()

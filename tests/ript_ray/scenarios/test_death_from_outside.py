@@ -61,7 +61,7 @@ def test_a_run_killed_by_force_is_closed_and_says_how_it_goes_on(empty_store: Pa
         while not status_in_mlflow(tmp_path):
             time.sleep(0.1)
         run.kill()
-        _, errors = run.communicate(timeout=300)  # it ends with the process that closes the run
+        _, errors = run.communicate(timeout=600)  # it ends with the process that closes the run
     folder = folder_of(tmp_path)
     assert errors.startswith(f"error: process {run.pid} has ended without closing its run (killed,")
     assert errors.endswith(f"ript-ray resume {folder.path}\n")
@@ -77,15 +77,17 @@ def test_a_run_whose_raylet_dies_saves_its_updates_and_names_the_cause_and_no_po
         "--cluster.num-actors", "2", "--num-learners", "2", "--cluster.cpus-per-actor", "0.4", home=tmp_path
     ) as run:
         processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-        listening = {
-            connection.laddr.ip: process.name()
-            for process in processes
-            for connection in process.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
-        (raylet,) = (process for process in processes if process.name() == "raylet")
+        listening: dict[str, str] = {}
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+                listening |= {
+                    connection.laddr.ip: process.name()
+                    for connection in process.net_connections("tcp")
+                    if connection.status == psutil.CONN_LISTEN
+                }
+        (raylet,) = (process for process in processes if process.is_running() and process.name() == "raylet")
         raylet.send_signal(signal.SIGKILL)
-        output, errors = run.communicate(timeout=300)
+        output, errors = run.communicate(timeout=600)
     folder = folder_of(tmp_path)
     assert run.returncode == 1
     assert errors.startswith(f"error: Ray's raylet (process {raylet.pid}) died on this machine"), errors

@@ -3,18 +3,15 @@
 import contextlib
 import ctypes
 import functools
-import gc
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 
@@ -26,7 +23,7 @@ from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import RolloutRequest
 from tests.conftest import line_parts, line_stream
 from tests.fakes import LineEnvironment, TinyChunkPolicy
-from tests.faulty import POLICY, HeavyPolicy, is_first, runtime_with
+from tests.faulty import POLICY, is_first, runtime_with
 from tests.hosted import make_line
 from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, next_summary, on_ray, train_on
 
@@ -34,13 +31,16 @@ pytestmark = [pytest.mark.ray, pytest.mark.alone, pytest.mark.usefixtures("ray_c
 
 
 HANG_S = 3600
-"""Duration of a fault that hangs."""
-NOT_WAITED_S = 500
-"""A run shorter than this has waited neither for a fault to end nor for the default group timeout, 600 s.
+"""Duration of a fault that hangs: longer than any test may take, so a test that ends has not waited for it."""
+GROUP_TIMEOUT_S = 10.0
+"""A group takes milliseconds, the first of a process on a busy machine a second or more."""
+HANGS = ("sleep", "locked interpreter", "SIGSTOP")
+"""Faults that only a timeout ends."""
 
-On a busy machine one took over 100 s."""
-GROUP_TIMEOUT_S = 5.0
-"""A group takes milliseconds."""
+
+def timeout_for(fault: str) -> float:
+    """Only a hung group may meet its timeout, in seconds: an innocent one that is slow would be counted, too."""
+    return GROUP_TIMEOUT_S if fault in HANGS else HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +85,17 @@ class FaultyEnvironment(LineEnvironment):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_middle_of_a_group_changes_no_weight(fault: str, tmp_path: Path, undisturbed: list[str]) -> None:
     mark = tmp_path / "done"
-    runtime = runtime_with(lambda task: FaultyEnvironment(fault, mark), group_timeout_s=GROUP_TIMEOUT_S)
+    runtime = runtime_with(
+        lambda task: FaultyEnvironment(fault, mark),
+        group_timeout_s=timeout_for(fault),
+        run_ahead=0,  # the loss of a group that turns out not to be needed is not counted
+    )
     try:
-        started = time.monotonic()
         log = train_on(runtime)
         assert mark.exists(), "the example must hold a fault"
         assert checksums(log) == undisturbed
         assert log.records[-1].ledger.lost == 1
         assert runtime.dispatch_counts.num_replaced == (0 if fault == "exception" else 1)
-        assert time.monotonic() - started < NOT_WAITED_S
     finally:
         runtime.close()
 
@@ -104,8 +106,8 @@ def test_a_fault_in_a_process_that_hosts_environments_changes_no_weight(
 ) -> None:
     mark = tmp_path / "done"
     make = functools.partial(make_line, fault, mark)
-    timeout_s = 4 * GROUP_TIMEOUT_S if fault == "sleep" else HANG_S  # processes have to start
-    runtime = runtime_with(make, 1, group_timeout_s=timeout_s, env_processes=2, groups_per_actor=groups)
+    timeout_s = 3 * timeout_for(fault)  # processes have to start
+    runtime = runtime_with(make, 1, group_timeout_s=timeout_s, env_processes=2, groups_per_actor=groups, run_ahead=0)
     try:
         log = train_on(runtime)
         assert mark.exists(), "the example must hold a fault"
@@ -121,14 +123,18 @@ def test_a_fault_in_a_process_that_hosts_environments_changes_no_weight(
 def test_a_hung_group_is_finished_by_an_idle_actor_long_before_its_deadline(
     tmp_path: Path, undisturbed: list[str]
 ) -> None:
-    runtime = runtime_with(lambda task: FaultyEnvironment("sleep", tmp_path / "mark"), straggler_factor=3.0)
+    runtime = runtime_with(
+        lambda task: FaultyEnvironment("sleep", tmp_path / "mark"),
+        straggler_factor=3.0,
+        group_timeout_s=HANG_S,
+        run_ahead=0,  # what is not needed is not duplicated
+    )
     try:
-        started = time.monotonic()
         log = train_on(runtime)
-        assert time.monotonic() - started < NOT_WAITED_S
         assert checksums(log) == undisturbed
         ledger = log.records[-1].ledger
-        assert (ledger.duplicated, ledger.lost) == (1, 0), "the hung copy is cancelled, and no fault"
+        assert ledger.duplicated >= 1, "the hung copy is cancelled; on a busy machine, others may be slow as well"
+        assert ledger.lost == 0, "it is no fault"
         assert runtime.dispatch_counts.num_replaced == 0
     finally:
         runtime.close()
@@ -154,6 +160,14 @@ class PolicyThatDiesOnce(TinyChunkPolicy):
         return super().trainable()
 
 
+def await_replaced(runtime: RayRuntime) -> int:
+    """Return the number of replaced actors once there is one: the others may end the run before a death is noticed."""
+    deadline = time.monotonic() + 300
+    while not runtime.dispatch_counts.num_replaced and time.monotonic() < deadline:
+        runtime._pool.poll()
+    return runtime.dispatch_counts.num_replaced
+
+
 def test_a_death_in_the_middle_of_a_broadcast_changes_no_weight(tmp_path: Path, undisturbed: list[str]) -> None:
     mark = tmp_path / "mark"
     runtime = runtime_with(lambda task: LineEnvironment(), build_policy=lambda: PolicyThatDiesOnce(mark))
@@ -161,12 +175,12 @@ def test_a_death_in_the_middle_of_a_broadcast_changes_no_weight(tmp_path: Path, 
         log = train_on(runtime)
         assert mark.exists()
         assert checksums(log) == undisturbed
-        assert runtime.dispatch_counts.num_replaced == 1
+        assert await_replaced(runtime) == 1
     finally:
         runtime.close()
 
 
-def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_a_few_start_times() -> None:
+def test_a_killed_actor_is_noticed_sooner_than_one_starts_and_replaced_within_a_few_start_times() -> None:
     class Slow(LineEnvironment):
         def step(self, action):
             time.sleep(0.1)
@@ -181,7 +195,7 @@ def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_a_few_start_ti
         for index in range(1000):
             runtime.launch(RolloutRequest(index, (line_stream().at(0),), ((index,),), keep_record=False))
         found = []
-        for kill in range(3):  # other load on the machine can only lengthen what is measured
+        for kill in range(5):  # other load on the machine can only lengthen what is measured
             victim = worker_pids(runtime)[0]
             for _ in range(2):
                 runtime.next_event()  # both actors get new groups, so the victim dies in the middle of one
@@ -193,7 +207,7 @@ def test_a_killed_actor_is_noticed_within_2_s_and_replaced_within_a_few_start_ti
             while runtime._pool.num_ready < 2:
                 runtime.next_event()
             found.append((noticed_s, time.monotonic() - killed))
-            if found[-1][0] < 2 and found[-1][1] < 2 + 3 * start_s:
+            if found[-1][0] < start_s and found[-1][1] < 4 * start_s:
                 break
         else:
             pytest.fail(f"noticed and replaced after {found} s, the first start took {start_s:.1f} s")
@@ -230,10 +244,9 @@ def test_a_constructor_that_always_dies_ends_the_run_within_the_budget() -> None
     def die() -> TinyChunkPolicy:
         os._exit(1)
 
-    started = time.monotonic()
+    # An actor that dies must not be waited for until its start timeout, which is longer than this test may take.
     with pytest.raises(WorkerError, match=r"rollout actor \d failed .*2 of at most 2 actors have been replaced"):
-        on_ray(line_parts(die), 1, max_replacements=2)
-    assert time.monotonic() - started < 240, "an actor that dies must not be waited for until its start timeout"
+        on_ray(line_parts(die), 1, max_replacements=2, start_timeout_s=HANG_S)
 
 
 def test_a_constructor_that_always_raises_ends_the_run_after_a_few_attempts() -> None:
@@ -268,12 +281,10 @@ def test_a_hung_actor_is_replaced_while_others_keep_responding(tmp_path: Path) -
         lambda task: SlowFirstEnvironment(tmp_path / "mark"), num_actors=3, group_timeout_s=GROUP_TIMEOUT_S
     )
     try:
-        started = time.monotonic()
         sampling = Sampling(group_size=4, batch_rollouts=16, max_uniform_groups=30)
         outcome = train(runtime, line_stream(), sampling=sampling, num_updates=1, seed=5)
         assert outcome.exhausted is not None
         assert runtime.dispatch_counts.num_replaced == 1
-        assert time.monotonic() - started < NOT_WAITED_S
     finally:
         runtime.close()
 
@@ -289,31 +300,33 @@ def test_a_group_that_fails_on_every_actor_ends_the_run_and_is_named() -> None:
             WorkerError, match=r"group \d+ \((left|right)\) failed 5 times.*RuntimeError: the simulator"
         ):
             train_on(runtime)
-        assert runtime.dispatch_counts.num_replaced <= 2, (
-            "an exception must not cost a process before the third in a row"
-        )
+        counts = runtime.dispatch_counts
+        assert 3 * counts.num_replaced <= counts.num_lost, "only the third exception in a row costs a process"
     finally:
         runtime.close()
 
 
 class BrokenProcessEnvironment(LineEnvironment):
-    """Raises immediately in the first process that builds one; others are slow."""
+    """Raises immediately in the first process that builds one; others wait until it has raised three times."""
 
     def __init__(self, mark: Path):
         super().__init__()
-        self._broken = is_first(mark)
+        self._broken, self._raised = is_first(mark), mark.with_name("raised")
 
     def step(self, action):
         if self._broken:
+            with self._raised.open("a") as file:
+                file.write("x")
             raise RuntimeError("the graphics context is lost")
-        time.sleep(0.01)
+        while not self._raised.exists() or self._raised.stat().st_size < 3:
+            time.sleep(0.01)
         return super().step(action)
 
 
 def test_a_process_that_keeps_raising_is_replaced_and_does_not_end_the_run(
     tmp_path: Path, undisturbed: list[str]
 ) -> None:
-    runtime = runtime_with(lambda task: BrokenProcessEnvironment(tmp_path / "mark"), num_actors=3)
+    runtime = runtime_with(lambda task: BrokenProcessEnvironment(tmp_path / "mark"), num_actors=3, run_ahead=0)
     try:
         log = train_on(runtime)
         assert checksums(log) == undisturbed
@@ -347,51 +360,3 @@ def test_after_a_skipped_update_no_actor_has_outdated_weights(lag: int) -> None:
     assert [record.report.error is not None for record in log.records] == [True, False, False, False]
     assert log.records[-1].ledger.stale == 0
     assert log.records[-1].ledger.trained == 16
-
-
-class ParentEnvironment(FaultyEnvironment):
-    """Has a child process, as simulators in subprocesses do."""
-
-    def __init__(self, fault: str, folder: Path):
-        super().__init__(fault, folder / "mark")
-        child = subprocess.Popen(["sleep", "300"])
-        (folder / str(child.pid)).touch()
-
-
-@pytest.mark.parametrize("fault", ["SIGKILL", "locked interpreter", "SIGSTOP"])
-def test_the_child_processes_of_a_killed_or_stuck_actor_are_killed_too(fault: str, tmp_path: Path) -> None:
-    runtime = runtime_with(lambda task: ParentEnvironment(fault, tmp_path), group_timeout_s=GROUP_TIMEOUT_S)
-    try:
-        train_on(runtime)
-        assert runtime.dispatch_counts.num_replaced == 1
-    finally:
-        runtime.close()
-    pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
-    assert pids
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and any(map(alive, pids)):
-        time.sleep(0.1)
-    assert not [pid for pid in pids if alive(pid)]
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def test_a_closed_runtime_leaves_no_process_and_no_object() -> None:
-    runtime = runtime_with(lambda task: LineEnvironment(), build_policy=functools.partial(HeavyPolicy, "laplace"))
-    record_bytes = train_on(runtime, num_updates=2).records[0].stats.record_bytes
-    assert record_bytes > 4 * 100_000, "Ray stores groups above 100 kB only"
-    pids = worker_pids(runtime)
-    runtime.close()
-    del runtime
-    gc.collect()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (any(map(alive, pids)) or stored_bytes()):
-        time.sleep(0.1)
-    assert not [pid for pid in pids if alive(pid)]
-    assert stored_bytes() == 0
-
-
-def stored_bytes() -> float:
-    return ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]

@@ -4,11 +4,9 @@ import contextlib
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ript_ray.pipeline import resume_experiment
@@ -17,7 +15,7 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.tracking.console import View
 from ript_ray.tracking.logs import ViewMode
 from ript_ray.tracking.metrics_log import read_metrics
-from tests.commands import RIPT_RAY, environment, only_folder, quickstart_here, run
+from tests.commands import only_folder, quickstart_here, run
 
 pytestmark = [pytest.mark.sim, pytest.mark.cli]
 
@@ -55,6 +53,23 @@ def after_first_save(event, arguments):
 after_first_save.has_saved = False
 from ript_ray.cli.main import main
 sys.addaudithook(after_first_save)
+main()
+"""
+
+
+KILL_LEARNER = """
+import contextlib, sys
+import psutil
+
+def after_second_save(event, arguments):
+    if event == "os.rename" and ".update-00002.unfinished" in str(arguments[0]):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # another one has just ended
+                if "ray::LoggedLearner" in child.name():
+                    child.kill()
+
+from ript_ray.cli.main import main
+sys.addaudithook(after_second_save)
 main()
 """
 
@@ -113,23 +128,9 @@ def test_a_killed_learner_is_named_and_replaced_and_the_run_ends_with_the_same_w
     undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = after_one_update(undisturbed, tmp_path)
-    command = [*RIPT_RAY, "resume", str(folder), "--view", "lines"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("update 2,"):
-                break
-        (learner,) = (
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "ray::LoggedLearner" in child.name()
-        )
-        learner.kill()
-        printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, printed + errors
-    assert "learner 0" in printed
-    assert "replacing the learners" in printed
-    assert "Traceback" not in printed + errors
+    result = run(sys.executable, "-c", KILL_LEARNER, "resume", str(folder), "--view", "lines", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "learner 0" in result.stdout
+    assert "replacing the learners" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
     assert_same_weights(folder, undisturbed)

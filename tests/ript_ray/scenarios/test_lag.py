@@ -21,10 +21,10 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.types import Group, GroupSummary, RolloutRequest
-from tests.conftest import line_parts, line_stream
+from tests.conftest import line_parts, line_stream, start_ray
 from tests.fakes import LineEnvironment, TinyChunkPolicy
 from tests.faulty import is_first
-from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log, checksums
+from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, START_TIMEOUT_S, Log, checksums
 
 Choose = Callable[[list[int], bool], int | None]
 """Given the finished groups and whether an update has finished too, return the group to deliver; None: the update."""
@@ -203,12 +203,12 @@ class DyingEnvironment(LineEnvironment):
 
 @pytest.mark.ray
 def test_on_ray_rollouts_overlap_with_learning_within_the_bound_though_actors_die(tmp_path: Path) -> None:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(num_cpus=2)
     runtime = None
     try:
         parts = line_parts(functools.partial(SlowToLearn, "laplace"), minibatch_rollouts=4)
         parts = replace(parts, make_environment=lambda task: DyingEnvironment(tmp_path))
-        runtime = WatchedRayRuntime(parts, Cluster(num_actors=2, cpus_per_actor=0.5))
+        runtime = WatchedRayRuntime(parts, Cluster(num_actors=2, cpus_per_actor=0.5, start_timeout_s=START_TIMEOUT_S))
         log = Log()
         sampling = replace(SAMPLING, max_policy_lag=1)
         train(runtime, line_stream(), sampling=sampling, num_updates=4, seed=5, callbacks=[log])

@@ -34,7 +34,7 @@ from tests.ript_ray.runtime.test_runtimes import SAMPLING, Log, checksums, on_ra
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 NUM_UPDATES = 5
-NO_PROGRESS_S = 15.0
+NO_PROGRESS_S = 20.0
 """A pass of the policy takes milliseconds, unless the machine is busy."""
 
 FAULTS: dict[str, Callable[[], object]] = {
@@ -42,7 +42,9 @@ FAULTS: dict[str, Callable[[], object]] = {
     "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "sleep": lambda: time.sleep(3600),
 }
-CAUSES = {"SIGKILL": "The actor died", "SIGSTOP": "has not answered for", "sleep": "has made no progress for"}
+DIED = "The actor (died|.* is unavailable)"
+"""The latter is what Ray says of a dead actor until it has noticed its death, a second or more on a busy machine."""
+CAUSES = {"SIGKILL": DIED, "SIGSTOP": "has not answered for", "sleep": "has made no progress for"}
 
 
 class FaultyPolicy(TinyChunkPolicy):
@@ -202,12 +204,12 @@ def test_the_one_of_two_learners_that_stops_hangs_or_dies_is_named_and_no_bit_ch
     log = train_on(runtime, num_updates, callbacks=[killer])
     assert checksums(log) == checksums(undisturbed[2])[:num_updates]
     culprits = [killer.pids[2 + place - 1].index(pid_of_fault(tmp_path, place)) for place in range(len(faults))]
-    causes = ["The actor died", *(CAUSES[fault] for fault in faults)]
+    causes = [DIED, *(CAUSES[fault] for fault in faults)]
     updates = range(2, num_updates + 1)
     for update, rank, cause, message in zip(updates, [1, *culprits], causes, replacements(caplog), strict=True):
         assert re.match(f"learner {rank}:? {cause}", message), message
         assert message.endswith(f"replacing the learners, attempt 2 of at most 3 at update {update}")
-        assert ("cluster.update-timeout-s" in message) == (cause != "The actor died")
+        assert ("cluster.update-timeout-s" in message) == (cause != DIED)
     for earlier, later in itertools.pairwise(killer.pids):
         assert not set(earlier) & set(later), "all learners are replaced"
 
@@ -226,7 +228,7 @@ def test_an_update_that_always_kills_its_learner_ends_the_run(started: Start) ->
             os._exit(1)
 
     runtime = started(parts_of(lambda: Fatal("laplace"), 1))
-    with pytest.raises(WorkerError, match=r"learner 0: .*died.*; update 1 has failed 3 times$"):
+    with pytest.raises(WorkerError, match=rf"learner 0: {DIED}.*; update 1 has failed 3 times$"):
         train_on(runtime)
 
 
@@ -263,7 +265,7 @@ def test_learners_whose_weights_differ_end_the_run_by_name(tmp_path: Path, start
 
 
 class SlowPolicy(TinyChunkPolicy):
-    """Takes a second per minibatch."""
+    """Takes a second per minibatch, at least."""
 
     def log_probs(self, record):
         time.sleep(1.0)
@@ -274,13 +276,14 @@ def test_an_update_may_take_longer_than_its_timeout_as_long_as_it_goes_on(
     started: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ript_ray")
-    parts = line_parts(lambda: SlowPolicy("laplace"), num_iterations=6)
-    runtime = started(parts, update_timeout_s=5.0)
+    timeout_s = 12.0  # of one pass, also on a busy machine
+    parts = line_parts(lambda: SlowPolicy("laplace"), num_iterations=13)
+    runtime = started(parts, update_timeout_s=timeout_s)
     log = train_on(runtime, num_updates=1)
-    assert log.records[0].report.learn_s > 2 * 5.0
+    assert log.records[0].report.learn_s > 2 * timeout_s
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
     (estimate,) = [record.message for record in caplog.records if record.name == LearnerWatch.__module__]
-    assert "of 12 optimizer steps took" in estimate
+    assert "of 26 optimizer steps took" in estimate
     assert "min per update" in estimate
 
 

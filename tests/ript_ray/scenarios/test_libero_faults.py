@@ -1,6 +1,5 @@
 """LIBERO's simulator crashes in one actor and hangs in another: the weights are those of an undisturbed run."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ript_ray.runtime.serial import SerialRuntime
 from tests.conftest import line_parts
 from tests.faulty import POLICY, runtime_with
 from tests.ript_ray.runtime.test_runtimes import checksums, train_on
-from tests.ript_ray.scenarios.test_faults import FAULTS, NOT_WAITED_S
+from tests.ript_ray.scenarios.test_faults import FAULTS, HANG_S
 from tests.wrapped import WrappedEnvironment
 
 pytestmark = [pytest.mark.ray, pytest.mark.sim, pytest.mark.alone, pytest.mark.usefixtures("ray_cluster")]
@@ -70,9 +69,8 @@ class FaultyReach(Reach):
 
 def test_a_simulator_that_crashes_and_one_that_hangs_change_no_weight(tmp_path: Path) -> None:
     undisturbed = train_on(SerialRuntime(replace(line_parts(POLICY), make_environment=lambda task: Reach())), 1)
-    runtime = runtime_with(lambda task: FaultyReach(tmp_path), straggler_factor=3.0)
+    runtime = runtime_with(lambda task: FaultyReach(tmp_path), straggler_factor=3.0, group_timeout_s=HANG_S)
     try:
-        started = time.monotonic()
         log = train_on(runtime, 1)
         assert {path.name for path in tmp_path.iterdir()} == {"segfault", "locked interpreter"}
         assert checksums(log) == checksums(undisturbed)
@@ -81,6 +79,5 @@ def test_a_simulator_that_crashes_and_one_that_hangs_change_no_weight(tmp_path: 
         assert (ledger.lost, ledger.duplicated > 0) == (1, True), (
             "the crashed group is repeated, the hung one duplicated"
         )
-        assert time.monotonic() - started < NOT_WAITED_S
     finally:
         runtime.close()

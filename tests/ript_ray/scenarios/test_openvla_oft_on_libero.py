@@ -1,6 +1,6 @@
 """A tiny OpenVLA-OFT in LIBERO's simulator on Ray, by its launcher: killed, resumed and replayed to the same bits."""
 
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from experiments import openvla_oft_libero
 from ript_ray.runs.rollout_log import GroupRecord, read_groups
-from tests.commands import environment, only_folder, preset_here, ript_ray_here
+from tests.commands import only_folder, preset_here, ript_ray_here, run
 from tests.oft_fixture import CHECKPOINT
 from tests.openvla_oft_fixture import SCALE_HEAD
 from tests.ript_ray.cli.test_main import text_of
@@ -25,12 +25,27 @@ TINY = (
 )
 LAST = Path("checkpoints") / "update-00002"
 
+DIE_IN_UPDATE_2 = """
+import os, signal, sys
+from pathlib import Path
+
+def watch(event, arguments):
+    if event == "os.rename" and "kept-groups" in str(arguments[0]) and str(arguments[0]).endswith(".json.unfinished"):
+        if Path("runs/openvla-oft-goal/latest/weights/update-00001.safetensors").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+from experiments import openvla_oft_libero
+from ript_ray.cli.launch import launch_preset
+sys.addaudithook(watch)
+launch_preset(openvla_oft_libero.PRESETS, "")
+"""
+
 
 def groups_of(folder: Path) -> list[GroupRecord]:
     return sorted(read_groups(folder / "groups.jsonl"), key=lambda record: record.group)
 
 
-def test_a_run_on_ray_killed_after_an_update_resumes_and_replays_to_the_bits_of_one_in_a_single_process(
+def test_a_run_on_ray_killed_in_its_second_update_resumes_and_replays_to_the_bits_of_one_in_a_single_process(
     tmp_path: Path,
 ) -> None:
     undisturbed_home, home = tmp_path / "undisturbed", tmp_path / "killed"
@@ -40,20 +55,9 @@ def test_a_run_on_ray_killed_after_an_update_resumes_and_replays_to_the_bits_of_
     assert result.returncode == 0, text_of(result)
     undisturbed = only_folder(undisturbed_home / "runs" / "openvla-oft-goal")
 
-    command = [sys.executable, "-m", "experiments.openvla_oft_libero", *TINY, "--cluster.num-actors", "2"]
-    with subprocess.Popen(
-        command, cwd=home, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("update 1,"):
-                break
-        process.kill()
-        lines += process.stdout
-    printed = "".join(lines)
-    assert "2 updates on 2 rollout actors" in printed, printed
+    ended = run(sys.executable, "-c", DIE_IN_UPDATE_2, *TINY, "--cluster.num-actors", "2", cwd=home)
+    assert ended.returncode == -signal.SIGKILL, text_of(ended)
+    assert "2 updates on 2 rollout actors" in ended.stdout
     killed = only_folder(home / "runs" / "openvla-oft-goal")
     assert not (killed / LAST).exists()
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.types import GroupSummary, Progress, RolloutRequest
 from tests.conftest import line_parts, line_stream
-from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, Log
-from tests.ript_ray.scenarios.test_lag import AdversarialRuntime, SlowToLearn, in_order
+from tests.fakes import TinyChunkPolicy
+from tests.ript_ray.runtime.test_runtimes import POLICIES, SAMPLING, START_TIMEOUT_S, Log
+from tests.ript_ray.scenarios.test_lag import AdversarialRuntime, in_order
 
 PARTS = line_parts(POLICIES["laplace"])
 
@@ -85,11 +87,25 @@ def lost_object() -> ray.ObjectRef:
     return reference
 
 
-class LosesGroupsOnRay(RayRuntime):
-    """After the first batch, all groups that the initial weights rolled out are lost on their way."""
+class LearnsLate(TinyChunkPolicy):
+    """Learns only once a group is lost that the initial weights rolled out."""
 
-    def __init__(self, parts: Components, cluster: Cluster):
+    def __init__(self, mark: Path):
+        super().__init__("laplace")
+        self._mark = mark
+
+    def log_probs(self, record):
+        while not self._mark.exists():
+            time.sleep(0.01)
+        return super().log_probs(record)
+
+
+class LosesGroupsOnRay(RayRuntime):
+    """After the first batch, all groups that the initial weights rolled out are lost on their way; marks the first."""
+
+    def __init__(self, parts: Components, cluster: Cluster, mark: Path):
         super().__init__(parts, cluster)
+        self._mark = mark
         self.num_sent = 0
         self.reruns: list[Rerun] = []
 
@@ -97,6 +113,7 @@ class LosesGroupsOnRay(RayRuntime):
         self.num_sent += 1
         if self.num_sent > SAMPLING.groups_per_update and self._summaries[index].version == 0:
             self._groups[index] = (lost_object(),)
+            self._mark.touch()
         super().send_to_learner(index)
 
     def start_update(self, indices: Sequence[int]) -> Sequence[Rerun]:
@@ -108,8 +125,9 @@ class LosesGroupsOnRay(RayRuntime):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_on_ray_groups_lost_in_transit_are_logged_as_their_reruns(tmp_path: Path) -> None:
-    parts = line_parts(functools.partial(SlowToLearn, "laplace"), minibatch_rollouts=4)
-    runtime, log = LosesGroupsOnRay(parts, Cluster(num_actors=2, cpus_per_actor=0.5)), Log()
+    mark, log = tmp_path / "mark", Log()
+    cluster = Cluster(num_actors=2, cpus_per_actor=0.5, start_timeout_s=START_TIMEOUT_S)
+    runtime = LosesGroupsOnRay(line_parts(lambda: LearnsLate(mark), minibatch_rollouts=4), cluster, mark)
     sampling, stream = replace(SAMPLING, max_policy_lag=1), line_stream()
     try:
         with RolloutLog(tmp_path / "groups.jsonl", None, stream, start=Progress()) as rollouts:

@@ -27,7 +27,7 @@ from ript_ray.rl.train import train
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.ray_runtime import RayRuntime
 from ript_ray.types import GroupSummary
-from tests.conftest import line_parts, line_stream
+from tests.conftest import line_parts, line_stream, start_ray
 from tests.fakes import LineEnvironment, TinyChunkPolicy
 
 SOAK_S = float(os.environ.get("RIPT_SOAK_S", "600"))
@@ -225,7 +225,7 @@ def soak(folder: Path, duration_s: float, *, faults: bool) -> tuple[Watch, Fault
 
 @pytest.fixture
 def _ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(num_cpus=2)
     yield
     ray.shutdown()
 
