@@ -79,7 +79,7 @@ def free_ports(number: int) -> list[int]:
     So nobody else takes one of them before the process that is told of it does.
     """
     ports: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):  # of its own: programs seed the other one
         with contextlib.suppress(OSError), socket.create_server(("", port)):
             ports.append(port)
         if len(ports) == number:
