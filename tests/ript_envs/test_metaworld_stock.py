@@ -109,8 +109,7 @@ def _outcome(stock: Any) -> bool | None:
     """Return whether the task is solved, or None where its reward cannot be computed."""
     try:
         _, info = stock.evaluate_state(stock._get_obs(), np.zeros(4, np.float32))
-    except ValueError as error:
-        assert "margin" in str(error)
+    except ValueError:  # the goal is where no reset puts it, and a margin of the reward negative
         return None
     return bool(info["success"])
 

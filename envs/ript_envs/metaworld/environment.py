@@ -34,11 +34,11 @@ class MetaWorldEnvironment:
     """One MetaWorld task."""
 
     def __init__(self, task: str, settings: MetaWorld):
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from ript_envs.metaworld.hand import build_simulator
 
         self._task = task
         self._settings = settings
-        self._sim = ALL_V3_ENVIRONMENTS[task]()
+        self._sim = build_simulator(task)
         self._sim._partially_observable = not settings.goal_visible
         self._sim.__dict__.pop("sawyer_observation_space", None)  # cached with the default visibility
         for name, position_m in CAMERA_POSES.values():  # before the first reset, which applies it
@@ -117,7 +117,7 @@ class MetaWorldEnvironment:
         self._sim.np_random = np.random.default_rng((zlib.crc32(self._task.encode()), *seed))
         self._sim._freeze_rand_vec, self._sim.seeded_rand_vec = False, True
         try:
-            self._sim.reset_model()
+            self._resample()
         finally:
             self._sim._freeze_rand_vec, self._sim.seeded_rand_vec = True, False
         return np.array(self._sim._last_rand_vec, dtype=np.float64)
@@ -126,10 +126,20 @@ class MetaWorldEnvironment:
         """Return whether a vector satisfies the task's constraints; ends any episode."""
         self._take(initial_state)
         try:
-            self._sim.reset_model()
+            self._resample()
         except ValueError:
             return False
         return True
+
+    def _resample(self) -> None:
+        """Let the task take a reset vector, asking until one is valid, but leave the hand where it is."""
+        mujoco.mj_resetData(self._sim.model, self._sim.data)
+        mujoco.mj_forward(self._sim.model, self._sim.data)
+        self._sim.hand_matters = False
+        try:
+            self._sim.reset_model()
+        finally:
+            self._sim.hand_matters = True
 
     def _take(self, initial_state: NDArray[np.float64]) -> None:
         expected = self._sim._random_reset_space.low.shape
