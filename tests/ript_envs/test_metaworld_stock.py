@@ -31,6 +31,9 @@ CHECKED = (
 )
 EACH_TASK = [pytest.param(task, marks=() if task in CHECKED else pytest.mark.slow) for task in sorted(QUEST_TASK_ORDER)]
 
+ONLY_BY_THE_EXPERT = ("basketball-v3", "stick-push-v3")
+"""Solved with the ball in the air, or with the stick in the hand: hardly ever in states drawn at random."""
+
 DERIVED = ("xpos", "xquat", "geom_xpos", "site_xpos", "sensordata", "qacc", "qfrc_constraint", "light_xpos")
 """What MuJoCo computes from the state, and what renderers and tasks read."""
 
@@ -62,12 +65,16 @@ def test_200_steps_of_the_expert_and_200_of_noise_equal_the_stock_environments(t
     ours = benchmark.make(task)
     assert isinstance(ours, MetaWorldEnvironment)
     stock, seen = start_both(benchmark, ours, task, 0)
+    outcomes = set()
     for step in range(200):
         action = expert(stock, seen)
         np.testing.assert_array_equal(ours.expert_action(), action)
         seen, _, _, _, info = stock.step(action)
-        assert ours.step(action) is bool(info["success"]), step
+        outcome = ours.step(action)
+        assert outcome is bool(info["success"]), step
+        outcomes.add(outcome)
         require_equal(ours, stock, seen, f"expert's step {step}")
+    assert outcomes == {True, False} or task not in ONLY_BY_THE_EXPERT
     stock, seen = start_both(benchmark, ours, task, 1)
     for step in range(200):
         action = noise.uniform(-1.2, 1.2, 4).astype(np.float32)
@@ -88,7 +95,7 @@ def test_success_equals_the_stock_environments_in_states_all_over_the_workspace(
         joints = stock.init_qpos + generator.normal(0.0, 10.0 ** -(trial % 4), stock.init_qpos.shape)
         _place(stock, joints)
         sites = stock.data.site_xpos
-        goal = stock._get_pos_objects()[-3:] if trial % 2 else sites[trial // 2 % len(sites)]
+        goal = sites[trial % len(sites)] if trial % 3 == 0 else stock._get_pos_objects()[-3:]
         stock._target_pos = goal + generator.normal(0.0, 0.05, 3)
         outcome = _outcome(stock)
         if outcome is not None:
@@ -96,7 +103,7 @@ def test_success_equals_the_stock_environments_in_states_all_over_the_workspace(
             _place(ours._sim, joints)
             assert ours._stepper.is_success() is outcome, (trial, joints.tolist())
             outcomes.add(outcome)
-    assert outcomes == {True, False} or task == "stick-push-v3"  # solved only while the stick is held, as by the expert
+    assert outcomes == {True, False} or task in ONLY_BY_THE_EXPERT
 
 
 def _place(sim: Any, joints: NDArray[np.float64]) -> None:

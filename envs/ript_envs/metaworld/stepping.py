@@ -5,6 +5,7 @@ it, on the same numbers. Left out are the reward, the frame, contact forces of `
 them, no model has sensors) and the positions of target sites, which `mj_forward` computes anew in the stock step, too.
 """
 
+from array import array
 from typing import Any
 
 import mujoco
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ript_envs.metaworld.objects import NUM_ENTRIES, FrameReader, Vector
 from ript_envs.metaworld.success import RULES
 
-HAND_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
+HAND_QUATERNION = array("d", [1.0, 0.0, 1.0, 0.0])
 """The hand points down."""
 
 
@@ -25,8 +26,14 @@ class Stepper:
         """Look up what a step reads and writes: MuJoCo's arrays keep their place for the life of `sim.data`."""
         model, data = sim.model, sim.data
         self._task, self._sim, self._model, self._data = task, sim, model, data
-        self._hand_m, self._quaternion, self._control = data.mocap_pos[0], data.mocap_quat[0], data.ctrl
-        self._joints, self._joints_before = data.qpos, data.qpos.copy()
+        self._hand_m, self._quaternion = memoryview(data.mocap_pos[0]), memoryview(data.mocap_quat[0])
+        self._control, self._joints = memoryview(data.ctrl), memoryview(data.qpos)
+        self._joints_before = memoryview(array("d", data.qpos))
+        self._limits = list(zip(range(3), sim.mocap_low.tolist(), sim.mocap_high.tolist(), strict=True))
+        self._precisions = {
+            "f": (float(np.float32(sim.action_scale)), array("f", [0.0])),
+            "d": (float(sim.action_scale), array("d", [0.0])),
+        }
         self._reader = FrameReader(task, model, data)
         self.is_success = RULES[task](sim, self._reader)
         self._earlier: tuple[Any, FrameReader] | None = None  # built on first use
@@ -37,7 +44,7 @@ class Stepper:
         self._last_frame = (0, frame)
 
     def step(self, action: NDArray[np.float32]) -> bool:
-        """Apply an action (4,) in [-1, 1]; return whether it solves the task.
+        """Apply an action (4,), clipped to [-1, 1]; return whether it solves the task.
 
         Raises:
             ValueError: The stock environment's limit on the length of an episode is reached.
@@ -54,12 +61,19 @@ class Stepper:
         return self.is_success()
 
     def _move_hand(self, action: NDArray[np.float32]) -> None:
-        """Move the mocap body and the fingers, with the stock code's operations in the action's own precision."""
-        sim, hand_m = self._sim, self._hand_m
-        np.maximum(hand_m + action[:3] * sim.action_scale, sim.mocap_low, out=hand_m)
-        np.minimum(hand_m, sim.mocap_high, out=hand_m)
+        """Move the mocap body and the fingers: numbers, for NumPy on three of them takes a tenth of the physics' time.
+
+        Additions and comparisons of numbers are those of arrays of doubles. The stock code computes the displacement in
+        the action's precision: the product of two floats is exact as a double and is rounded once, by `array`.
+        """
+        scale, displacement = self._precisions[action.dtype.char]
+        numbers, hand_m = action.tolist(), self._hand_m
+        for axis, low, high in self._limits:
+            displacement[0] = scale * min(max(numbers[axis], -1.0), 1.0)
+            hand_m[axis] = min(max(hand_m[axis] + displacement[0], low), high)
         self._quaternion[:] = HAND_QUATERNION
-        self._control[0], self._control[1] = action[3], -action[3]
+        force = min(max(numbers[3], -1.0), 1.0)
+        self._control[0], self._control[1] = force, -force
 
     def observation(self) -> Vector:
         """Return the stock environment's observation (39,) of this step: this frame, the one before, and the goal."""
