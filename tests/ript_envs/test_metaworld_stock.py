@@ -31,8 +31,8 @@ CHECKED = (
 )
 EACH_TASK = [pytest.param(task, marks=() if task in CHECKED else pytest.mark.slow) for task in sorted(QUEST_TASK_ORDER)]
 
-ONLY_BY_THE_EXPERT = ("basketball-v3", "stick-push-v3")
-"""Solved with the ball in the air, or with the stick in the hand: hardly ever in states drawn at random."""
+ONLY_BY_THE_EXPERT = ("basketball-v3", "stick-pull-v3", "stick-push-v3")
+"""Solved with the ball in the air, or with the stick in the handle or hand: hardly ever in states drawn at random."""
 
 DERIVED = ("xpos", "xquat", "geom_xpos", "site_xpos", "sensordata", "qacc", "qfrc_constraint", "light_xpos")
 """What MuJoCo computes from the state, and what renderers and tasks read."""
@@ -40,7 +40,9 @@ DERIVED = ("xpos", "xquat", "geom_xpos", "site_xpos", "sensordata", "qacc", "qfr
 
 def require_equal(ours: MetaWorldEnvironment, stock: Any, seen: NDArray[np.float64] | None, where: str) -> None:
     np.testing.assert_array_equal(integration_state(ours._sim), integration_state(stock), err_msg=where)
-    for name in DERIVED:
+    # Right after a reset, the goal's marker is where the first of its two moves of the hand put it. A fresh stock
+    # environment begins that move with the accelerations of its construction as a warm start, ours always with zeros.
+    for name in DERIVED if stock.curr_path_length else set(DERIVED) - {"site_xpos"}:
         np.testing.assert_array_equal(
             getattr(ours._sim.data, name), getattr(stock.data, name), err_msg=f"{where} {name}"
         )
