@@ -36,6 +36,7 @@ class Stepper:
         }
         self._reader = FrameReader(task, model, data)
         self.is_success = RULES[task](sim, self._reader)
+        sim._get_curr_obs_combined_no_goal = self._reader.read  # resets read frames, too
         self._earlier: tuple[Any, FrameReader] | None = None  # built on first use
         self._last_frame = (0, np.zeros(NUM_ENTRIES))
 
