@@ -13,6 +13,7 @@ from experiments.benchmarks import (
     lag,
     libero,
     memory,
+    metaworld,
     openvla_oft_flops,
     reliability,
     run_ahead,
@@ -38,6 +39,10 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "memory": (
         lambda: memory.main(memory.Options(tasks=("reach-v3",), group_size=2, num_steps=1)),
         "of what it was then",
+    ),
+    "metaworld": (
+        lambda: metaworld.main(metaworld.Options(tasks=("reach-v3",), rounds=1, num_steps=2)),
+        "ours / physics",
     ),
     "openvla_oft_flops": (
         lambda: openvla_oft_flops.main(openvla_oft_flops.Options(iterations=(2,), group_size=2, rollout_decisions=1)),
@@ -107,4 +112,4 @@ def test_the_benchmark_of_libero_runs_and_prints_its_tables(capsys: pytest.Captu
 
 def test_every_benchmark_is_tested() -> None:
     modules = {path.stem for path in (ROOT / "experiments" / "benchmarks").glob("*.py")}
-    assert modules == {"__init__", "timed", "throughput", "libero", "stock_libero", *SMALLEST}
+    assert modules == {"__init__", "timed", "throughput", "libero", "stock_libero", "stock_metaworld", *SMALLEST}

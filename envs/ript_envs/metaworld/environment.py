@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ript_envs.contract import Observation
 from ript_envs.metaworld.benchmark import STATE_DIMS, MetaWorld
+from ript_envs.metaworld.objects import NUM_ENTRIES
+from ript_envs.metaworld.stepping import Stepper
 from ript_envs.rendering import OffscreenRenderer, shared_renderer
 
 HAND, GRIPPER, OBJECT, GOAL = slice(0, 3), slice(3, 4), slice(4, 7), slice(36, 39)
@@ -32,11 +34,11 @@ class MetaWorldEnvironment:
     """One MetaWorld task."""
 
     def __init__(self, task: str, settings: MetaWorld):
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from ript_envs.metaworld.hand import build_simulator
 
         self._task = task
         self._settings = settings
-        self._sim = ALL_V3_ENVIRONMENTS[task]()
+        self._sim = build_simulator(task)
         self._sim._partially_observable = not settings.goal_visible
         self._sim.__dict__.pop("sawyer_observation_space", None)  # cached with the default visibility
         for name, position_m in CAMERA_POSES.values():  # before the first reset, which applies it
@@ -44,7 +46,8 @@ class MetaWorldEnvironment:
         # MetaWorld passes tasks as pickles (`set_task`), which contain no more than this vector.
         self._sim._set_task_called = True
         self._sim._freeze_rand_vec = True
-        self._state: NDArray[np.float64] = np.zeros(STATE_DIMS["state"])
+        self._stepper = Stepper(task, self._sim)
+        self._state: NDArray[np.float64] | None = np.zeros(STATE_DIMS["state"])  # None after a step, until it is read
         self._expert: Any = None  # built on first use
         self._renderer: OffscreenRenderer | None = None  # likewise
         self._num_resamples = 0
@@ -67,13 +70,14 @@ class MetaWorldEnvironment:
         mujoco.mj_resetData(self._sim.model, self._sim.data)
         self._sim._did_see_sim_exception = False
         self._state, _ = self._sim.reset()
+        self._stepper.begin(self._state[:NUM_ENTRIES].copy())
 
     def step(self, action: NDArray[np.float32]) -> bool:
-        self._state, _, _, _, info = self._sim.step(np.clip(action, -1.0, 1.0))
-        return bool(info["success"])
+        self._state = None
+        return self._stepper.step(action)
 
     def observe(self) -> Observation:
-        state = self._state.astype(np.float32)
+        state = self._read_state().astype(np.float32)
         hand = state[HAND]
         relative = np.concatenate([state[GRIPPER], hand, state[OBJECT] - hand, state[GOAL] - hand])
         images = {camera: self.render(camera) for camera in self._settings.cameras}
@@ -91,12 +95,18 @@ class MetaWorldEnvironment:
 
         if self._expert is None:
             self._expert = ENV_POLICY_MAP[self._task]()
-        state = self._state.copy()
+        state = self._read_state().copy()
         state[GOAL] = self._sim._get_pos_goal()
         with warnings.catch_warnings():  # the scripts warn when actions saturate; they are clipped below
             warnings.simplefilter("ignore")
             action = self._expert.get_action(state)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def _read_state(self) -> NDArray[np.float64]:
+        """Return the stock observation (39,), which is read at most once per step."""
+        if self._state is None:
+            self._state = self._stepper.observation()
+        return self._state
 
     def close(self) -> None:
         self._renderer = None
@@ -107,7 +117,7 @@ class MetaWorldEnvironment:
         self._sim.np_random = np.random.default_rng((zlib.crc32(self._task.encode()), *seed))
         self._sim._freeze_rand_vec, self._sim.seeded_rand_vec = False, True
         try:
-            self._sim.reset_model()
+            self._resample()
         finally:
             self._sim._freeze_rand_vec, self._sim.seeded_rand_vec = True, False
         return np.array(self._sim._last_rand_vec, dtype=np.float64)
@@ -116,10 +126,20 @@ class MetaWorldEnvironment:
         """Return whether a vector satisfies the task's constraints; ends any episode."""
         self._take(initial_state)
         try:
-            self._sim.reset_model()
+            self._resample()
         except ValueError:
             return False
         return True
+
+    def _resample(self) -> None:
+        """Let the task take a reset vector, asking until one is valid, but leave the hand where it is."""
+        mujoco.mj_resetData(self._sim.model, self._sim.data)
+        mujoco.mj_forward(self._sim.model, self._sim.data)
+        self._sim.hand_matters = False
+        try:
+            self._sim.reset_model()
+        finally:
+            self._sim.hand_matters = True
 
     def _take(self, initial_state: NDArray[np.float64]) -> None:
         expected = self._sim._random_reset_space.low.shape
