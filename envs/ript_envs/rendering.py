@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import threading
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any, get_args
 
 import mujoco
@@ -40,9 +40,6 @@ class OffscreenRenderer:
             RenderingError: OpenGL is not available on this machine.
         """
         _make_context_current()
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
-        if rendering == "fast":
-            model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
         if rendering == "fast":
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
@@ -52,7 +49,8 @@ class OffscreenRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewport = mujoco.MjrRect(0, 0, size, size)
-        self._gl_context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        with _quality(model, size, rendering):
+            self._gl_context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         weakref.finalize(self, _free, self._gl_context, _THREAD.context).atexit = False
 
     def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> NDArray[np.uint8]:
@@ -96,6 +94,20 @@ def shared_renderer(
             model, size=size, rendering=rendering, hidden_groups=hidden_groups
         )
     return renderer
+
+
+@contextlib.contextmanager
+def _quality(model: mujoco.MjModel, size: int, rendering: Rendering) -> Iterator[None]:
+    """Give a model the settings that GPU resources are made with; other renderers of it may have others."""
+    sizes, quality = model.vis.global_, model.vis.quality
+    before = sizes.offwidth, sizes.offheight, quality.shadowsize, quality.offsamples
+    sizes.offwidth = sizes.offheight = size
+    if rendering == "fast":
+        quality.shadowsize = quality.offsamples = 0
+    try:
+        yield
+    finally:
+        sizes.offwidth, sizes.offheight, quality.shadowsize, quality.offsamples = before
 
 
 def _free(gpu_resources: mujoco.MjrContext, context: Any) -> None:

@@ -39,6 +39,7 @@ class MetaWorldEnvironment:
         self._task = task
         self._settings = settings
         self._sim = build_simulator(task)
+        self._use = self._sim.use
         self._sim._partially_observable = not settings.goal_visible
         self._sim.__dict__.pop("sawyer_observation_space", None)  # cached with the default visibility
         for name, position_m in CAMERA_POSES.values():  # before the first reset, which applies it
@@ -46,7 +47,8 @@ class MetaWorldEnvironment:
         # MetaWorld passes tasks as pickles (`set_task`), which contain no more than this vector.
         self._sim._set_task_called = True
         self._sim._freeze_rand_vec = True
-        self._stepper = Stepper(task, self._sim)
+        with self._use:
+            self._stepper = Stepper(task, self._sim)
         self._state: NDArray[np.float64] | None = np.zeros(STATE_DIMS["state"])  # None after a step, until it is read
         self._expert: Any = None  # built on first use
         self._renderer: OffscreenRenderer | None = None  # likewise
@@ -65,16 +67,18 @@ class MetaWorldEnvironment:
                 require a minimum distance between object and goal).
         """
         self._take(initial_state)
-        # MetaWorld's own reset moves the hand once before it clears the simulator: without this line, the last bits
-        # of an episode would depend on the previous one.
-        mujoco.mj_resetData(self._sim.model, self._sim.data)
-        self._sim._did_see_sim_exception = False
-        self._state, _ = self._sim.reset()
+        with self._use:
+            # MetaWorld's own reset moves the hand once before it clears the simulator: without this line, the last bits
+            # of an episode would depend on the previous one.
+            mujoco.mj_resetData(self._sim.model, self._sim.data)
+            self._sim._did_see_sim_exception = False
+            self._state, _ = self._sim.reset()
         self._stepper.begin(self._state[:NUM_ENTRIES].copy())
 
     def step(self, action: NDArray[np.float32]) -> bool:
         self._state = None
-        return self._stepper.step(action)
+        with self._use:
+            return self._stepper.step(action)
 
     def observe(self) -> Observation:
         state = self._read_state().astype(np.float32)
@@ -87,8 +91,8 @@ class MetaWorldEnvironment:
         settings, model = self._settings, self._sim.model
         if self._renderer is None:
             self._renderer = shared_renderer(self._task, model, size=settings.image_size, rendering=settings.rendering)
-        # The camera is mounted upside down, so its bottom row is the top of the scene.
-        return self._renderer.draw(model, self._sim.data, model.camera(CAMERA_POSES[camera][0]).id)
+        with self._use:  # the camera is mounted upside down, so its bottom row is the top of the scene
+            return self._renderer.draw(model, self._sim.data, model.camera(CAMERA_POSES[camera][0]).id)
 
     def expert_action(self) -> NDArray[np.float32]:
         from metaworld.policies import ENV_POLICY_MAP
@@ -96,7 +100,8 @@ class MetaWorldEnvironment:
         if self._expert is None:
             self._expert = ENV_POLICY_MAP[self._task]()
         state = self._read_state().copy()
-        state[GOAL] = self._sim._get_pos_goal()
+        with self._use:
+            state[GOAL] = self._sim._get_pos_goal()
         with warnings.catch_warnings():  # the scripts warn when actions saturate; they are clipped below
             warnings.simplefilter("ignore")
             action = self._expert.get_action(state)
@@ -105,7 +110,8 @@ class MetaWorldEnvironment:
     def _read_state(self) -> NDArray[np.float64]:
         """Return the stock observation (39,), which is read at most once per step."""
         if self._state is None:
-            self._state = self._stepper.observation()
+            with self._use:
+                self._state = self._stepper.observation()
         return self._state
 
     def close(self) -> None:
@@ -133,13 +139,14 @@ class MetaWorldEnvironment:
 
     def _resample(self) -> None:
         """Let the task take a reset vector, asking until one is valid, but leave the hand where it is."""
-        mujoco.mj_resetData(self._sim.model, self._sim.data)
-        mujoco.mj_forward(self._sim.model, self._sim.data)
-        self._sim.hand_matters = False
-        try:
-            self._sim.reset_model()
-        finally:
-            self._sim.hand_matters = True
+        with self._use:
+            mujoco.mj_resetData(self._sim.model, self._sim.data)
+            mujoco.mj_forward(self._sim.model, self._sim.data)
+            self._sim.hand_matters = False
+            try:
+                self._sim.reset_model()
+            finally:
+                self._sim.hand_matters = True
 
     def _take(self, initial_state: NDArray[np.float64]) -> None:
         expected = self._sim._random_reset_space.low.shape

@@ -6,9 +6,9 @@ from typing import Any
 import mujoco
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from numpy.typing import NDArray
 
+from ript_envs.metaworld.shared_model import SharesModel, use_of
 from ript_envs.metaworld.stepping import HAND_QUATERNION
 
 INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -20,7 +20,7 @@ MAX_STARTS = 1024
 _STARTS: OrderedDict[tuple[object, ...], NDArray[np.float64]] = OrderedDict()
 
 
-class RememberedHand(SawyerXYZEnv):  # type: ignore[misc]  # the package has no types
+class RememberedHand(SharesModel):
     """What `_reset_hand` computed once is restored when the same is asked again.
 
     The result is a function of the simulator's state before and of the model, of which resets change the positions of
@@ -65,10 +65,12 @@ class RememberedHand(SawyerXYZEnv):  # type: ignore[misc]  # the package has no 
 
 
 def build_simulator(task: str) -> Any:
-    """Build the stock environment of a task with a `RememberedHand`.
+    """Build the stock environment of a task with a `RememberedHand` and a shared model, in `use` of which it steps.
 
-    Python looks for `_reset_hand` in the task's class first, in ours next and in the common base class last: tasks that
-    extend it extend ours, and the stock classes stay as they are.
+    Python looks for a method in the task's class first, in ours next and in the common base class last: tasks that
+    extend `_reset_hand` extend ours, and the stock classes stay as they are.
     """
     stock = ALL_V3_ENVIRONMENTS[task]
-    return type(stock.__name__, (stock, RememberedHand), {})()
+    use = use_of(task, stock.__new__(stock).model_name)  # a property that needs nothing of an instance
+    with use:
+        return type(stock.__name__, (stock, RememberedHand), {"use": use})()
