@@ -59,17 +59,39 @@ class AddPositions(nn.Module):
         return sequence + self.penc(sequence.shape[1])
 
 
+class SharedPrefixes:
+    """Keys and values of prefixes, each computed once for all sequences that begin with it, with gradients."""
+
+    def __init__(self, prefixes_PLD: torch.Tensor, rows_B: torch.Tensor):
+        """Note the prefixes.
+
+        Args:
+            prefixes_PLD: Inputs of the distinct prefixes.
+            rows_B: Which prefix each sequence begins with.
+        """
+        self.inputs_PLD = prefixes_PLD
+        self.length = 0
+        self._rows_B = rows_B
+        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def extend(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the prefixes' keys and values in the first pass; in the second, put them before those of each row."""
+        if self.length == 0:
+            self._layers.append((key, value))
+            return key, value
+        keys, values = self._layers[index]
+        return torch.cat([keys[self._rows_B], key], dim=2), torch.cat([values[self._rows_B], value], dim=2)
+
+
 class CausalTransformer(nn.Module):
     """Pre-norm causal self-attention, over whole sequences or position by position.
 
     torch's own layers hold the named parameters; the forward pass is written out because theirs cannot cache keys and
-    values.
+    values, nor leave out what nobody reads.
     """
 
     def __init__(self, *, width: int, num_heads: int, num_layers: int, feedforward: int, dropout: float):
         super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, num_heads, feedforward, dropout, activation="gelu", batch_first=True, norm_first=True
@@ -77,33 +99,78 @@ class CausalTransformer(nn.Module):
             for _ in range(num_layers)
         )
 
-    def forward(self, x: torch.Tensor, cache: KeysValues | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cache: KeysValues | SharedPrefixes | None = None, *, num_read: int | None = None
+    ) -> torch.Tensor:
         """Transform (B, L, width).
 
         Args:
             x: The whole sequence, or, with a cache, the positions that follow the cached ones.
-            cache: Extended in place, without gradients. After the first call, only one position at a time may follow.
+            cache: Extended by these positions.
+            num_read: Positions at the end that are read, and returned; by default all. The last layer leaves out what
+                only the others need.
         """
+        num_unread = 0 if num_read is None else x.shape[1] - num_read
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, nn.TransformerEncoderLayer)
-            x = x + layer.dropout1(self._attend(layer.self_attn, layer.norm1(x), cache, index))
+            first = num_unread if index == len(self.layers) - 1 else 0
+            seen = layer.norm1(x)
+            query, key, value = _project(layer.self_attn, seen[:, first:] if first else seen, seen)
+            if cache is not None:
+                key, value = cache.extend(index, key, value)
+            x = x[:, first:] + layer.dropout1(_attend(layer.self_attn, query, key, value, is_causal=True))
             hidden = layer.dropout(F.gelu(layer.linear1(layer.norm2(x))))
             x = x + layer.dropout2(layer.linear2(hidden))
         if cache is not None:
-            cache.length += x.shape[1]
+            cache.length += x.shape[1] + num_unread
         return x
 
-    def _attend(
-        self, attention: nn.MultiheadAttention, x: torch.Tensor, cache: KeysValues | None, index: int
-    ) -> torch.Tensor:
-        projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-        query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
-        )
-        follows = cache is not None and cache.length > 0
-        if cache is not None:
-            assert not follows or x.shape[1] == 1, "a cached sequence grows by one position at a time"
-            key, value = cache.extend(index, key, value)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=not follows)
-        return attention.out_proj(mixed.transpose(1, 2).flatten(-2))
+    def continue_from(self, prefixes: SharedPrefixes, x: torch.Tensor, *, num_read: int) -> torch.Tensor:
+        """Transform sequences that begin with shared prefixes and go on with `x` (B, L, width); see `forward`."""
+        self(prefixes.inputs_PLD, prefixes)
+        return self(x, prefixes, num_read=num_read)
+
+
+def decode_chunk(decoder: nn.TransformerDecoder, queries_1CD: torch.Tensor, codes_BUD: torch.Tensor) -> torch.Tensor:
+    """Let the same queries of all rows attend to themselves, causally, and to their row's codes; returns (B, C, D).
+
+    Before they first attend to codes, nothing tells rows apart, and what is computed of one holds for all; except in
+    training mode, where dropout does.
+    """
+    x = queries_1CD.expand(len(codes_BUD), -1, -1) if decoder.training else queries_1CD
+    for layer in decoder.layers:
+        assert isinstance(layer, nn.TransformerDecoderLayer)
+        seen, attention = layer.norm1(x), layer.self_attn
+        x = x + layer.dropout1(_attend(attention, *_project(attention, seen, seen), is_causal=True))
+        attention = layer.multihead_attn
+        x = x + layer.dropout2(_attend(attention, *_project(attention, layer.norm2(x), codes_BUD), is_causal=False))
+        hidden = layer.dropout(F.gelu(layer.linear1(layer.norm3(x))))
+        x = x + layer.dropout3(layer.linear2(hidden))
+    return x
+
+
+def _project(attention: nn.MultiheadAttention, queried: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the queries of some positions, and the keys and values of others, each (B, heads, L, head width)."""
+    weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, seen.shape[-1]
+    if queried is seen:
+        parts = F.linear(seen, weight, bias).chunk(3, dim=-1)
+    else:
+        keys_values = F.linear(seen, weight[width:], bias[width:]).chunk(2, dim=-1)
+        parts = F.linear(queried, weight[:width], bias[:width]), *keys_values
+    return tuple(part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
+
+
+def _attend(
+    attention: nn.MultiheadAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, is_causal: bool
+) -> torch.Tensor:
+    """Let the queries, the last positions if `is_causal`, see all keys, or those up to themselves."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    mask = None
+    if is_causal and 1 < num_queries < num_keys:
+        is_seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
+        mask = is_seen.tril(num_keys - num_queries)
+    dropout = attention.dropout if attention.training else 0.0
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal and num_queries == num_keys
+    )
+    return attention.out_proj(mixed.transpose(1, 2).flatten(-2))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ript_ray.policies.embedding import Embedding
-from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, KeysValues
+from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, KeysValues, SharedPrefixes
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,21 @@ class SkillPrior(nn.Module):
         self.head = nn.Linear(width, vocabulary)
 
     def logits(self, context_BLD: torch.Tensor, tokens_BU: torch.Tensor) -> torch.Tensor:
-        """Return the logits (B, U, V) of each token given the context and the tokens before it."""
+        """Return the logits (B, U, V) of each token given the context and the tokens before it.
+
+        Rows that begin with the same context token, that of their task, share what is computed of it, except in
+        training mode, where dropout tells them apart.
+        """
         start = torch.full_like(tokens_BU[:, :1], self.start_token)
         inputs = self.add_positional_emb(self.tok_emb(torch.cat([start, tokens_BU[:, :-1]], dim=1)))
-        hidden = self.decoder(self.discard(torch.cat([context_BLD, inputs], dim=1)))
-        return self.head(self.lnf(hidden[:, context_BLD.shape[1] :]))
+        if self.training:
+            hidden = self.decoder(self.discard(torch.cat([context_BLD, inputs], dim=1)), num_read=tokens_BU.shape[1])
+        else:
+            first_P, prefix_B = _distinct(context_BLD[:, 0])
+            prefixes = SharedPrefixes(context_BLD[first_P, :1], prefix_B)
+            following = torch.cat([context_BLD[:, 1:], inputs], dim=1)
+            hidden = self.decoder.continue_from(prefixes, following, num_read=tokens_BU.shape[1])
+        return self.head(self.lnf(hidden))
 
     def log_probs(self, context_BLD: torch.Tensor, tokens_BU: torch.Tensor) -> torch.Tensor:
         """Return the log-probability (B, U) of each token under the softmax over all, at temperature 1."""
@@ -84,7 +94,7 @@ class SkillPrior(nn.Module):
             inputs = self.tok_emb(last_B1) + positions_UD[position]
             if position == 0:
                 inputs = torch.cat([context_BLD, inputs], dim=1)
-            logits_BV = self.head(self.lnf(self.decoder(inputs, cache)[:, -1]))
+            logits_BV = self.head(self.lnf(self.decoder(inputs, cache, num_read=1)[:, 0]))
             best_BK = logits_BV.topk(min(top_k, logits_BV.shape[-1])).indices if top_k else None
             uniforms_B = uniforms_BU[:, position].to(logits_BV.device)
             last_B1 = _draw(logits_BV / temperature, uniforms_B, best_BK)
@@ -114,6 +124,14 @@ def score(
         logits_BUV = logits_BUV.gather(-1, candidates_BUK)
         choices_BU1 = (candidates_BUK == choices_BU1).int().argmax(dim=-1, keepdim=True)
     return logits_BUV.log_softmax(dim=-1).gather(-1, choices_BU1).squeeze(-1)
+
+
+def _distinct(rows_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an index of each distinct row, and for each row which of these it equals, bit by bit."""
+    rows = np.ascontiguousarray(rows_BD.detach().cpu().numpy())
+    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
+    _, first_P, distinct_B = np.unique(keys, return_index=True, return_inverse=True)
+    return torch.from_numpy(first_P).to(rows_BD.device), torch.from_numpy(distinct_B).to(rows_BD.device)
 
 
 def _draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, candidates_BK: torch.Tensor | None) -> torch.Tensor:

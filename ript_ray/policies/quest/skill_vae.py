@@ -11,7 +11,7 @@ from torch import nn
 
 from ript_ray.policies.quest.config import ACTIONS_PER_TOKEN
 from ript_ray.policies.quest.fsq import FiniteScalarQuantizer
-from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, SinusoidalPositions
+from ript_ray.policies.quest.layers import AddPositions, CausalTransformer, SinusoidalPositions, decode_chunk
 
 KERNELS = (5, 3, 3)
 STRIDES = (2, 2, 1)
@@ -115,6 +115,5 @@ class SkillVAE(nn.Module):
         return self.encoder(self.add_positional_emb(hidden))
 
     def _decode(self, codes_BUD: torch.Tensor) -> torch.Tensor:
-        queries = self.fixed_positional_emb(self.chunk_length).expand(len(codes_BUD), -1, -1)
-        mask = nn.Transformer.generate_square_subsequent_mask(self.chunk_length, device=codes_BUD.device)
-        return self.action_head(self.decoder(queries, codes_BUD, tgt_mask=mask, tgt_is_causal=True))
+        queries_1CD = self.fixed_positional_emb(self.chunk_length).unsqueeze(0)
+        return self.action_head(decode_chunk(self.decoder, queries_1CD, codes_BUD))
