@@ -132,11 +132,13 @@ class ProcessUsage:
         pid: Its number on its machine.
         rss_bytes: Resident memory, shared pages included.
         cpu_s: Processor time since it began, in seconds.
+        busy_s: Wall time in which a rollout actor rolled out groups, one or several at a time, in seconds.
     """
 
     pid: int
     rss_bytes: int
     cpu_s: float
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True)

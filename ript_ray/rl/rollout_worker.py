@@ -13,7 +13,7 @@ from ript_envs.contract import Environment
 from ript_ray.policies.base import Policy
 from ript_ray.rl.device import move_policy
 from ript_ray.rl.hosting import Hosting
-from ript_ray.rl.process_usage import process_usage
+from ript_ray.rl.process_usage import BusyClock, process_usage
 from ript_ray.rl.rollout import EnvironmentPool, OnAction, RolloutCancelledError, roll_out
 from ript_ray.rl.simulation import Simulation
 from ript_ray.rl.simulation_processes import SimulationProcesses
@@ -46,6 +46,7 @@ class RolloutWorker:
         self._acting = threading.Lock()
         self._environments = [_Environments(make_environment, hosting) for _ in range(hosting.num_groups)]
         self._unused = list(self._environments)
+        self._clock = BusyClock()
         self._max_steps = max_steps
         self._version = Version(0)
 
@@ -54,7 +55,8 @@ class RolloutWorker:
         """Memory and processor time of this process and of those that its environments step in."""
         own, hosts = process_usage(), [each.processes for each in self._environments]
         rss_bytes = own.rss_bytes + sum(host.rss_bytes for host in hosts)
-        return replace(own, rss_bytes=rss_bytes, cpu_s=own.cpu_s + sum(host.cpu_s for host in hosts))
+        cpu_s = own.cpu_s + sum(host.cpu_s for host in hosts)
+        return replace(own, rss_bytes=rss_bytes, cpu_s=cpu_s, busy_s=self._clock.busy_s)
 
     def load(self, weights: Weights) -> str:
         """Load weights into the policy; returns the checksum of what was received."""
@@ -85,7 +87,7 @@ class RolloutWorker:
                     raise RolloutCancelledError
                 yield
 
-        with self._borrowed_environments() as pool:
+        with self._clock.working(), self._borrowed_environments() as pool:
             group = roll_out(
                 request,
                 self._policy,

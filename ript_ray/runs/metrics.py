@@ -1,13 +1,14 @@
 """Metrics of a run beside those of an update itself: success per task, memory, the result and what it cost."""
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ript_ray.evaluation.comparison import Comparison, PairedDifference
 from ript_ray.evaluation.evaluate import EvaluationResult, SuccessRate
 from ript_ray.rl.protocols import RuntimeUsage
 from ript_ray.runs.checkpoint import RunTotals
-from ript_ray.types import GroupSummary
+from ript_ray.types import GroupSummary, ProcessUsage
 
 MAX_LISTED = 16
 """Actors whose memory is listed one by one; of more, only the highest and the mean."""
@@ -36,6 +37,35 @@ class TaskCounts:
             metrics[f"train/success_rate/{task}"] = counts["solved", task] / counts["rollouts", task]
             metrics[f"groups/accepted/{task}"] = counts["accepted", task]
         return metrics
+
+
+class IdleTime:
+    """The share of the rollout actors' time in which they had no group to roll out, from one update to the next.
+
+    At lag 0 they wait while the learner trains; besides, they wait for the last groups of a batch, for weights, and for
+    the driver.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Begin with no update; `now_s` is the clock."""
+        self._now_s = now_s
+        self._before: tuple[float, Mapping[int, ProcessUsage]] | None = None
+
+    def take(self, usage: RuntimeUsage) -> dict[str, float]:
+        """Return the metric of an update that has just ended, of the actors that have reported since the last one.
+
+        There is none at the first update, nor without actors.
+        """
+        now_s, actors = self._now_s(), dict(usage.processes.get("actor", {}))
+        before, self._before = self._before, (now_s, actors)
+        if before is None:
+            return {}
+        since_s, earlier = before
+        same = [n for n in actors if n in earlier and actors[n].pid == earlier[n].pid]
+        if not same or now_s <= since_s:
+            return {}
+        busy_s = sum(actors[number].busy_s - earlier[number].busy_s for number in same)
+        return {"time/actors_idle": min(1.0, max(0.0, 1 - busy_s / (len(same) * (now_s - since_s))))}
 
 
 def memory_metrics(usage: RuntimeUsage) -> dict[str, float]:

@@ -19,7 +19,7 @@ from ript_ray.rl.learner import learning_rate_of
 from ript_ray.rl.ledger import Ledger, carry_over
 from ript_ray.runs import checkpoint
 from ript_ray.runs.checkpoint import CheckpointClock, RunTotals, TrainingState
-from ript_ray.runs.metrics import TaskCounts, memory_metrics, rate_metrics, result_metrics
+from ript_ray.runs.metrics import IdleTime, TaskCounts, memory_metrics, rate_metrics, result_metrics
 from ript_ray.runs.model_card import model_card
 from ript_ray.runs.retention import prune_checkpoints
 from ript_ray.runs.run_logger import RunLogger
@@ -81,6 +81,7 @@ class Recorder:
         self._earlier_ledger = self._totals.ledger
         self._earlier_core_s = self._totals.core_s - time.process_time()  # of this process: what comes from now on
         self._task_counts = TaskCounts(task_of)
+        self._idle_time = IdleTime()
         self._totals = replace(self._totals, ledger=carry_over(self._earlier_ledger, Ledger()))
         self._unsaved: _Unsaved | None = None
         self._save_is_due = False
@@ -132,7 +133,8 @@ class Recorder:
         self._unsaved = _Unsaved(record, learner_state, self._totals)  # at once: an interrupt may come anywhere
         if record.report.error:
             logger.warning("update %d was skipped: %s", self.num_updates, record.report.error)
-        metrics = metrics_of(record) | memory_metrics(record.usage) | self._task_counts.take(self.num_updates)
+        metrics = metrics_of(record) | memory_metrics(record.usage) | self._idle_time.take(record.usage)
+        metrics |= self._task_counts.take(self.num_updates)
         metrics["ppo/learning_rate"] = learning_rate_of(self._experiment.ppo, self.num_updates)
         self._points.append(self._log(metrics | self._sums(), "update"))
         self._save_is_due |= self._clock.is_due or self.num_updates % self._experiment.checkpoint_every == 0

@@ -1,15 +1,16 @@
 """Memory and processor time of all processes, reported with the answers that travel anyway."""
 
 import gc
+import time
 import weakref
 
 import numpy as np
 import pytest
 
-from ript_ray.rl.process_usage import process_usage
+from ript_ray.rl.process_usage import BusyClock, process_usage
 from ript_ray.rl.protocols import RuntimeUsage
 from ript_ray.rl.rollout import EnvironmentPool
-from ript_ray.runs.metrics import memory_metrics
+from ript_ray.runs.metrics import IdleTime, memory_metrics
 from ript_ray.runtime.serial import SerialRuntime
 from ript_ray.runtime.usage import UsageLog
 from ript_ray.types import ProcessUsage
@@ -72,6 +73,48 @@ def test_the_metrics_list_every_actor_if_they_are_few_and_the_highest_and_the_me
         **few,
     }
     assert metrics_of(41) == {"memory/driver_bytes": 5, "memory/actor_bytes": 400, "memory/actor_mean_bytes": 200}
+
+
+def test_actors_are_idle_for_the_share_of_their_time_without_a_group() -> None:
+    now = 100.0
+    idle_time = IdleTime(lambda: now)
+
+    def take(**busy_s: float) -> dict[str, float]:
+        actors = {int(name[1:]): ProcessUsage(int(name[1:]), 0, 0.0, seconds) for name, seconds in busy_s.items()}
+        return idle_time.take(RuntimeUsage({"actor": actors}))
+
+    assert take(a0=7.0, a1=3.0) == {}
+    now += 10
+    assert take(a0=12.0, a1=9.0) == {"time/actors_idle": pytest.approx(1 - 11 / 20)}
+    now += 10
+    assert take(a1=19.0, a2=1.0) == {"time/actors_idle": 0.0}  # of the only one that was there before
+    now += 10
+    assert take() == {}
+
+
+def test_the_clock_counts_the_time_in_which_several_threads_work_once() -> None:
+    clock = BusyClock()
+    with clock.working():
+        with clock.working():
+            time.sleep(0.05)
+        inside = clock.busy_s
+        time.sleep(0.05)
+    total = clock.busy_s
+    time.sleep(0.05)
+    assert clock.busy_s == total >= inside + 0.05 >= 0.1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_report_how_long_they_rolled_out() -> None:
+    started = time.monotonic()
+    runtime = on_ray(line_parts(POLICIES["laplace"]), 1)
+    try:
+        usage = train_on(runtime, num_updates=1).records[-1].usage
+    finally:
+        runtime.close()
+    (actor,) = usage.processes["actor"].values()
+    assert 0 < actor.busy_s < time.monotonic() - started
 
 
 class CyclicEnvironment(LineEnvironment):
