@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-fast check format constraints dist docs
+.PHONY: install quickstart test test-fast check format constraints dist docs bench
 
 install: .venv/installed
 
@@ -30,6 +30,10 @@ check: install
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Ten minutes, on a machine that does nothing else.
+bench: install
+	$(BIN)/python -m experiments.benchmarks.races --output docs/measurements.md
 
 format: install
 	$(BIN)/ruff format --quiet .

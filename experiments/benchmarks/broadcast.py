@@ -9,16 +9,13 @@ Expected: 300 MB to 8 actors on two cores within a few seconds. The actors read 
     the time grows with the number of actors per core and stays nearly constant if every actor has its own core.
 """
 
-import functools
 import time
 from dataclasses import dataclass
 
 import tyro
 from rich.progress import track
 
-from experiments.benchmarks.timed import TimedPolicy, local_ray, make_timed, print_table, spread, timed_requests
-from ript_ray.config.rl import PPO
-from ript_ray.rl.protocols import Components
+from experiments.benchmarks.timed import local_ray, print_table, spread, timed_components, timed_requests
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.runtime.factory import open_runtime
 from ript_ray.types import GroupSummary, Version
@@ -41,14 +38,7 @@ class Options:
 
 def measure(num_bytes: int, num_actors: int, num_broadcasts: int) -> list[float]:
     """Return the duration of each broadcast, in seconds."""
-    parts = Components(
-        build_policy=functools.partial(TimedPolicy, num_bytes=num_bytes),
-        make_environment=functools.partial(make_timed, group_s=0.0, group_size=1, num_steps=1),
-        max_steps=1,
-        ppo=PPO(),
-        seed=0,
-        learner_threads=1,
-    )
+    parts = timed_components(num_bytes=num_bytes, group_s=0.0, group_size=1, num_steps=1)
     durations_s = []
     with open_runtime(parts, Cluster(num_actors=num_actors, cpus_per_actor=0.01, start_timeout_s=600)) as runtime:
         for number in range(1 + num_broadcasts):

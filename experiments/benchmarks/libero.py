@@ -46,12 +46,10 @@ EXECUTED = 8
 MACHINE_BYTES = 24 * 2**30
 
 STOCK, STOCK_CAMERAS = "stock", "stock, two cameras"
+PHYSICS = "25 simulator steps"
+OURS, OURS_CAMERAS, OURS_CHEAP = "ours", "ours, two cameras read", "ours, cheap scenery"
 
-AIMS = {
-    "ours": (STOCK, "3"),
-    "ours, two cameras read": (STOCK_CAMERAS, "10"),
-    "ours, cheap scenery": (STOCK_CAMERAS, "25"),
-}
+AIMS = {OURS: (STOCK, "3"), OURS_CAMERAS: (STOCK_CAMERAS, "10"), OURS_CHEAP: (STOCK_CAMERAS, "25")}
 """What a kind is compared with, and how many times faster it should be."""
 
 Actions = NDArray[np.float32]
@@ -92,13 +90,13 @@ def kinds_of(suite: Suite) -> dict[str, Libero | None]:
     """Return the kinds of environments; None for the stock one."""
     ours = Libero(suite, cameras=tuple(CAMERA_NAMES))
     cheap = replace(ours, rendering="fast", simplified_meshes=True, small_textures=True)
-    return {"stock": None, "ours": ours, "ours, cheap scenery": cheap}
+    return {STOCK: None, OURS: ours, OURS_CHEAP: cheap}
 
 
 def steppers(suite: Suite) -> dict[str, Stepper]:
     """Return what runs the same actions in an environment of each kind."""
     kinds = kinds_of(suite)
-    full, cheap = kinds["ours"], kinds["ours, cheap scenery"]
+    full, cheap = kinds[OURS], kinds[OURS_CHEAP]
     assert full is not None
     assert cheap is not None
     task = full.tasks[0]
@@ -128,15 +126,15 @@ def steppers(suite: Suite) -> dict[str, Stepper]:
     return {
         STOCK: functools.partial(step_stock, cameras=False),
         STOCK_CAMERAS: functools.partial(step_stock, cameras=True),
-        "25 simulator steps": lambda actions: mujoco.mj_step(ours._model, data, len(actions) * NUM_SUBSTEPS),
-        "ours": functools.partial(step_ours, environment=ours, reads=False),
-        "ours, two cameras read": functools.partial(step_ours, environment=ours, reads=True),
-        "ours, cheap scenery": functools.partial(step_ours, environment=cheaper, reads=True),
+        PHYSICS: lambda actions: mujoco.mj_step(ours._model, data, len(actions) * NUM_SUBSTEPS),
+        OURS: functools.partial(step_ours, environment=ours, reads=False),
+        OURS_CAMERAS: functools.partial(step_ours, environment=ours, reads=True),
+        OURS_CHEAP: functools.partial(step_ours, environment=cheaper, reads=True),
     }
 
 
-def step_rows(suite: Suite, num_blocks: int) -> list[tuple[str, ...]]:
-    """Return the rows of the first table."""
+def step_seconds(suite: Suite, num_blocks: int) -> dict[str, list[float]]:
+    """Return the processor time of a step of each kind of environment, in every turn."""
     methods = steppers(suite)
     generator = np.random.default_rng(0)
     durations_s: dict[str, list[float]] = {name: [] for name in methods}
@@ -146,6 +144,12 @@ def step_rows(suite: Suite, num_blocks: int) -> list[tuple[str, ...]]:
             begin_s = time.process_time()
             run(actions)
             durations_s[name].append((time.process_time() - begin_s) / EXECUTED)
+    return durations_s
+
+
+def step_rows(suite: Suite, num_blocks: int) -> list[tuple[str, ...]]:
+    """Return the rows of the first table."""
+    durations_s = step_seconds(suite, num_blocks)
     median_s = {name: spread(values)[1] for name, values in durations_s.items()}
     rows: list[tuple[str, ...]] = []
     for name, value in median_s.items():

@@ -1,6 +1,7 @@
 """Shared parts of the benchmarks: environments and policies of known duration, a Ray session, tables."""
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +16,11 @@ from rich.table import Table
 from torch import nn
 
 from ript_envs.contract import Environment, Observation
+from ript_ray.config.rl import PPO
 from ript_ray.policies.base import Decisions
 from ript_ray.policies.state_dict import ModulePolicy
 from ript_ray.rl.context_stream import ContextStream
+from ript_ray.rl.protocols import Components
 from ript_ray.runtime.host import num_cpus
 from ript_ray.types import Arrays, Context, RolloutRequest
 
@@ -125,6 +128,18 @@ class TimedPolicy(ModulePolicy):
 def make_timed(task: str, *, group_s: float, group_size: int, num_steps: int, is_busy: bool = False) -> Environment:
     """Build an environment in which a group of `group_size` episodes of `num_steps` steps takes `group_s` seconds."""
     return TimedEnvironment(step_s=group_s / (group_size * num_steps), num_steps=num_steps, is_busy=is_busy)
+
+
+def timed_components(*, num_bytes: int, group_s: float, group_size: int, num_steps: int) -> Components:
+    """Return a policy of that size, and environments in which a group takes that time; see `make_timed`."""
+    return Components(
+        build_policy=functools.partial(TimedPolicy, num_bytes=num_bytes),
+        make_environment=functools.partial(make_timed, group_s=group_s, group_size=group_size, num_steps=num_steps),
+        max_steps=num_steps,
+        ppo=PPO(),
+        seed=0,
+        learner_threads=1,
+    )
 
 
 def timed_requests(num_requests: int, *, group_size: int) -> list[RolloutRequest]:

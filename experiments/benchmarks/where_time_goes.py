@@ -6,16 +6,17 @@ Question: which share of a rollout is physics, the simulator's Python, pictures,
 Method: one process with one thread, as an actor has it. A stopwatch stands around MuJoCo's functions (physics,
     pictures), the environment's methods (what is left of them is Python), the policy's `act`, and `roll_out` (the rest
     is our own); in an update around `log_probs`, `backward` and the optimizer's step. Policies have random weights, so
-    that nearly all episodes last to their end. Processor time of all threads; the first round is not counted.
+    that nearly all episodes last to their end. Processor time of all threads; medians of the rounds after the first.
 Expected: without pictures the simulator takes nearly all of a rollout, with pictures they do, and our own code a few
     percent at most; of an update, passes take nine tenths.
 """
 
 import contextlib
 import functools
+import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -43,6 +44,9 @@ EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in (quicksta
 PHYSICS, PICTURES, PYTHON, POLICY, OWN = "physics", "pictures", "Python", "policy", "own"
 FORWARD, BACKWARD, OPTIMIZER, REST = "forward", "backward", "optimizer", "rest"
 
+ROLLOUT_PARTS = (PHYSICS, PYTHON, PICTURES, POLICY, OWN)
+UPDATE_PARTS = (FORWARD, BACKWARD, OPTIMIZER, REST)
+
 MUJOCO = {
     PHYSICS: ("mj_step", "mj_step1", "mj_step2", "mj_forward"),
     PICTURES: ("mjv_updateScene", "mjr_render", "mjr_readPixels"),
@@ -56,7 +60,7 @@ class Options:
 
     Attributes:
         experiments: Names of what is measured.
-        rounds: Groups of each experiment; an update trains all of them.
+        rounds: Groups of each experiment, and updates, each of which trains all of them.
         num_steps: Environment steps of an episode; by default those of the experiment.
     """
 
@@ -65,11 +69,28 @@ class Options:
     num_steps: int | None = None
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of processor time by part, and how many things they were spent on."""
+
+    seconds: Mapping[str, float]
+    count: int
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all parts."""
+        return sum(self.seconds.values())
+
+    def share(self, part: str) -> float:
+        """Return the share of a part."""
+        return self.seconds.get(part, 0.0) / self.total_s
+
+
 class Stopwatch:
     """Seconds of processor time by part; within a part, another one may be timed, which is not part of the first."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
         self._parts: list[str] = []
         self._since = 0.0
 
@@ -96,10 +117,15 @@ class Stopwatch:
 
         return timed
 
+    def take(self, count: int) -> Spent:
+        """Return the time since the last call, spent on so many things."""
+        spent, self._seconds = Spent(self._seconds, count), defaultdict(float)
+        return spent
+
     def _charge(self) -> None:
         now = time.process_time()
         if self._parts:
-            self.seconds[self._parts[-1]] += now - self._since
+            self._seconds[self._parts[-1]] += now - self._since
         self._since = now
 
 
@@ -131,13 +157,13 @@ def mujoco_watched(watch: Stopwatch) -> Iterator[None]:
         yield
 
 
-def rollouts(experiment: Experiment, rounds: int) -> tuple[tuple[str, ...], list[Group]]:
-    """Return the row of an experiment's rollouts, and the groups of all rounds but the first."""
+def rollouts(experiment: Experiment, rounds: int) -> tuple[list[Spent], list[Group]]:
+    """Return what each round of an experiment's rollouts took, and its group, after a first one."""
     torch.set_num_threads(1)
     watch = Stopwatch()
     parts = SavedPolicy.initial(experiment).components()
     policy, stream = parts.build_policy(), training_stream(experiment)
-    groups: list[Group] = []
+    groups, spent = list[Group](), list[Spent]()
     built: list[WatchedEnvironment] = []
 
     def make(task: str) -> WatchedEnvironment:
@@ -147,22 +173,18 @@ def rollouts(experiment: Experiment, rounds: int) -> tuple[tuple[str, ...], list
     pool = EnvironmentPool(make)
     with mujoco_watched(watch), mock.patch.object(policy, "act", watch.around(POLICY, policy.act)):
         for index in range(1 + rounds):
+            before = sum(environment.num_steps for environment in built)
             request = group_request(stream, 0, sampling=experiment.sampling, seed=index)  # of one task: one warm-up
             with watch.part(OWN):
                 group = roll_out(request, policy, pool, max_steps=experiment.max_steps, version=Version(0))
             groups.append(replace(group, index=index))
-            if index == 0:
-                watch.seconds.clear()
-                for environment in built:
-                    environment.num_steps = 0
+            spent.append(watch.take(sum(environment.num_steps for environment in built) - before))
     pool.close()
-    num_steps = sum(environment.num_steps for environment in built)
-    row = (experiment.name, *shares(watch, num_steps, (PHYSICS, PYTHON, PICTURES, POLICY, OWN)))
-    return row, groups[1:]
+    return spent[1:], groups[1:]
 
 
-def update(experiment: Experiment, groups: list[Group]) -> tuple[str, ...]:
-    """Return the row of an experiment's update on these groups."""
+def updates(experiment: Experiment, groups: list[Group], rounds: int) -> list[Spent]:
+    """Return what each of an experiment's updates on these groups took, after a first one."""
     watch = Stopwatch()
     parts = SavedPolicy.initial(experiment).components()
 
@@ -172,18 +194,18 @@ def update(experiment: Experiment, groups: list[Group]) -> tuple[str, ...]:
         return policy
 
     learner = Learner(build_policy, parts.ppo, seed=parts.seed, num_threads=1)
+    spent = []
     with (
         mock.patch.object(torch.Tensor, "backward", watch.around(BACKWARD, torch.Tensor.backward)),
         mock.patch.object(torch.optim.AdamW, "step", watch.around(OPTIMIZER, torch.optim.AdamW.step)),
     ):
-        for _ in range(2):
-            watch.seconds.clear()
+        for _ in range(1 + rounds):
             for group in groups:
                 learner.receive(half_successful(group))
             with watch.part(REST):
                 report = learner.update([group.index for group in groups])
-    num_decisions = report.num_decisions * parts.ppo.num_iterations
-    return (experiment.name, *shares(watch, num_decisions, (FORWARD, BACKWARD, OPTIMIZER, REST)))
+            spent.append(watch.take(report.num_decisions * parts.ppo.num_iterations))
+    return spent[1:]
 
 
 def half_successful(group: Group) -> Group:
@@ -192,24 +214,29 @@ def half_successful(group: Group) -> Group:
     return replace(group, rollouts=rollouts)
 
 
-def shares(watch: Stopwatch, count: int, parts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return milliseconds per counted thing, and each part's share."""
-    total = sum(watch.seconds.values())
-    return (f"{1000 * total / count:.3f}", *(f"{100 * watch.seconds[part] / total:.1f} %" for part in parts))
+def shortened(name: str, num_steps: int | None) -> Experiment:
+    """Return an experiment, with episodes of so many steps if that is given."""
+    experiment = EXPERIMENTS[name]
+    return experiment if num_steps is None else replace(experiment, max_steps=num_steps)
+
+
+def row_of(name: str, rounds: Sequence[Spent], parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an experiment's milliseconds per counted thing, and each part's share."""
+    milliseconds = statistics.median(1000 * spent.total_s / spent.count for spent in rounds)
+    shares = (statistics.median(spent.share(part) for spent in rounds) for part in parts)
+    return (name, f"{milliseconds:.3f}", *(f"{100 * share:.1f} %" for share in shares))
 
 
 def main(options: Options) -> None:
     """Run the benchmark and print the tables."""
-    rows, updates = [], []
+    rolled, updated = [], []
     for name in track(options.experiments, "experiments"):
-        experiment = EXPERIMENTS[name]
-        if options.num_steps is not None:
-            experiment = replace(experiment, max_steps=options.num_steps)
-        row, groups = rollouts(experiment, options.rounds)
-        rows.append(row)
-        updates.append(update(experiment, groups))
-    print_table("Rollouts", ("experiment", "ms/step", PHYSICS, PYTHON, PICTURES, POLICY, OWN), rows)
-    print_table("Updates", ("experiment", "ms/decision", FORWARD, BACKWARD, OPTIMIZER, REST), updates)
+        experiment = shortened(name, options.num_steps)
+        rounds, groups = rollouts(experiment, options.rounds)
+        rolled.append(row_of(name, rounds, ROLLOUT_PARTS))
+        updated.append(row_of(name, updates(experiment, groups, options.rounds), UPDATE_PARTS))
+    print_table("Rollouts", ("experiment", "ms/step", *ROLLOUT_PARTS), rolled)
+    print_table("Updates", ("experiment", "ms/decision", *UPDATE_PARTS), updated)
 
 
 if __name__ == "__main__":

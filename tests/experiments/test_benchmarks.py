@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     memory,
     metaworld,
     openvla_oft_flops,
+    races,
     reliability,
     run_ahead,
     sampling,
@@ -51,6 +52,14 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "reliability": (
         lambda: reliability.main(reliability.Options(group_s=0.01, batch_groups=4, num_batches=2)),
         "overhead",
+    ),
+    "races": (
+        lambda: races.main(
+            races.Options(
+                tasks=("reach-v3",), suites=(), experiments=("quickstart",), rounds=1, num_steps=2, num_updates=0
+            )
+        ),
+        "reset to a state met before",
     ),
     "sampling": (
         lambda: sampling.main(sampling.Options(rollouts=(2,), repeats=1, group_rollouts=2)),
@@ -108,6 +117,15 @@ def test_the_benchmark_of_libero_runs_and_prints_its_tables(capsys: pytest.Captu
     printed = capsys.readouterr().out
     for title in ("stock / this", "in 24 GiB", "MB the second"):
         assert title in printed
+
+
+def test_the_table_of_races_is_a_page_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [races.Row("MetaWorld", "step, ours / MuJoCo's", [1.25, 1.5, 1.125])]
+    monkeypatch.setattr(races, "rows_of", lambda options: rows)
+    races.main(races.Options(output=tmp_path / "page.md"))
+    page = (tmp_path / "page.md").read_text()
+    assert page.startswith("# Measurements")
+    assert page.endswith("| MetaWorld | step, ours / MuJoCo's | 1.12 | 1.25 | 1.50 |\n")
 
 
 def test_every_benchmark_is_tested() -> None:
