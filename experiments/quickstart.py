@@ -52,7 +52,7 @@ EXPERIMENT = Experiment(
     evaluation=Evaluation(batch_size=8),
     num_updates=60,
     max_steps=150,
-    learner_threads=2,
+    learner_threads=1,
 )
 
 if __name__ == "__main__":
