@@ -25,7 +25,7 @@ import torch
 import tyro
 from rich.progress import track
 
-from experiments.benchmarks import broadcast, libero, metaworld, where_time_goes
+from experiments.benchmarks import authors, broadcast, libero, metaworld, where_time_goes
 from experiments.benchmarks.timed import local_ray, timed_components, timed_requests
 from ript_envs.libero.benchmark import Suite
 from ript_envs.metaworld.benchmark import MetaWorld
@@ -46,6 +46,7 @@ class Options:
         num_steps: Environment steps of a round.
         megabytes: Size of a broadcast, in MB (10^6 bytes); 0 for no measurement of Ray.
         num_updates: Updates of the run; 0 for no run.
+        authors: A checkout of QueST's code, to race as well; see `experiments.benchmarks.authors`.
         output: Markdown file that the table is written to.
     """
 
@@ -56,6 +57,7 @@ class Options:
     num_steps: int = 100
     megabytes: int = 80
     num_updates: int = 6
+    authors: Path | None = None
     output: Path | None = None
 
 
@@ -188,6 +190,9 @@ def rows_of(options: Options) -> Iterator[Row]:
         yield from libero_rows(suite, options)
     for name in options.experiments:
         yield from share_rows(name, options)
+    if options.authors is not None:
+        for measure, ratios in authors.measure(authors.Options(options.authors, rounds=options.rounds)):
+            yield Row("QueST as published", measure, ratios)
     if options.megabytes:
         yield from ray_rows(options)
     if options.num_updates:
@@ -215,6 +220,8 @@ Ratios and shares of one run, of processor time. What they mean, and what did no
 def main(options: Options) -> None:
     """Run the benchmark, print the table, and write it if that is asked for."""
     table = markdown(list(track(rows_of(options), "measures")))
+    if options.authors is None:
+        table += "\nThe authors' code was not raced: no checkout of it was given (`--authors`).\n"
     print(table)
     if options.output is not None:
         options.output.write_text(page(table))

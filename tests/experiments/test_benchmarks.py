@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
 
 from experiments.benchmarks import (
+    authors,
     broadcast,
     env_processes,
     lag,
@@ -21,6 +23,7 @@ from experiments.benchmarks import (
     sampling,
     where_time_goes,
 )
+from ript_ray.errors import ConfigError
 from tests.commands import ROOT, environment, run
 from tests.conftest import start_ray
 
@@ -125,9 +128,49 @@ def test_the_table_of_races_is_a_page_of_the_documentation(tmp_path: Path, monke
     races.main(races.Options(output=tmp_path / "page.md"))
     page = (tmp_path / "page.md").read_text()
     assert page.startswith("# Measurements")
-    assert page.endswith("| MetaWorld | step, ours / MuJoCo's | 1.12 | 1.25 | 1.50 |\n")
+    assert "\n| MetaWorld | step, ours / MuJoCo's | 1.12 | 1.25 | 1.50 |\n" in page
+
+
+STAND_IN = """
+import torch
+
+from ript_ray.policies.quest.skill_prior import SkillPrior
+
+
+class SkillGPT(SkillPrior):
+    def __init__(self, *, vocab_size, block_size, n_layer, n_head, n_embd, attn_pdrop, beam_size, **others):
+        sizes = {"width": n_embd, "num_heads": n_head, "num_layers": n_layer, "dropout": attn_pdrop}
+        super().__init__(vocabulary=vocab_size, num_tokens=block_size, **sizes)
+
+    def forward(self, inputs, context):
+        return self.logits(context, inputs.roll(-1, dims=1))
+
+    def get_indices_top_k(self, context, size):
+        return context
+"""
+"""The interface of the authors' module, which no test can download."""
+
+
+def test_the_authors_code_is_raced_where_there_is_a_checkout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = authors.Options(tmp_path, num_rollouts=2, num_decisions=4, rounds=1)
+    with pytest.raises(ConfigError, match=r"skill_gpt\.py does not exist"):
+        authors.main(options)
+    module = tmp_path / "quest" / "algos" / "quest_modules" / "skill_gpt.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(STAND_IN)
+    authors.main(options)
+    assert "one by one / ours" in capsys.readouterr().out
+    monkeypatch.setattr(authors, "measure", lambda options: [("forward and backward pass / ours", [2.0])])
+    nothing = races.Options(tasks=(), suites=(), experiments=(), megabytes=0, num_updates=0)
+    races.main(replace(nothing, authors=tmp_path))
+    assert "| QueST as published | forward and backward pass / ours | 2.00 | 2.00 | 2.00 |" in capsys.readouterr().out
+    races.main(nothing)
+    assert "no checkout" in capsys.readouterr().out
 
 
 def test_every_benchmark_is_tested() -> None:
     modules = {path.stem for path in (ROOT / "experiments" / "benchmarks").glob("*.py")}
-    assert modules == {"__init__", "timed", "throughput", "libero", "stock_libero", "stock_metaworld", *SMALLEST}
+    others = {"__init__", "timed", "throughput", "libero", "stock_libero", "stock_metaworld", "authors"}
+    assert modules == others | {*SMALLEST}

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def build(task: str) -> MetaWorldEnvironment:
     return environment
 
 
-def steps_of(environment: MetaWorldEnvironment, initial_state: NDArray[np.float64]) -> list[NDArray[np.float32]]:
+def steps_of(environment: MetaWorldEnvironment, initial_state: NDArray[np.float64]) -> list[NDArray[Any]]:
     environment.reset(initial_state)
     actions = np.random.default_rng(0).uniform(-1, 1, (20, 4)).astype(np.float32)
     observed = [environment.observe()["state"]]
@@ -34,7 +35,7 @@ def steps_of(environment: MetaWorldEnvironment, initial_state: NDArray[np.float6
 def test_environments_that_step_at_the_same_time_see_what_each_sees_alone(task: str) -> None:
     states = [MetaWorld().draw_initial_state(task, (seed,)) for seed in range(3)]
     alone = [steps_of(build(task), state) for state in states]
-    seen: dict[int, list[NDArray[np.float32]]] = {}
+    seen: dict[int, list[NDArray[Any]]] = {}
 
     def run(seed: int, environment: MetaWorldEnvironment) -> None:
         seen[seed] = steps_of(environment, states[seed])
@@ -65,7 +66,7 @@ def test_a_model_is_compiled_once_and_freed_with_its_last_environment() -> None:
 def test_a_model_that_was_rendered_fast_is_rendered_fully_as_well() -> None:
     state = MetaWorld().draw_initial_state("soccer-v3", (0,))
 
-    def picture(benchmark: MetaWorld) -> NDArray[np.uint8]:
+    def picture(benchmark: MetaWorld) -> NDArray[Any]:
         environment = benchmark.make("soccer-v3")
         environment.reset(state)
         kept.append(environment)  # keeps the model, and the renderer
