@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ript_envs.metaworld.benchmark import MetaWorld
-from ript_envs.metaworld.environment import MetaWorldEnvironment
+from ript_envs.metaworld.environment import MetaWorldEnvironment, drawing_environment
 from ript_envs.metaworld.shared_model import _MODELS
 
 pytestmark = pytest.mark.sim
@@ -51,6 +51,7 @@ def test_environments_that_step_at_the_same_time_see_what_each_sees_alone(task: 
 
 def test_a_model_is_compiled_once_and_freed_with_its_last_environment() -> None:
     task = "soccer-v3"
+    drawing_environment.cache_clear()  # another test may have drawn states of this task
     first, second = build(task), build(task)
     assert first._sim.model is second._sim.model
     first.close()
