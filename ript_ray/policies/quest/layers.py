@@ -79,8 +79,12 @@ class SharedPrefixes:
         if self.length == 0:
             self._layers.append((key, value))
             return key, value
-        keys, values = self._layers[index]
-        return torch.cat([keys[self._rows_B], key], dim=2), torch.cat([values[self._rows_B], value], dim=2)
+        keys, values = (self._of_each_row(part) for part in self._layers[index])
+        return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+
+    def _of_each_row(self, parts_P: torch.Tensor) -> torch.Tensor:
+        """Return the part of each sequence's prefix; a lookup as in an embedding, whose backward pass is one sum."""
+        return F.embedding(self._rows_B, parts_P.flatten(1)).unflatten(-1, parts_P.shape[1:])
 
 
 class CausalTransformer(nn.Module):
@@ -108,13 +112,19 @@ class CausalTransformer(nn.Module):
             x: The whole sequence, or, with a cache, the positions that follow the cached ones.
             cache: Extended by these positions.
             num_read: Positions at the end that are read, and returned; by default all. The last layer leaves out what
-                only the others need.
+                only the others need; with 0, it only extends the cache.
         """
-        num_unread = 0 if num_read is None else x.shape[1] - num_read
+        length = x.shape[1]
+        num_unread = 0 if num_read is None else length - num_read
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, nn.TransformerEncoderLayer)
             first = num_unread if index == len(self.layers) - 1 else 0
             seen = layer.norm1(x)
+            if first == length:  # only the cache will be read
+                assert cache is not None
+                cache.extend(index, *_keys_values(layer.self_attn, seen))
+                x = x[:, first:]
+                break
             query, key, value = _project(layer.self_attn, seen[:, first:] if first else seen, seen)
             if cache is not None:
                 key, value = cache.extend(index, key, value)
@@ -122,12 +132,12 @@ class CausalTransformer(nn.Module):
             hidden = layer.dropout(F.gelu(layer.linear1(layer.norm2(x))))
             x = x + layer.dropout2(layer.linear2(hidden))
         if cache is not None:
-            cache.length += x.shape[1] + num_unread
+            cache.length += length
         return x
 
     def continue_from(self, prefixes: SharedPrefixes, x: torch.Tensor, *, num_read: int) -> torch.Tensor:
         """Transform sequences that begin with shared prefixes and go on with `x` (B, L, width); see `forward`."""
-        self(prefixes.inputs_PLD, prefixes)
+        self(prefixes.inputs_PLD, prefixes, num_read=0)
         return self(x, prefixes, num_read=num_read)
 
 
@@ -153,10 +163,17 @@ def _project(attention: nn.MultiheadAttention, queried: torch.Tensor, seen: torc
     """Return the queries of some positions, and the keys and values of others, each (B, heads, L, head width)."""
     weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, seen.shape[-1]
     if queried is seen:
-        parts = F.linear(seen, weight, bias).chunk(3, dim=-1)
-    else:
-        keys_values = F.linear(seen, weight[width:], bias[width:]).chunk(2, dim=-1)
-        parts = F.linear(queried, weight[:width], bias[:width]), *keys_values
+        return _by_head(attention, *F.linear(seen, weight, bias).chunk(3, dim=-1))
+    queries = F.linear(queried, weight[:width], bias[:width])
+    return *_by_head(attention, queries), *_keys_values(attention, seen)
+
+
+def _keys_values(attention: nn.MultiheadAttention, seen: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, seen.shape[-1]
+    return _by_head(attention, *F.linear(seen, weight[width:], bias[width:]).chunk(2, dim=-1))
+
+
+def _by_head(attention: nn.MultiheadAttention, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
 
 
