@@ -140,14 +140,10 @@ def share_rows(name: str, options: Options) -> Iterator[Row]:
 
 def ray_rows(options: Options) -> Iterator[Row]:
     """Measure a broadcast and the start of actors."""
-    with local_ray():
-        seconds = broadcast.measure(1_000_000 * options.megabytes, 2, options.rounds)
-        yield Row("Ray", f"broadcast of {options.megabytes} MB to two actors, s", seconds)
-        yield Row(
-            "Ray",
-            "start of two actors and a learner, to the first group, s",
-            [start_s() for _ in range(options.rounds)],
-        )
+    seconds = broadcast.measure(1_000_000 * options.megabytes, 2, options.rounds)
+    yield Row("Ray", f"broadcast of {options.megabytes} MB to two actors, s", seconds)
+    seconds = [start_s() for _ in range(options.rounds)]
+    yield Row("Ray", "start of two actors and a learner, to the first group, s", seconds)
 
 
 def start_s() -> float:
@@ -228,4 +224,6 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    chosen = tyro.cli(Options, description=__doc__)
+    with local_ray():
+        main(chosen)
