@@ -5,7 +5,7 @@ Question: how far is an environment step from its physics and from the stock env
 Method: ratios and shares within one round, of processor time, ways in turn, on one machine; minimum, median and maximum
     over the rounds. The last rows are a short run of the quickstart with Ray and two actors. See `metaworld`, `libero`,
     `where_time_goes` and `broadcast` for the parts; each is a benchmark of its own with more of them.
-Expected: the table that was last written to docs/measurements.md, on a machine that does nothing else.
+Expected: the figures of docs/performance.md, on a machine that does nothing else.
 """
 
 import json
