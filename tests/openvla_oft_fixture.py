@@ -56,11 +56,15 @@ def shared_model(case: Case) -> OpenVLAOFT:
 
 
 def context(model: OpenVLAOFT, rows: list[int], tasks: list[str], *, padding: int = 0) -> Context:
-    """The context of observations with prompts ("task" or "task2"), filled up to the longest one and beyond."""
+    """The context of observations with prompts ("task" or "task2"), filled up to the longest one and beyond.
+
+    In the precision of the model.
+    """
+    dtype = next(model.parameters()).dtype
     prompts = [torch.from_numpy(expected()[f"prompt_ids/{task}"]) for task in tasks]
-    proprio = torch.from_numpy(expected()["proprio_normalized"][rows])
+    proprio = torch.from_numpy(expected()["proprio_normalized"][rows]).to(dtype)
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     filled = torch.full((len(rows), int(lengths.max()) + padding), 17)
     for row, prompt in zip(filled, prompts, strict=True):
         row[: len(prompt)] = prompt
-    return model.context(model.embed_images(pixels()[rows]), proprio, filled, lengths)
+    return model.context(model.embed_images(pixels()[rows].to(dtype)), proprio, filled, lengths)

@@ -1,4 +1,8 @@
-"""Parity with the released OpenVLA-OFT and RIPT-VLA, in float32. Expected values: the authors' code on a CPU."""
+"""Parity with the released OpenVLA-OFT and RIPT-VLA. Expected values: the authors' code on a CPU, in float32.
+
+Small scales amplify the rounding of means: log-probabilities are compared with ours in float64, where no processor's
+rounding adds to that of the fixture (up to 4.97e-5).
+"""
 
 import numpy as np
 import pytest
@@ -13,10 +17,7 @@ from tests.openvla_oft_fixture import Case, context, expected, meta, new_model, 
 
 CASES: tuple[Case, ...] = ("base", "lora_all", "lora_llm_only")
 TOLERANCE = 5e-5
-"""Absolute, of activations; the fixture advises it."""
-LOG_PROB_TOLERANCE = 3e-4
-"""Absolute. Small scales amplify the rounding of means: on one processor or another, our float32 and our float64 are
-up to 8e-5 from the fixture."""
+"""Absolute, of activations and log-probabilities; the fixture advises it."""
 
 
 def assert_near(ours: torch.Tensor, theirs: NDArray, tolerance: float = TOLERANCE) -> None:
@@ -58,12 +59,13 @@ def test_hidden_states_means_and_scales_are_the_published_ones(case: Case, form:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_log_probabilities_of_their_samples_are_the_published_ones(case: Case) -> None:
-    mean, log_scale = shared_model(case).heads(slots(shared_model(case), "split"))
+    model = new_model(case).double()
+    mean, log_scale = model.heads(slots(model, "split"))
     sample = torch.from_numpy(expected()[f"{case}/sample/normalized"])
     assert meta()["log_scale_clip"] == [*LOG_SCALE_RANGE]
     per_entry = DISTRIBUTIONS["laplace"].log_prob(mean, log_scale.clamp(*LOG_SCALE_RANGE), sample)
-    assert_near(per_entry, expected()[f"{case}/sample/log_prob_per_dim"], LOG_PROB_TOLERANCE)
-    assert_near(per_entry.sum(-1), expected()[f"{case}/sample/log_prob_per_step"], LOG_PROB_TOLERANCE)
+    assert_near(per_entry, expected()[f"{case}/sample/log_prob_per_dim"])
+    assert_near(per_entry.sum(-1), expected()[f"{case}/sample/log_prob_per_step"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -107,10 +109,10 @@ def ppo_log_probs(model: OpenVLAOFT) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 
 def test_one_ppo_minibatch_gives_the_published_loss_gradients_and_step() -> None:
-    model = new_model("lora_all")
+    model = new_model("lora_all").double()
     lora, head = trained(model)
     new, old, advantages, weights = ppo_log_probs(model)
-    assert_near(new, expected()["ppo/new_log_prob"], LOG_PROB_TOLERANCE)
+    assert_near(new, expected()["ppo/new_log_prob"])
     loss, _ = clipped_surrogate(
         new.sum(-1),
         old.sum(-1),

@@ -51,7 +51,7 @@ def test_simulator_images_give_the_published_actions(adaptor: Path | None, case:
     samples = {**record, "chunk": expected()[f"{case}/sample/normalized"][:2]}
     log_probs = policy.log_probs({name: torch.from_numpy(array) for name, array in samples.items()})
     theirs = expected()[f"{case}/sample/log_prob_per_step"][:2]
-    np.testing.assert_allclose(log_probs.detach(), theirs, rtol=0, atol=3e-4)
+    np.testing.assert_allclose(log_probs.detach(), theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
