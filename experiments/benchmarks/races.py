@@ -158,7 +158,7 @@ def start_s() -> float:
 
 
 def run_rows(options: Options) -> Iterator[Row]:
-    """Run the quickstart for a few updates, and see how long its actors waited and what the kernel took."""
+    """Run the quickstart for a few updates, and see how long its actors waited and what the kernel took of its driver."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         sizes = ("--num-updates", f"{options.num_updates}", "--evaluation.contexts-per-task", "1")
@@ -175,7 +175,7 @@ def run_rows(options: Options) -> Iterator[Row]:
     learning = [each["time/learn_s"] / (each["time/learn_s"] + each["time/rollout_s"]) for each in updates]
     yield Row(part, "of it while the learner trains, % of all time", [100 * share for share in learning], ".1f")
     user_s, system_s = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
-    yield Row(part, "processor time in the kernel, %", [100 * system_s / (user_s + system_s)], ".1f")
+    yield Row(part, "the driver's processor time in the kernel, %", [100 * system_s / (user_s + system_s)], ".1f")
 
 
 def rows_of(options: Options) -> Iterator[Row]:
