@@ -158,7 +158,7 @@ def start_s() -> float:
 
 
 def run_rows(options: Options) -> Iterator[Row]:
-    """Run the quickstart for a few updates, and see how long its actors waited and what the kernel took of its driver."""
+    """Run the quickstart for a few updates, and see how long actors waited and what the kernel took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         sizes = ("--num-updates", f"{options.num_updates}", "--evaluation.contexts-per-task", "1")
