@@ -11,7 +11,6 @@ Expected: the same log-probabilities up to rounding; 10 times as fast as one by 
 
 import importlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 import tyro
 
-from experiments.benchmarks.timed import print_table
+from experiments.benchmarks.timed import extremes, in_turns, print_table
 from ript_ray.checks import require
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.presets import SPECS, published
@@ -118,7 +117,7 @@ def measure(options: Options) -> Iterator[tuple[str, Ratios]]:
 
     torch.testing.assert_close(our_update(), their_update(), rtol=1e-5, atol=0.0)
     with torch.no_grad():
-        sampled = _alternate(
+        sampled = _ratios(
             lambda: ours.sample(query, generators, top_k=settings.top_k, temperature=settings.temperature),
             lambda: [theirs.get_indices_top_k(row, ours.start_token) for row in query.split(1)],
             lambda: theirs.get_indices_top_k(query, ours.start_token),
@@ -126,29 +125,18 @@ def measure(options: Options) -> Iterator[tuple[str, Ratios]]:
         )
     yield f"tokens of {options.num_rollouts} rollouts, one by one / ours", sampled[0]
     yield f"tokens of {options.num_rollouts} rollouts, in a batch / ours", sampled[1]
-    yield "forward and backward pass / ours", _alternate(our_update, their_update, rounds=options.rounds)[0]
+    yield "forward and backward pass / ours", _ratios(our_update, their_update, rounds=options.rounds)[0]
 
 
-def _alternate(ours: Callable[[], object], *others: Callable[[], object], rounds: int) -> list[Ratios]:
-    """Return the time of each other way over that of ours in every round after the first."""
-    ratios: list[list[float]] = [[] for _ in others]
-    for index in range(1 + rounds):
-        ours_s, *others_s = (_seconds(way) for way in (ours, *others))
-        if index > 0:
-            for values, seconds in zip(ratios, others_s, strict=True):
-                values.append(seconds / ours_s)
-    return [*ratios]
-
-
-def _seconds(way: Callable[[], object]) -> float:
-    started = time.process_time()
-    way()
-    return time.process_time() - started
+def _ratios(ours: Callable[[], object], *others: Callable[[], object], rounds: int) -> list[Ratios]:
+    """Return the time of each other way over that of ours in every round."""
+    ours_s, *others_s = in_turns((ours, *others), rounds)
+    return [[theirs / own for theirs, own in zip(each, ours_s, strict=True)] for each in others_s]
 
 
 def main(options: Options) -> None:
     """Run the benchmark and print the table."""
-    rows = [(what, *(f"{np.quantile(ratios, q):.2f}" for q in (0, 0.5, 1))) for what, ratios in measure(options)]
+    rows = [(what, *(f"{figure:.2f}" for figure in extremes(ratios))) for what, ratios in measure(options)]
     print_table(f"The authors' processor time over ours, {options.rounds} rounds", ("", "min", "median", "max"), rows)
 
 

@@ -12,7 +12,7 @@ Expected: a step of ours at most 1.3 times its physics, of which the evaluation 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from experiments.benchmarks.stock_metaworld import (
     give_initial_state,
     integration_state,
 )
-from experiments.benchmarks.timed import print_table
+from experiments.benchmarks.timed import extremes, print_table
 from ript_envs.contract import Environment
 from ript_envs.metaworld.benchmark import MetaWorld
 
@@ -174,12 +174,10 @@ def _rows(
 ) -> Iterator[tuple[str, ...]]:
     for task, rounds in by_task.items():
         columns = zip(*(figures(times) for times in rounds), strict=True)
-        yield task.removesuffix("-v3"), *(_spread(column) for column in columns)
-
-
-def _spread(values: Iterable[float]) -> str:
-    low, middle, high = np.quantile(list(values), [0.0, 0.5, 1.0])
-    return f"{low:.3g} {middle:.3g} {high:.3g}"
+        yield (
+            task.removesuffix("-v3"),
+            *(" ".join(f"{figure:.3g}" for figure in extremes(column)) for column in columns),
+        )
 
 
 def _time(act: Callable[[], object]) -> int:

@@ -11,7 +11,6 @@ Expected: the figures of docs/performance.md, on a machine that does nothing els
 import json
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import tyro
 from rich.progress import track
 
 from experiments.benchmarks import authors, broadcast, libero, metaworld, where_time_goes
-from experiments.benchmarks.timed import local_ray, timed_components, timed_requests
+from experiments.benchmarks.timed import extremes, local_ray, timed_components, timed_requests
 from ript_envs.libero.benchmark import Suite
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_ray.runtime.cluster import Cluster
@@ -79,8 +78,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """Return the cells of the row."""
-        figures = (min(self.values), statistics.median(self.values), max(self.values))
-        return (self.part, self.measure, *(format(figure, self.form) for figure in figures))
+        return (self.part, self.measure, *(format(figure, self.form) for figure in extremes(self.values)))
 
 
 def metaworld_rows(task: str, options: Options) -> Iterator[Row]:

@@ -12,8 +12,7 @@ Expected: the same tokens, and log-probabilities equal up to rounding. A speedup
     image.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 import tyro
 from rich.progress import track
 
-from experiments.benchmarks.timed import print_table, spread
+from experiments.benchmarks.timed import in_turns, print_table, spread
 from ript_ray.policies.quest.policy import QuestPolicy
 from ript_ray.policies.quest.presets import SPECS, published
 from ript_ray.policies.quest.skill_prior import SampledTokens, SkillPrior, score
@@ -79,17 +78,6 @@ def generators(num_rollouts: int) -> list[np.random.Generator]:
     return [np.random.default_rng(row) for row in range(num_rollouts)]
 
 
-def milliseconds(methods: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Return the median processor time of each method, alternating between them; the first round is not counted."""
-    durations_s: list[list[float]] = [[] for _ in methods]
-    for _ in range(1 + repeats):
-        for method, samples_s in zip(methods, durations_s, strict=True):
-            started = time.thread_time()
-            method()
-            samples_s.append(time.thread_time() - started)
-    return [1000 * spread(samples_s[1:])[1] for samples_s in durations_s]
-
-
 def measure(policy: QuestPolicy, num_rollouts: int, repeats: int) -> tuple[str, ...]:
     """Return a row of the first table."""
     prior, top_k = policy.policy_prior, policy.settings.top_k
@@ -106,7 +94,9 @@ def measure(policy: QuestPolicy, num_rollouts: int, repeats: int) -> tuple[str, 
     def act() -> object:
         return policy.act(observed, texts, generators(num_rollouts))
 
-    cached_ms, uncached_ms, act_ms = milliseconds((cached, uncached, act), repeats)
+    cached_ms, uncached_ms, act_ms = (
+        1000 * spread(samples_s)[1] for samples_s in in_turns((cached, uncached, act), repeats)
+    )
     ours, reference = cached(), uncached()
     are_same = torch.equal(ours.tokens_BU, reference.tokens_BU)
     scores = [score(sampled.logits_BUV, sampled.tokens_BU) for sampled in (ours, reference)]

@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import itertools
+import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import ray
@@ -170,6 +171,22 @@ def spread(values: Iterable[float]) -> tuple[float, float, float]:
     """Return lower quartile, median and upper quartile."""
     low, median, high = np.quantile(list(values), [0.25, 0.5, 0.75])
     return float(low), float(median), float(high)
+
+
+def extremes(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return minimum, median and maximum."""
+    return min(values), statistics.median(values), max(values)
+
+
+def in_turns(ways: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Return the processor time of this thread that each way takes in each round; a first one is not counted."""
+    durations_s: list[list[float]] = [[] for _ in ways]
+    for _ in range(1 + rounds):
+        for way, samples_s in zip(ways, durations_s, strict=True):
+            started = time.thread_time()
+            way()
+            samples_s.append(time.thread_time() - started)
+    return [samples_s[1:] for samples_s in durations_s]
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
