@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
         prior=SupervisedStage(num_steps=200, batch_size=32, learning_rate=1.5e-3),
     ),
     sampling=Sampling(group_size=8, batch_rollouts=96, contexts_per_task=300, max_uniform_groups=200),
-    ppo=PPO(num_iterations=8, minibatch_rollouts=32, learning_rate=2e-4),
+    ppo=PPO(num_iterations=8, minibatch_rollouts=32, parallel_passes=2, learning_rate=2e-4),
     evaluation=Evaluation(batch_size=8),
     num_updates=60,
     max_steps=150,

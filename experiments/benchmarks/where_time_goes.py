@@ -193,7 +193,8 @@ def updates(experiment: Experiment, groups: list[Group], rounds: int) -> list[Sp
         policy.log_probs = watch.around(FORWARD, policy.log_probs)  # type: ignore[method-assign]
         return policy
 
-    learner = Learner(build_policy, parts.ppo, seed=parts.seed, num_threads=1)
+    ppo = replace(parts.ppo, parallel_passes=1)  # the stopwatch is of one thread
+    learner = Learner(build_policy, ppo, seed=parts.seed, num_threads=1)
     spent = []
     with (
         mock.patch.object(torch.Tensor, "backward", watch.around(BACKWARD, torch.Tensor.backward)),

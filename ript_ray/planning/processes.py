@@ -105,9 +105,10 @@ def _actor(work: Workload, cluster: Cluster, own: Holding, environments: Environ
 def _learner(work: Workload, cluster: Cluster, own: Holding) -> Process:
     footprint, trained = work.footprint, work.footprint.trained_bytes
     num_shares = work.experiment.num_learners if cluster.shard_base else 1
+    num_passes = 1 if cluster.learner_gpus or cluster.shard_base else work.experiment.ppo.parallel_passes
     held = (
         *_weights(footprint, num_shares),
-        Holding("gradients", trained),
+        Holding("gradients", trained * (1 + num_passes if num_passes > 1 else 1)),
         Holding("AdamW's two moments", 2 * trained),
         Holding("copy for a rollback: weights, moments", 3 * trained),
         Holding("a minibatch", work.minibatch_rollouts * work.rollout_bytes),

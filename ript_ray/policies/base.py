@@ -63,6 +63,8 @@ class Policy(Protocol):
     def log_probs(self, record: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
         """Return the log-probabilities (N, U) of recorded decisions under the current parameters, with gradients.
 
+        With `ppo.parallel_passes` above 1, several threads call it at the same time.
+
         Args:
             record: Rows of the arrays of `Decisions.record`, on the device of the policy.
         """

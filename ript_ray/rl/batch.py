@@ -1,5 +1,6 @@
 """Assemble groups into one batch of tensors and split it into minibatches of rollouts."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -73,6 +74,13 @@ def parts_of(batch: Batch, max_decisions: int | None, *, num_parts: int = 0) -> 
         yield select_rows(batch, slice(start, start + step))
     for _ in range(num_parts - len(starts)):
         yield without_units(select_rows(batch, slice(1)))
+
+
+def equal_parts(batch: Batch, number: int) -> list[Batch]:
+    """Split a batch into `number` consecutive parts, which differ by at most a decision; none of them is empty."""
+    num_decisions = len(batch.rollout_N)
+    bounds = [num_decisions * part // number for part in range(number + 1)]
+    return [select_rows(batch, slice(start, stop)) for start, stop in itertools.pairwise(bounds) if start < stop]
 
 
 def without_units(batch: Batch) -> Batch:

@@ -10,9 +10,9 @@ Row = dict[str, torch.Tensor]
 
 
 class Encodings:
-    """Scores decisions; those of an `EncodingPolicy` are encoded once, as far as the memory for them goes.
+    """Decisions of an `EncodingPolicy` are encoded once, as far as the memory for them goes.
 
-    Which decisions are kept follows from the order in which they are scored alone, so an update that is repeated has
+    Which are kept follows from the order in which they are asked for alone, so an update that is repeated has
     the same bits.
     """
 
@@ -32,11 +32,11 @@ class Encodings:
         self._rows: dict[int, Row] = {}
         self._bytes_left = self._max_bytes
 
-    def log_probs(self, part: Batch) -> torch.Tensor:
-        """Return the log-probabilities (N, U) of decisions of the update's batch; see `Policy.log_probs`."""
+    def record_of(self, part: Batch) -> Row:
+        """Return what `Policy.log_probs` reads of decisions of the update's batch, encodings included."""
         if not (self._max_bytes and isinstance(self._policy, EncodingPolicy)):
-            return self._policy.log_probs(part.record)
-        return self._policy.log_probs({**part.record, **self._encoded(self._policy, part)})
+            return part.record
+        return {**part.record, **self._encoded(self._policy, part)}
 
     def _encoded(self, policy: EncodingPolicy, part: Batch) -> Row:
         """Return the encodings of decisions, N rows per tensor; those that are not kept are computed together."""

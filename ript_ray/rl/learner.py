@@ -3,6 +3,7 @@
 Source: RIPT-VLA Algorithm 1, lines 9, 10 and 16 to 18.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,12 @@ from ript_ray.config.rl import PPO
 from ript_ray.errors import DivergenceError
 from ript_ray.optim import cosine, decay_groups, moments_of, partition, put_moments
 from ript_ray.policies.base import Policy, ShardablePolicy
-from ript_ray.rl.batch import assemble, minibatches, move_batch, parts_of, weigh_rollouts_equally
+from ript_ray.rl.batch import assemble, equal_parts, minibatches, move_batch, parts_of, weigh_rollouts_equally
 from ript_ray.rl.data_parallel import GradientSync, NoSync, ProcessGroup, Rendezvous, open_store
 from ript_ray.rl.device import move_policy, prepare_device
 from ript_ray.rl.encodings import Encodings
 from ript_ray.rl.loss import SurrogateStats, clipped_surrogate
+from ript_ray.rl.parallel_passes import ParallelPasses, Pass
 from ript_ray.rl.parts import join_groups
 from ript_ray.rl.row_exchange import SharedGroup, homes_of
 from ript_ray.rl.weights import apply, snapshot
@@ -126,6 +128,9 @@ class Learner:
         self._progress = UpdateProgress()
         self._sync: GradientSync = NoSync()
         self._encodings = Encodings(self._policy, ppo.encoding_cache_bytes if ppo.num_passes > 1 else 0)
+        self._parallel: ParallelPasses | None = None
+        if ppo.parallel_passes > 1 and device == "cpu":
+            self._parallel = ParallelPasses(ppo.parallel_passes, num_threads=num_threads)
         trainable, prefixes = self._policy.trainable(), parameter_groups or {}
         self._optimizer = torch.optim.AdamW(
             [
@@ -244,6 +249,7 @@ class Learner:
             assert isinstance(self._policy, ShardablePolicy)
             sync.shard(self._policy)
             self._encodings = Encodings(self._policy, 0)  # all learners run the same units: none may skip what it knows
+            self._parallel = None  # and in the same order
             move_policy(self._policy, shard_on)  # what is not sharded
 
     def _take(self, indices: Sequence[int]) -> Batch:
@@ -258,7 +264,8 @@ class Learner:
         scored = [own[:0]]
         with torch.no_grad():
             for part in parts_of(self._sync.own(batch), limit, num_parts=self._sync.num_parts(batch, limit)):
-                scored.append(self._encodings.log_probs(move_batch(part, self._device)).to(log_probs_NU))
+                record = self._encodings.record_of(move_batch(part, self._device))
+                scored.append(self._policy.log_probs(record).to(log_probs_NU))
                 self._count_pass()
         own.copy_(torch.cat(scored)[: len(own)])
         self._sync.all_reduce([log_probs_NU])
@@ -276,11 +283,15 @@ class Learner:
         limit = self._ppo.micro_batch_decisions
         parts = [*parts_of(own, limit, num_parts=self._sync.num_parts(minibatch, limit))]
         for part in parts:
-            loss, stats = self._surrogate(part, self._encodings.log_probs(part), count)
-            if part is parts[-1]:
-                self._sync.begin_last_pass(parameters)
-            loss.backward()
-            metrics += torch.stack([loss.detach(), stats.clip_fraction, stats.approx_kl, stats.mean_ratio])
+            if self._parallel is not None:
+                shares = equal_parts(part, self._ppo.parallel_passes)
+                metrics += self._parallel.run([self._pass_over(share, count) for share in shares], parameters)
+            else:
+                loss, of_part = self._pass_over(part, count)()
+                if part is parts[-1]:
+                    self._sync.begin_last_pass(parameters)
+                loss.backward()
+                metrics += of_part
             self._count_pass()
         self._sync.sum_gradients(parameters, metrics)
         norms = [nn.utils.clip_grad_norm_(parameters, limit) for parameters, limit in self._clipped_together]
@@ -289,6 +300,16 @@ class Learner:
         self._require_finite(problem, metrics[0], grad_norm)
         self._optimizer.step()
         return (*metrics.tolist(), float(grad_norm))
+
+    def _pass_over(self, part: Batch, count: torch.Tensor) -> Pass:
+        """Return the forward pass over a part, whose encodings are looked up already: that has an order."""
+        return functools.partial(self._loss, part, self._encodings.record_of(part), count)
+
+    def _loss(
+        self, part: Batch, record: Mapping[str, torch.Tensor], count: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, stats = self._surrogate(part, self._policy.log_probs(record), count)
+        return loss, torch.stack([loss.detach(), stats.clip_fraction, stats.approx_kl, stats.mean_ratio])
 
     def _surrogate(
         self, batch: Batch, log_probs_NU: torch.Tensor, count: torch.Tensor | None = None

@@ -45,6 +45,7 @@ def test_defaults_are_the_papers() -> None:
         (lambda: PPO(clip_high=0.0), "clip-high must be above 0"),
         (lambda: PPO(learning_rate=float("nan")), "learning-rate must be above 0 and finite, not nan"),
         (lambda: PPO(learning_rate=float("inf")), "learning-rate must be above 0 and finite, not inf"),
+        (lambda: PPO(parallel_passes=0), "parallel-passes must be at least 1, not 0"),
         (lambda: PPO(micro_batch_decisions=0), "micro-batch-decisions must be at least 1, not 0"),
         (
             lambda: PPO(learning_rates={"head": 0.0}),

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from ript_ray.rl.advantages import leave_one_out
-from ript_ray.rl.batch import assemble, minibatches
+from ript_ray.rl.batch import assemble, equal_parts, minibatches
 from ript_ray.types import Group, Rollout, Version
 
 
@@ -53,3 +53,14 @@ def test_the_order_of_minibatches_depends_on_the_seed_alone() -> None:
 
     assert order(1) == order(1)
     assert order(1) != order(2)
+
+
+def test_equal_parts_differ_by_at_most_a_decision_and_none_is_empty() -> None:
+    batch = assemble(GROUPS)
+    num_decisions = len(batch.rollout_N)
+    for number in range(1, num_decisions + 3):
+        parts = equal_parts(batch, number)
+        sizes = [len(part.rollout_N) for part in parts]
+        assert len(parts) == min(number, num_decisions)
+        assert max(sizes) - min(sizes) <= 1
+        np.testing.assert_array_equal(np.concatenate([part.record["row"] for part in parts]), batch.record["row"])

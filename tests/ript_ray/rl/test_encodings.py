@@ -59,11 +59,11 @@ def update(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
-@pytest.mark.parametrize("micro_batch_decisions", [None, 7])
+@pytest.mark.parametrize("ppo", [{}, {"micro_batch_decisions": 7}, {"parallel_passes": 3}])
 def test_each_decision_that_fits_is_encoded_once_and_the_weights_are_the_same(
-    recomputed: bool, micro_batch_decisions: int | None
+    recomputed: bool, ppo: dict[str, Any]
 ) -> None:
-    ppo: dict[str, Any] = {"recompute_log_probs": recomputed, "micro_batch_decisions": micro_batch_decisions}
+    ppo = {**ppo, "recompute_log_probs": recomputed}
     num_passes, checksums = NUM_ITERATIONS + recomputed, set()
     for num_kept in (0, 10, NUM_DECISIONS):
         learner, num_encoded = updated(encoding_cache_bytes=ROW_BYTES * num_kept, **ppo)
