@@ -24,7 +24,6 @@ from ript_ray.policies.base import ShardablePolicy
 from ript_ray.rl.batch import select_rows, without_units
 from ript_ray.rl.gradient_buckets import GradientBuckets, Wait
 from ript_ray.rl.row_exchange import RowExchange
-from ript_ray.rl.sharded_base import open_mesh, shard_base
 from ript_ray.types import Batch
 
 ROW = "row"
@@ -187,6 +186,8 @@ class ProcessGroup:
 
     def shard(self, policy: ShardablePolicy) -> None:
         """Share the frozen weights of a policy from here on; see `sharded_base`."""
+        from ript_ray.rl.sharded_base import open_mesh, shard_base  # FSDP: 50 MB and a second that few runs need
+
         # A group of its own: gradients are summed while weights are fetched, in another order in each learner.
         mesh = open_mesh(
             self._store, self.rank, self._size, timeout=self._timeout, device=self._device, open_gloo=self._open_gloo
