@@ -3,6 +3,8 @@
 Each rendering thread has one OpenGL context, created on first use and kept: freeing a context while others are in use
 leaves OSMesa rendering nothing. GPU resources (meshes, textures, shadow map; 100 MB and more at full quality) are
 shared by all environments of one task.
+
+Pictures are MuJoCo's own, bit for bit, but it is spared what does not change them; see `culling` and `shadow_map`.
 """
 
 import atexit
@@ -18,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Rendering
+from ript_envs.culling import leave_out_unseen
 from ript_envs.egl_device import own_gpu_selected
 from ript_envs.gl import RenderingError, require_renderer, used_backend
+from ript_envs.scene_geoms import Geoms, read_geoms
+from ript_envs.shadow_map import KeptShadowMap
 
 _THREAD = threading.local()
 
@@ -41,9 +46,9 @@ class OffscreenRenderer:
         """
         _make_context_current()
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
-        if rendering == "fast":
-            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-                self._scene.flags[flag] = False
+        self._has_effects = rendering == "full"  # shadows and reflections
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._scene.flags[flag] = self._has_effects
         self._option = mujoco.MjvOption()
         self._option.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
@@ -51,6 +56,10 @@ class OffscreenRenderer:
         self._viewport = mujoco.MjrRect(0, 0, size, size)
         with _quality(model, size, rendering):
             self._gl_context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        has_map = self._has_effects and self._gl_context.shadowFBO and self._gl_context.offFBO_r
+        # A GPU draws the map in no time, and its bits may depend on what else it draws.
+        self._shadows = KeptShadowMap(self._gl_context) if has_map and _is_software() else None
+        self._is_checked = False
         weakref.finalize(self, _free, self._gl_context, _THREAD.context).atexit = False
 
     def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> NDArray[np.uint8]:
@@ -60,9 +69,34 @@ class OffscreenRenderer:
         """
         _make_context_current()
         self._camera.fixedcamid = camera
+        self._update_scene(model, data)
+        geoms = read_geoms(model, self._scene)
+        if self._shadows is None or not self._shadows.suits(self._scene, geoms):
+            casts = self._has_effects and any(light.castshadow for light in self._scene.lights[: self._scene.nlight])
+            leave_out_unseen(self._scene, geoms, reflects=self._has_effects, draws_shadows=casts)
+            return self._render()
+        if self._is_checked:
+            return self._render_with(self._shadows, geoms)
+        self._is_checked = True
+        image = self._render()
+        is_same = self._shadows.agrees(self._scene, geoms)
+        self._update_scene(model, data)
+        if not is_same or (self._render_with(self._shadows, geoms) != image).any():
+            self._shadows = None  # MuJoCo draws them
+        return image
+
+    def _render_with(self, shadows: KeptShadowMap, geoms: Geoms) -> NDArray[np.uint8]:
+        shadows.update(self._scene, geoms)
+        leave_out_unseen(self._scene, geoms, reflects=True, draws_shadows=False)
+        with shadows.used(self._scene):
+            return self._render()
+
+    def _update_scene(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         mujoco.mjv_updateScene(
             model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
+
+    def _render(self) -> NDArray[np.uint8]:
         # Every time: the buffer bound last may belong to a renderer that has been freed since.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gl_context)
         mujoco.mjr_render(self._viewport, self._scene, self._gl_context)
@@ -122,6 +156,11 @@ def _make_context_current() -> None:
         _THREAD.context = _new_context()
         atexit.register(_THREAD.context.free)  # before the library closes its display connection
     _THREAD.context.make_current()
+
+
+def _is_software() -> bool:
+    gl: Any = importlib.import_module("OpenGL.GL")
+    return b"llvmpipe" in gl.glGetString(gl.GL_RENDERER)
 
 
 def _new_context() -> Any:
