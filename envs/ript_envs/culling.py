@@ -44,17 +44,17 @@ class Frustum:
     offsets: NDArray[np.float64]
 
 
-def leave_out_unseen(scene: mujoco.MjvScene, geoms: Geoms, *, reflects: bool, draws_shadows: bool) -> None:
+def leave_out_unseen(scene: mujoco.MjvScene, geoms: Geoms, *, draws_shadows: bool) -> None:
     """Take from a scene what the picture of its camera does not need.
 
     Args:
         scene: The scene, of square pictures.
         geoms: What it consists of.
-        reflects: Whether reflections are to be drawn, where there is a mirror.
         draws_shadows: Whether MuJoCo will draw the shadow map, to which geoms out of view belong, too.
     """
     lens = mujoco.mjv_averageCamera(scene.camera[0], scene.camera[1])
     if lens.orthographic:
+        scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = True
         return
     forward, up = np.array(lens.forward, np.float64), np.array(lens.up, np.float64)
     camera = Camera(np.array(lens.pos, np.float64), np.stack([np.cross(forward, up), up, forward]))
@@ -62,7 +62,7 @@ def leave_out_unseen(scene: mujoco.MjvScene, geoms: Geoms, *, reflects: bool, dr
     lowest = np.array([lens.frustum_center - half_width, lens.frustum_bottom]) / lens.frustum_near
     highest = np.array([lens.frustum_center + half_width, lens.frustum_top]) / lens.frustum_near
     hidden = _outside(geoms, _view(camera, lowest, highest))
-    mirror = _mirror(geoms, camera.position) if reflects else None
+    mirror = _mirror(geoms, camera.position)
     is_seen = mirror is not None and not hidden[mirror]
     # Without the flag, the mirror itself is drawn as with it: first, and added to black.
     scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = is_seen

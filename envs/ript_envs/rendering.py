@@ -70,24 +70,27 @@ class OffscreenRenderer:
         _make_context_current()
         self._camera.fixedcamid = camera
         self._update_scene(model, data)
+        if not self._has_effects:  # looking for what can be left out takes as long as drawing it
+            return self._render()
         geoms = read_geoms(model, self._scene)
         if self._shadows is None or not self._shadows.suits(self._scene, geoms):
-            casts = self._has_effects and any(light.castshadow for light in self._scene.lights[: self._scene.nlight])
-            leave_out_unseen(self._scene, geoms, reflects=self._has_effects, draws_shadows=casts)
+            casts = any(light.castshadow for light in self._scene.lights[: self._scene.nlight])
+            leave_out_unseen(self._scene, geoms, draws_shadows=casts)
             return self._render()
         if self._is_checked:
             return self._render_with(self._shadows, geoms)
         self._is_checked = True
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = True
         image = self._render()
         is_same = self._shadows.agrees(self._scene, geoms)
         self._update_scene(model, data)
         if not is_same or (self._render_with(self._shadows, geoms) != image).any():
-            self._shadows = None  # MuJoCo draws them
+            self._shadows = None  # another version of MuJoCo, which shall draw them itself
         return image
 
     def _render_with(self, shadows: KeptShadowMap, geoms: Geoms) -> NDArray[np.uint8]:
         shadows.update(self._scene, geoms)
-        leave_out_unseen(self._scene, geoms, reflects=True, draws_shadows=False)
+        leave_out_unseen(self._scene, geoms, draws_shadows=False)
         with shadows.used(self._scene):
             return self._render()
 

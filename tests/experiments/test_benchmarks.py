@@ -17,6 +17,7 @@ from experiments.benchmarks import (
     memory,
     metaworld,
     openvla_oft_flops,
+    pictures,
     races,
     reliability,
     run_ahead,
@@ -51,6 +52,10 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
     "openvla_oft_flops": (
         lambda: openvla_oft_flops.main(openvla_oft_flops.Options(iterations=(2,), group_size=2, rollout_decisions=1)),
         "times less",
+    ),
+    "pictures": (
+        lambda: pictures.main(pictures.Options(tasks=("reach-v3",), suites=(), rounds=1)),
+        "0 pixels differ",
     ),
     "reliability": (
         lambda: reliability.main(reliability.Options(group_s=0.01, batch_groups=4, num_batches=2)),
