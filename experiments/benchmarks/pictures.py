@@ -7,7 +7,7 @@ Method: one process, processor time of all its threads, since a software rendere
     MuJoCo's own drawing. Ratios to MuJoCo's full picture within a round: minimum, median and maximum over the rounds.
     Pixels of ours that differ from MuJoCo's are counted, over all rounds.
 Expected: no pixel differs. In MetaWorld ours takes 0.55 to 0.7 of MuJoCo's time, of which the shadow map was more than
-    half; from LIBERO's hand 0.6 to 0.85, and from its front view, where nearly all is in view, 0.85 to 1.
+    half; from LIBERO's hand 0.6 to 0.9, and from its front view, where nearly all is in view, 0.85 to 1.
 """
 
 import time
@@ -195,8 +195,8 @@ def main(options: Options) -> None:
             (way, _figures(seconds, [1e-3] * len(seconds)), _figures(seconds, stock))
             for way, seconds in times.by_way.items()
         ]
-        title = f"{view.name}: {options.rounds} pictures, minimum, median, maximum; {times.num_different} pixels differ"
-        print_table(title, ("", "ms", "of MuJoCo's time"), rows)
+        title = f"{view.name}, {options.rounds} pictures; {times.num_different} pixels differ"
+        print_table(title, ("", "ms: minimum, median, maximum", "of MuJoCo's time"), rows)
 
 
 def _figures(seconds: Sequence[float], units: Sequence[float]) -> str:
