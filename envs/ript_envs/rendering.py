@@ -4,7 +4,7 @@ Each rendering thread has one OpenGL context, created on first use and kept: fre
 leaves OSMesa rendering nothing. GPU resources (meshes, textures, shadow map; 100 MB and more at full quality) are
 shared by all environments of one task.
 
-Pictures are MuJoCo's own, bit for bit, but it is spared what does not change them; see `culling` and `shadow_map`.
+Pictures are MuJoCo's own, bit for bit, but without a GPU it is spared what does not change them; see `scene`.
 """
 
 import atexit
@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ript_envs.contract import Rendering
-from ript_envs.culling import leave_out_unseen
 from ript_envs.egl_device import own_gpu_selected
 from ript_envs.gl import RenderingError, require_renderer, used_backend
-from ript_envs.scene_geoms import Geoms, read_geoms
-from ript_envs.shadow_map import KeptShadowMap
+from ript_envs.scene.culling import leave_out_unseen
+from ript_envs.scene.geoms import Geoms, read_geoms
+from ript_envs.scene.shadow_map import KeptShadowMap
 
 _THREAD = threading.local()
 
@@ -46,9 +46,9 @@ class OffscreenRenderer:
         """
         _make_context_current()
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
-        self._has_effects = rendering == "full"  # shadows and reflections
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._scene.flags[flag] = self._has_effects
+        if rendering == "fast":
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._scene.flags[flag] = False
         self._option = mujoco.MjvOption()
         self._option.geomgroup[list(hidden_groups)] = 0
         self._camera = mujoco.MjvCamera()
@@ -56,9 +56,10 @@ class OffscreenRenderer:
         self._viewport = mujoco.MjrRect(0, 0, size, size)
         with _quality(model, size, rendering):
             self._gl_context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        has_map = self._has_effects and self._gl_context.shadowFBO and self._gl_context.offFBO_r
-        # A GPU draws the map in no time, and its bits may depend on what else it draws.
-        self._shadows = KeptShadowMap(self._gl_context) if has_map and _is_software() else None
+        # A GPU draws all in no time, and the bits of its map may depend on what else it draws.
+        self._is_slow = rendering == "full" and _is_software()
+        has_map = self._is_slow and self._gl_context.shadowFBO and self._gl_context.offFBO_r
+        self._shadows = KeptShadowMap(self._gl_context) if has_map else None
         self._is_checked = False
         weakref.finalize(self, _free, self._gl_context, _THREAD.context).atexit = False
 
@@ -70,7 +71,7 @@ class OffscreenRenderer:
         _make_context_current()
         self._camera.fixedcamid = camera
         self._update_scene(model, data)
-        if not self._has_effects:  # looking for what can be left out takes as long as drawing it
+        if not self._is_slow:  # looking for what can be left out takes as long as drawing it
             return self._render()
         geoms = read_geoms(model, self._scene)
         if self._shadows is None or not self._shadows.suits(self._scene, geoms):

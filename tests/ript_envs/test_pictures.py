@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from experiments.benchmarks.pictures import StockRenderer
 from ript_envs.contract import Environment
-from ript_envs.culling import NONE
 from ript_envs.libero.benchmark import Libero
 from ript_envs.libero.environment import CAMERA_NAMES, COLLISION_SHAPES, LiberoEnvironment
 from ript_envs.metaworld.benchmark import MetaWorld
 from ript_envs.metaworld.environment import MetaWorldEnvironment
 from ript_envs.rendering import OffscreenRenderer
-from ript_envs.scene_geoms import Geoms, read_geoms
-from ript_envs.shadow_map import KeptShadowMap, look_along
+from ript_envs.scene.culling import NONE
+from ript_envs.scene.geoms import Geoms, read_geoms
+from ript_envs.scene.shadow_map import KeptShadowMap, look_along
 
 pytestmark = pytest.mark.sim
 

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.scene_geoms import CAPSULE, MESH, PLANE, SOLIDS, Geoms, extents
+from ript_envs.scene.geoms import CAPSULE, MESH, PLANE, SOLIDS, Geoms, extents
 
 LISTS = {
     int(mujoco.mjtGeom.mjGEOM_SPHERE): 0,

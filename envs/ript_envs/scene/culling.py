@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ript_envs.scene_geoms import PLANE, Geoms, extents
+from ript_envs.scene.geoms import PLANE, Geoms, extents
 
 BOX = int(mujoco.mjtGeom.mjGEOM_BOX)
 NONE = int(mujoco.mjtGeom.mjGEOM_NONE)

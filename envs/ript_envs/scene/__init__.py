@@ -1,0 +1,1 @@
+"""What a picture of a MuJoCo scene does not need, and a software renderer should be spared."""
