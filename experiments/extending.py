@@ -127,9 +127,7 @@ class Regression(SupervisedTask):  # mean absolute error: the Laplace likelihood
 
     def loss_fn(self, policy: LaplacePolicy, windows: Windows) -> LossFn:
         chunks_WCA = torch.from_numpy(windows.chunks_WCA)
-        return lambda rows, _: (
-            (policy.heads(windows.observations_at(rows)[policy.sensor]).mean - chunks_WCA[rows]).abs().mean()
-        )
+        return lambda batch, _: (policy.heads(batch.inputs[policy.sensor]).mean - chunks_WCA[batch.rows]).abs().mean()
 
 
 EXPERIMENT = Experiment(

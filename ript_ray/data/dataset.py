@@ -1,7 +1,7 @@
 """Datasets of the supervised stages: training and held-out demonstrations, from files or recorded now."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -35,6 +35,10 @@ class SupervisedDataset:
 
     training: Windows
     held_out: Windows | None
+
+    def without(self, names: Collection[str]) -> "SupervisedDataset":
+        """Return the same windows without some sensors or cameras."""
+        return SupervisedDataset(self.training.without(names), self.held_out and self.held_out.without(names))
 
 
 class DemonstrationSource(Protocol):

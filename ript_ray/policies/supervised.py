@@ -4,15 +4,18 @@ The supervised settings of a policy (`SFTConfig`) list its stages; each stage is
 in `ript_ray.sft` runs.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ript_ray.checks import require, require_at_least, require_between, require_positive
+from ript_ray.policies.read_ahead import map_ahead
+from ript_ray.types import Arrays
 
 if TYPE_CHECKING:
     import torch  # configurations must be readable without importing it
@@ -118,21 +121,94 @@ class Windows:
 
         return {name: torch.from_numpy(np.asarray(values[rows.numpy()])) for name, values in self.observations.items()}
 
+    def without(self, names: Collection[str]) -> "Windows":
+        """Return the same windows without some of their sensors and cameras."""
+        return replace(self, observations={name: rows for name, rows in self.observations.items() if name not in names})
+
     def instructions_at(self, rows: "torch.Tensor") -> list[str]:
         """Return the instructions of the windows `rows`."""
         return [self.instructions[row] for row in rows]
 
 
-LossFn = Callable[["torch.Tensor", np.random.Generator], "torch.Tensor"]
-"""Scalar loss of the windows at given rows; the generator is the source of the step's randomness (augmentation)."""
+@dataclass(frozen=True)
+class WindowBatch:
+    """Windows that are computed with at a time.
+
+    Attributes:
+        rows: Which they are: B int64.
+        inputs: What was read of them: B rows each, which may be overwritten.
+    """
+
+    rows: "torch.Tensor"
+    inputs: "dict[str, torch.Tensor]"
 
 
-def compute_over(windows: Windows, compute: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
-    """Return what is computed for the windows at given rows, for all windows, batch by batch and without gradients."""
+Transform = Callable[[Arrays, Sequence[str]], Arrays]
+"""From observations and instructions of B windows to what is computed with; without chance, from any thread."""
+
+
+@dataclass(frozen=True)
+class WindowReader:
+    """What a stage reads of windows.
+
+    Attributes:
+        windows: The windows.
+        names: The sensors and cameras that are read; if not given, all that there are.
+        transform: What is made of them, such as smaller images; if not given, nothing.
+    """
+
+    windows: Windows
+    names: tuple[str, ...] | None = None
+    transform: Transform | None = None
+
+    def read(self, rows: "torch.Tensor") -> WindowBatch:
+        """Read the windows at given rows.
+
+        Raises:
+            RiptError: A file is corrupt.
+        """
+        import torch
+
+        arrays: Arrays = {name: np.asarray(values[rows.numpy()]) for name, values in self._observations.items()}
+        if self.transform is not None:
+            arrays = self.transform(arrays, self.windows.instructions_at(rows))
+        return WindowBatch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
+
+    def batches(self, order: "Iterable[torch.Tensor]") -> "Generator[WindowBatch, None, None]":
+        """Read windows in an order that is known ahead; close the generator to end it early.
+
+        Unless they are only looked up in memory, they are read in other threads before they are asked for. The result
+        is the same.
+
+        Args:
+            order: The rows of each batch.
+
+        Raises:
+            RiptError: A file is corrupt.
+        """
+        is_lookup = all(isinstance(values, np.ndarray) for values in self._observations.values())
+        if is_lookup and self.transform is None:
+            yield from map(self.read, order)
+        else:
+            yield from map_ahead(self.read, order)
+
+    @property
+    def _observations(self) -> Mapping[str, Rows]:
+        every = self.windows.observations
+        return every if self.names is None else {name: every[name] for name in self.names}
+
+
+LossFn = Callable[[WindowBatch, np.random.Generator], "torch.Tensor"]
+"""Scalar loss of windows; the generator is the source of the step's randomness (augmentation)."""
+
+
+def compute_over(reader: WindowReader, compute: "Callable[[WindowBatch], torch.Tensor]") -> "torch.Tensor":
+    """Return what is computed for all windows of a reader, batch by batch and without gradients."""
     import torch
 
-    with torch.no_grad():
-        return torch.cat([compute(rows) for rows in torch.arange(len(windows)).split(EVALUATION_BATCH_SIZE)])
+    order = torch.arange(len(reader.windows)).split(EVALUATION_BATCH_SIZE)
+    with torch.no_grad(), contextlib.closing(reader.batches(order)) as batches:
+        return torch.cat([compute(batch) for batch in batches])
 
 
 class SupervisedTask(ABC):
@@ -159,9 +235,13 @@ class SupervisedTask(ABC):
     def parameters(self, policy: Any) -> "Mapping[str, torch.nn.Parameter]":
         """Return the parameters that the stage trains, by name."""
 
+    def reader(self, policy: Any, windows: Windows) -> WindowReader:
+        """Return what the loss reads; by default all observations of the windows."""
+        return WindowReader(windows)
+
     @abstractmethod
     def loss_fn(self, policy: Any, windows: Windows) -> LossFn:
-        """Return the loss to minimize."""
+        """Return the loss to minimize, of what `reader` reads."""
 
     def error(self, policy: Any, windows: Windows) -> float:
         """Return the mean error over all windows, in `unit`, without dropout and augmentation; by default the loss."""
@@ -169,7 +249,8 @@ class SupervisedTask(ABC):
 
         with torch.no_grad():
             loss = self.loss_fn(policy, windows)
-            return float(loss(torch.arange(len(windows)), np.random.default_rng(0)))
+            every = self.reader(policy, windows).read(torch.arange(len(windows)))
+            return float(loss(every, np.random.default_rng(0)))
 
     def prepare(self, policy: Any, windows: Windows) -> None:  # noqa: B027 (most have nothing to prepare)
         """Fit what is computed from the data, such as input normalization, before the stage's first step."""

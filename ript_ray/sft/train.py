@@ -67,7 +67,8 @@ def train_supervised(
         return start
     policy, dataset = start.build(), _load(experiment, tasks)
     for task in tasks:
-        _StageRun(run_logger, experiment, task, view=view, clock=clock).run(policy, dataset, state)
+        seen = dataset if task.reads_images else dataset.without(experiment.policy.cameras)
+        _StageRun(run_logger, experiment, task, view=view, clock=clock).run(policy, seen, state)
         state = None
     return SavedPolicy.of(experiment, policy)
 
@@ -114,8 +115,8 @@ class _StageRun:
         trainer = SupervisedTrainer(
             task.parameters(policy),
             task.loss_fn(policy, dataset.training),
+            task.reader(policy, dataset.training),
             settings=task.settings,
-            num_windows=len(dataset.training),
             seed=torch_seed_of(self._experiment.seed, task.purpose),
         )
         if state is None:
@@ -139,11 +140,9 @@ class _StageRun:
         in up to `NUM_FINGERPRINTED` windows: images may be too large to be read all.
         """
         rows = torch.from_numpy(np.unique(np.linspace(0, len(windows) - 1, NUM_FINGERPRINTED, dtype=np.int64)))
-        unread = () if self._task.reads_images else self._experiment.policy.cameras
         checksum = 0
-        for name, values in sorted(windows.observations_at(rows).items()):
-            if name not in unread:
-                checksum = zlib.crc32(values.numpy().tobytes(), checksum)
+        for _, values in sorted(windows.observations_at(rows).items()):
+            checksum = zlib.crc32(values.numpy().tobytes(), checksum)
         return {
             "num_windows": len(windows),
             "crc32_of_chunks": zlib.crc32(windows.chunks_WCA.tobytes()),
@@ -162,8 +161,9 @@ class _StageRun:
         self, trainer: SupervisedTrainer, policy: Policy, dataset: SupervisedDataset, fingerprint: dict[str, int]
     ) -> None:
         losses: list[float] = []
+        steps = trainer.steps()
         try:
-            for loss in trainer.steps():
+            for loss in steps:
                 losses.append(loss)
                 self._view.on_step(self._task.name, trainer.num_steps, trainer.step, loss)
                 if trainer.step < trainer.num_steps:
@@ -177,6 +177,8 @@ class _StageRun:
                 with contextlib.suppress(CheckpointError, StorageError):  # the error that ends the stage says more
                     self._save(policy, trainer, fingerprint)
             raise
+        finally:
+            steps.close()
 
     def _after_step(
         self,

@@ -1,8 +1,9 @@
 """Optimizer loop of one supervised stage, which resumes exactly after any step."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from ript_ray.errors import CheckpointError, DivergenceError
 from ript_ray.optim import cosine, decay_groups, moments_of, put_moments
-from ript_ray.policies.supervised import LossFn, SupervisedStage
+from ript_ray.policies.supervised import LossFn, SupervisedStage, WindowBatch, WindowReader
 from ript_ray.sft.interrupts import deferred_interrupts
 from ript_ray.types import Arrays
 
@@ -33,9 +34,9 @@ class SupervisedTrainer:
         self,
         parameters: Mapping[str, nn.Parameter],
         loss_fn: LossFn,
+        reader: WindowReader,
         *,
         settings: SupervisedStage,
-        num_windows: int,
         seed: int,
     ):
         """Prepare the stage; seeds torch's global generator.
@@ -43,19 +44,20 @@ class SupervisedTrainer:
         Args:
             parameters: The parameters to train, by name.
             loss_fn: The loss to minimize.
+            reader: Reads what the loss is computed of, ahead of the steps.
             settings: Steps or epochs, and the optimizer's settings.
-            num_windows: Size of the dataset.
             seed: Seed of the order, of dropout and of augmentation.
         """
         self.step = 0
         self.is_between_steps = True
         self._parameters = dict(parameters)
         self._loss_fn = loss_fn
+        self._reader = reader
         self._settings = settings
         self._seed = seed
-        self._batch_size = min(settings.batch_size, num_windows)
-        self._num_windows = num_windows
-        self._steps_per_epoch = math.ceil(num_windows / self._batch_size)
+        self._num_windows = len(reader.windows)
+        self._batch_size = min(settings.batch_size, self._num_windows)
+        self._steps_per_epoch = math.ceil(self._num_windows / self._batch_size)
         self._optimizer = torch.optim.AdamW(
             decay_groups(self._parameters.items(), settings.weight_decay), lr=settings.learning_rate
         )
@@ -66,19 +68,24 @@ class SupervisedTrainer:
         """Optimizer steps of the whole stage."""
         return self._settings.num_steps or (self._settings.num_epochs or 0) * self._steps_per_epoch
 
-    def steps(self) -> Iterator[float]:
+    def steps(self) -> Generator[float, None, None]:
         """Take the remaining steps and yield the loss of each. An interrupt waits until the step is done.
+
+        Close the generator to stop early: it may have threads that read ahead.
 
         Raises:
             DivergenceError: A loss or a gradient is not finite.
+            RiptError: What a step reads is corrupt.
         """
-        for rows in itertools.islice(self._batches(), self.step, self.num_steps):
-            with deferred_interrupts():  # half a step cannot be saved: weights, moments and generator must fit
-                self.is_between_steps = False
-                loss = self._take_step(rows)
-                self.step += 1
-                self.is_between_steps = True
-            yield loss
+        order = itertools.islice(self._batches(), self.step, self.num_steps)
+        with contextlib.closing(self._reader.batches(order)) as batches:
+            for batch in batches:
+                with deferred_interrupts():  # half a step cannot be saved: weights, moments and generator must fit
+                    self.is_between_steps = False
+                    loss = self._take_step(batch)
+                    self.step += 1
+                    self.is_between_steps = True
+                yield loss
 
     def state(self) -> Arrays:
         """Return a copy of all that the next step depends on besides the weights."""
@@ -100,10 +107,10 @@ class SupervisedTrainer:
             raise CheckpointError(f"the state of torch's generator is invalid: {error}") from error
         self.step = step
 
-    def _take_step(self, rows: torch.Tensor) -> float:
+    def _take_step(self, batch: WindowBatch) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        loss = self._loss_fn(rows, np.random.default_rng((self._seed, self.step)))
+        loss = self._loss_fn(batch, np.random.default_rng((self._seed, self.step)))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.max_grad_norm)

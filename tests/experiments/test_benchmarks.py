@@ -14,6 +14,7 @@ from experiments.benchmarks import (
     env_processes,
     lag,
     libero,
+    loader,
     memory,
     metaworld,
     openvla_oft_flops,
@@ -38,6 +39,12 @@ SMALLEST: dict[str, tuple[Callable[[], None], str]] = {
             env_processes.Options(
                 group_size=2, processes=(1,), queries_s=(0.001,), step_s=0.001, num_steps=2, repeats=1, libero=False
             )
+        ),
+        "times as fast",
+    ),
+    "loader": (
+        lambda: loader.main(
+            loader.Options(steps_s=(0.0,), num_frames=4, image_size=32, batch_size=2, num_steps=2, rounds=1)
         ),
         "times as fast",
     ),

@@ -78,7 +78,7 @@ class _StageChecks:
         if isinstance(self._policy, torch.nn.Module):
             self._policy.train()
         clear_gradients(parameters)
-        loss = loss_fn(torch.arange(NUM_WINDOWS), np.random.default_rng(0))
+        loss = loss_fn(task.reader(self._policy, windows).read(torch.arange(NUM_WINDOWS)), np.random.default_rng(0))
         expect(loss.numel() == 1, f"the loss is of shape {tuple(loss.shape)}, not a scalar")
         expect(bool(loss.isfinite()), f"the loss is {loss.item()}")
         loss.backward()

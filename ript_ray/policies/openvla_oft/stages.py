@@ -15,12 +15,30 @@ from ript_ray.policies.augmentation import augment
 from ript_ray.policies.openvla_oft.inputs import IMAGES
 from ript_ray.policies.openvla_oft.policy import OpenVLAOFTPolicy
 from ript_ray.policies.openvla_oft.statistics import Statistics
-from ript_ray.policies.supervised import Augmentation, LossFn, SupervisedStage, SupervisedTask, Windows, compute_over
+from ript_ray.policies.supervised import (
+    Augmentation,
+    LossFn,
+    SupervisedStage,
+    SupervisedTask,
+    WindowBatch,
+    WindowReader,
+    Windows,
+    compute_over,
+)
 from ript_ray.seeding import Purpose
 
 
+class _OpenVLAOFTTask(SupervisedTask):
+    """Common part of both stages."""
+
+    def reader(self, policy: OpenVLAOFTPolicy, windows: Windows) -> WindowReader:
+        """Return a reader of what a rollout would record: small images, the normalized state and the prompt."""
+        names = (*policy.inputs.cameras, *policy.inputs.sensors)
+        return WindowReader(windows, names, policy.inputs.record)
+
+
 @dataclass(frozen=True)
-class RegressionTask(SupervisedTask):
+class RegressionTask(_OpenVLAOFTTask):
     """Stage 1: the mean of each action, by the loss of the policy's distribution: L1 or the mean squared error."""
 
     settings: SupervisedStage
@@ -44,27 +62,26 @@ class RegressionTask(SupervisedTask):
     def loss_fn(self, policy: OpenVLAOFTPolicy, windows: Windows) -> LossFn:
         """Return the mean loss per action entry."""
 
-        def loss(rows: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-            record = _record(policy, windows, rows)
-            for camera in record[IMAGES].unbind(1):
+        def loss(batch: WindowBatch, generator: np.random.Generator) -> torch.Tensor:
+            for camera in batch.inputs[IMAGES].unbind(1):
                 camera.copy_(augment(camera, generator, self.augmentation))
-            mean, _ = policy.mean_and_log_scale(record, through_context=True)
-            return policy.distribution.errors(_targets(policy, windows, rows) - mean).mean()
+            mean, _ = policy.mean_and_log_scale(batch.inputs, through_context=True)
+            return policy.distribution.errors(_targets(policy, windows, batch) - mean).mean()
 
         return loss
 
     def error(self, policy: OpenVLAOFTPolicy, windows: Windows) -> float:
         """Return the mean absolute error per action entry, normalized."""
 
-        def errors(rows: torch.Tensor) -> torch.Tensor:
-            mean, _ = policy.mean_and_log_scale(_record(policy, windows, rows))
-            return (_targets(policy, windows, rows) - mean).abs().mean((1, 2))
+        def errors(batch: WindowBatch) -> torch.Tensor:
+            mean, _ = policy.mean_and_log_scale(batch.inputs)
+            return (_targets(policy, windows, batch) - mean).abs().mean((1, 2))
 
-        return float(compute_over(windows, errors).mean())
+        return float(compute_over(self.reader(policy, windows), errors).mean())
 
 
 @dataclass(frozen=True)
-class ScaleTask(SupervisedTask):
+class ScaleTask(_OpenVLAOFTTask):
     """Stage 2: the scale head, by the negative log-likelihood of the demonstrations' actions; all else is frozen.
 
     The log-scale is not clamped, as rollouts may be sampled with the unclamped one.
@@ -83,27 +100,22 @@ class ScaleTask(SupervisedTask):
 
     def loss_fn(self, policy: OpenVLAOFTPolicy, windows: Windows) -> LossFn:
         """Return the negative log-likelihood, in nats per action entry."""
-        return lambda rows, _: _surprise(policy, windows, rows).mean()
+        return lambda batch, _: _surprise(policy, windows, batch).mean()
 
     def error(self, policy: OpenVLAOFTPolicy, windows: Windows) -> float:
         """Return the mean negative log-likelihood, in nats per action entry."""
-        return float(compute_over(windows, lambda rows: _surprise(policy, windows, rows)).mean())
+        surprise = compute_over(self.reader(policy, windows), lambda batch: _surprise(policy, windows, batch))
+        return float(surprise.mean())
 
 
-def _record(policy: OpenVLAOFTPolicy, windows: Windows, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    observations = {name: values.numpy() for name, values in windows.observations_at(rows).items()}
-    record = policy.inputs.record(observations, windows.instructions_at(rows))
-    return {name: torch.from_numpy(array) for name, array in record.items()}
-
-
-def _targets(policy: OpenVLAOFTPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+def _targets(policy: OpenVLAOFTPolicy, windows: Windows, batch: WindowBatch) -> torch.Tensor:
     """Return the normalized actions (B, C, A) of windows."""
-    return torch.from_numpy(policy.inputs.statistics.normalize_actions(windows.chunks_WCA[rows.numpy()])).float()
+    return torch.from_numpy(policy.inputs.statistics.normalize_actions(windows.chunks_WCA[batch.rows.numpy()])).float()
 
 
-def _surprise(policy: OpenVLAOFTPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
+def _surprise(policy: OpenVLAOFTPolicy, windows: Windows, batch: WindowBatch) -> torch.Tensor:
     """Return the negative log-likelihood (B, C, A) of each entry of the windows' actions."""
     with torch.no_grad():
-        slots = policy.slots(_record(policy, windows, rows))
+        slots = policy.slots(batch.inputs)
     mean, log_scale = policy.heads(slots)
-    return -policy.distribution.log_prob(mean.detach(), log_scale, _targets(policy, windows, rows))
+    return -policy.distribution.log_prob(mean.detach(), log_scale, _targets(policy, windows, batch))

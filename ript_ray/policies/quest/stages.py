@@ -14,7 +14,15 @@ from torch import nn
 from ript_ray.policies.augmentation import augment
 from ript_ray.policies.quest.config import QuestSFT
 from ript_ray.policies.quest.policy import QuestPolicy
-from ript_ray.policies.supervised import LossFn, SupervisedStage, SupervisedTask, Windows, compute_over
+from ript_ray.policies.supervised import (
+    LossFn,
+    SupervisedStage,
+    SupervisedTask,
+    WindowBatch,
+    WindowReader,
+    Windows,
+    compute_over,
+)
 from ript_ray.seeding import Purpose
 
 
@@ -45,18 +53,23 @@ class AutoencoderTask(_QuestTask):
         """Return the autoencoder's parameters."""
         return {f"autoencoder.{name}": value for name, value in policy.autoencoder.named_parameters()}
 
+    def reader(self, policy: QuestPolicy, windows: Windows) -> WindowReader:
+        """Return a reader of nothing: only the actions matter."""
+        return WindowReader(windows, names=())
+
     def loss_fn(self, policy: QuestPolicy, windows: Windows) -> LossFn:
         """Return the mean absolute reconstruction error, in units of half the action range."""
         chunks_WCA = torch.from_numpy(windows.chunks_WCA)
 
-        def loss(rows: torch.Tensor, _: np.random.Generator) -> torch.Tensor:
-            return F.l1_loss(policy.autoencoder(chunks_WCA[rows]), chunks_WCA[rows])
+        def loss(batch: WindowBatch, _: np.random.Generator) -> torch.Tensor:
+            chunks_BCA = chunks_WCA[batch.rows]
+            return F.l1_loss(policy.autoencoder(chunks_BCA), chunks_BCA)
 
         return loss
 
     def error(self, policy: QuestPolicy, windows: Windows) -> float:
         """Return the mean absolute error per action entry, in units of half the action range."""
-        return float(_over(windows, policy, _reconstruction_errors).mean())
+        return float(_over(self.reader(policy, windows), policy, _reconstruction_errors).mean())
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,10 @@ class PriorTask(_QuestTask):
     def loss_fn(self, policy: QuestPolicy, windows: Windows) -> LossFn:
         """Return the cross-entropy, in nats per token."""
         chunks_WCA = torch.from_numpy(windows.chunks_WCA)
-        fixed_WU = None if self.sft.noisy_tokens else _over(windows, policy, _tokens)
+        fixed_WU = None if self.sft.noisy_tokens else _over(WindowReader(windows, names=()), policy, _tokens)
 
-        def loss(rows: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-            observations = windows.observations_at(rows)
+        def loss(batch: WindowBatch, generator: np.random.Generator) -> torch.Tensor:
+            rows, observations = batch.rows, dict(batch.inputs)
             for camera in policy.settings.cameras:
                 observations[camera] = augment(observations[camera], generator, self.sft.augmentation)
             with torch.no_grad():
@@ -97,35 +110,35 @@ class PriorTask(_QuestTask):
 
     def error(self, policy: QuestPolicy, windows: Windows) -> float:
         """Return the mean cross-entropy, in nats per token."""
-        return float(_over(windows, policy, _token_losses).mean())
+        return float(_over(self.reader(policy, windows), policy, _token_losses).mean())
 
 
-PerWindow = Callable[[QuestPolicy, Windows, torch.Tensor], torch.Tensor]
-"""Computes one row per window, for the windows at given rows."""
+PerWindow = Callable[[QuestPolicy, Windows, WindowBatch], torch.Tensor]
+"""Computes one row per window of a batch."""
 
 
-def _over(windows: Windows, policy: QuestPolicy, per_window: PerWindow) -> torch.Tensor:
+def _over(reader: WindowReader, policy: QuestPolicy, per_window: PerWindow) -> torch.Tensor:
     """Compute for all windows in evaluation mode, then restore the policy's mode."""
     was_training = policy.training
     policy.eval()
-    computed = compute_over(windows, lambda rows: per_window(policy, windows, rows))
+    computed = compute_over(reader, lambda batch: per_window(policy, reader.windows, batch))
     policy.train(was_training)
     return computed
 
 
-def _tokens(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
-    return policy.autoencoder.tokens(torch.from_numpy(windows.chunks_WCA[rows.numpy()]))
+def _tokens(policy: QuestPolicy, windows: Windows, batch: WindowBatch) -> torch.Tensor:
+    return policy.autoencoder.tokens(torch.from_numpy(windows.chunks_WCA[batch.rows.numpy()]))
 
 
-def _reconstruction_errors(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
-    chunks_BCA = torch.from_numpy(windows.chunks_WCA[rows.numpy()])
+def _reconstruction_errors(policy: QuestPolicy, windows: Windows, batch: WindowBatch) -> torch.Tensor:
+    chunks_BCA = torch.from_numpy(windows.chunks_WCA[batch.rows.numpy()])
     return (policy.autoencoder(chunks_BCA) - chunks_BCA).abs().mean((1, 2))
 
 
-def _token_losses(policy: QuestPolicy, windows: Windows, rows: torch.Tensor) -> torch.Tensor:
-    tokens_BU = _tokens(policy, windows, rows)
-    loss = _cross_entropy(policy, windows.observations_at(rows), windows.instructions_at(rows), tokens_BU)
-    return loss.expand(len(rows))
+def _token_losses(policy: QuestPolicy, windows: Windows, batch: WindowBatch) -> torch.Tensor:
+    tokens_BU = _tokens(policy, windows, batch)
+    loss = _cross_entropy(policy, batch.inputs, windows.instructions_at(batch.rows), tokens_BU)
+    return loss.expand(len(batch.rows))
 
 
 def _cross_entropy(

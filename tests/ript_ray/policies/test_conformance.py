@@ -71,13 +71,7 @@ class Regression(SupervisedTask):
 
     def loss_fn(self, policy: GaussianPolicy, windows: Windows) -> LossFn:
         chunks_WC = torch.from_numpy(windows.chunks_WCA).mean(-1)
-        return lambda rows, _: nn.functional.mse_loss(
-            policy.mean(windows.observations_at(rows)["state"]), chunks_WC[rows]
-        )
-
-    def error(self, policy: GaussianPolicy, windows: Windows) -> float:
-        with torch.no_grad():
-            return self.loss_fn(policy, windows)(torch.arange(len(windows)), np.random.default_rng(0)).item()
+        return lambda batch, _: nn.functional.mse_loss(policy.mean(batch.inputs["state"]), chunks_WC[batch.rows])
 
 
 @dataclass(frozen=True)
@@ -347,7 +341,7 @@ class TwiceNamed(Regression):
 
 class Infinite(Regression):
     def loss_fn(self, policy: GaussianPolicy, windows: Windows) -> LossFn:
-        return lambda rows, _: super(Infinite, self).loss_fn(policy, windows)(rows, _) * float("inf")
+        return lambda batch, _: super(Infinite, self).loss_fn(policy, windows)(batch, _) * float("inf")
 
 
 class Noisy(Regression):

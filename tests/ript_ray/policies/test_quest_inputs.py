@@ -77,8 +77,8 @@ def test_a_policy_with_a_camera_learns_from_its_images_and_acts_in_evaluation_mo
     task = PriorTask(stage, QuestSFT(autoencoder=stage, prior=stage, augmentation=Augmentation(color=0.0, shift=0)))
     task.prepare(policy, windows)
     policy.train()
-    loss_fn = task.loss_fn(policy, windows)
-    losses = list(SupervisedTrainer(task.parameters(policy), loss_fn, settings=stage, num_windows=8, seed=1).steps())
+    loss_fn, reader = task.loss_fn(policy, windows), task.reader(policy, windows)
+    losses = list(SupervisedTrainer(task.parameters(policy), loss_fn, reader, settings=stage, seed=1).steps())
     policy.eval()
     assert np.mean(losses[-5:]) < 0.2 * losses[0]
     before = policy.state_arrays()

@@ -30,7 +30,7 @@ def record(num_per_task: int = 2, action_noise: float = 0.0, max_steps: int = 12
 def fit(task: SupervisedTask, policy: QuestPolicy, windows: Windows) -> list[float]:
     policy.train()
     parameters, loss_fn = task.parameters(policy), task.loss_fn(policy, windows)
-    trainer = SupervisedTrainer(parameters, loss_fn, settings=task.settings, num_windows=len(windows), seed=1)
+    trainer = SupervisedTrainer(parameters, loss_fn, task.reader(policy, windows), settings=task.settings, seed=1)
     losses = list(trainer.steps())
     policy.eval()
     return losses

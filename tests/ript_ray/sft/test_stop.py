@@ -18,7 +18,7 @@ from ript_envs.contract import Observation
 from ript_ray.config.experiment import Experiment, register
 from ript_ray.errors import CheckpointError
 from ript_ray.pipeline import resume_experiment, run_experiment
-from ript_ray.policies.supervised import SupervisedStage
+from ript_ray.policies.supervised import SupervisedStage, WindowBatch, WindowReader, Windows
 from ript_ray.runs import checkpoint
 from ript_ray.runtime.cluster import Cluster
 from ript_ray.sft.interrupts import deferred_interrupts
@@ -131,6 +131,9 @@ def test_a_stage_is_not_resumed_with_demonstrations_that_only_look_different(tmp
     resume_experiment(folder, IN_PROCESS, view_of=lambda _: Stop(0, interrupt))
 
 
+NOTHING_SEEN = Windows(("go",) * 8, {}, np.zeros((8, 1, 1), np.float32))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_a_step_waits_for_its_end_and_nothing_of_the_step_is_lost(
     number: signal.Signals,
@@ -139,14 +142,14 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end_and_nothing_of_the_s
         torch.manual_seed(0)
         linear, drop = nn.Linear(1, 1), nn.Dropout(0.5)
 
-        def loss(rows: torch.Tensor, _: np.random.Generator) -> torch.Tensor:
-            result = drop(linear(rows.float()[:, None])).square().mean()
+        def loss(batch: WindowBatch, _: np.random.Generator) -> torch.Tensor:
+            result = drop(linear(batch.rows.float()[:, None])).square().mean()
             if is_stopped and trainer.step == 2:
                 signal.raise_signal(number)
             return result
 
         parameters, settings = dict(linear.named_parameters()), SupervisedStage(num_steps=3, batch_size=2)
-        trainer = SupervisedTrainer(parameters, loss, settings=settings, num_windows=8, seed=1)
+        trainer = SupervisedTrainer(parameters, loss, WindowReader(NOTHING_SEEN), settings=settings, seed=1)
         return linear, trainer
 
     expected, undisturbed = begin(is_stopped=False)

@@ -56,7 +56,7 @@ def begin(stage: str, settings: SupervisedStage, *, noisy: bool) -> tuple[QuestP
     sft = QuestSFT(autoencoder=settings, prior=settings, noisy_tokens=noisy)
     (task,) = (task for task in sft.tasks() if task.name == stage)
     parameters, loss_fn = task.parameters(policy), task.loss_fn(policy, windows)
-    return policy, SupervisedTrainer(parameters, loss_fn, settings=settings, num_windows=len(windows), seed=3)
+    return policy, SupervisedTrainer(parameters, loss_fn, task.reader(policy, windows), settings=settings, seed=3)
 
 
 @pytest.mark.parametrize("settings", [BY_STEPS, BY_EPOCHS], ids=["steps", "epochs"])

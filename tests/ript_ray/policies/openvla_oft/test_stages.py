@@ -62,9 +62,8 @@ def run(task: SupervisedTask, policy: OpenVLAOFTPolicy, data: Windows) -> tuple[
     task.prepare(policy, data)
     before = task.error(policy, data)
     with torch.random.fork_rng():
-        trainer = SupervisedTrainer(
-            task.parameters(policy), task.loss_fn(policy, data), settings=task.settings, num_windows=len(data), seed=0
-        )
+        loss_fn, reader = task.loss_fn(policy, data), task.reader(policy, data)
+        trainer = SupervisedTrainer(task.parameters(policy), loss_fn, reader, settings=task.settings, seed=0)
         for _ in trainer.steps():
             pass
     return before, task.error(policy, data)
@@ -116,12 +115,14 @@ def test_a_gaussian_policy_is_trained_by_the_mean_squared_error() -> None:
     record = policy.inputs.record(observations, data.instructions[:8])
     mean, log_scale = policy.mean_and_log_scale({name: torch.from_numpy(array) for name, array in record.items()})
     deviations = mean.detach().numpy() - normalized
-    assert loss(rows, np.random.default_rng(0)).item() == pytest.approx((deviations**2).mean(), rel=1e-5)
+    assert loss(regression.reader(policy, data).read(rows), np.random.default_rng(0)).item() == pytest.approx(
+        (deviations**2).mean(), rel=1e-5
+    )
     scales = np.exp(log_scale.detach().numpy().astype(np.float64))
     surprise = (deviations / scales) ** 2 / 2 + np.log(scales * np.sqrt(2 * np.pi))
-    assert scale.loss_fn(policy, data)(rows, np.random.default_rng(0)).item() == pytest.approx(
-        surprise.mean(), rel=1e-4
-    )
+    batch = scale.reader(policy, data).read(rows)
+    found = scale.loss_fn(policy, data)(batch, np.random.default_rng(0)).item()
+    assert found == pytest.approx(surprise.mean(), rel=1e-4)
 
 
 def test_a_pretrained_model_is_adapted_everywhere_with_new_heads(tmp_path: Path) -> None:
