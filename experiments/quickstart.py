@@ -4,7 +4,7 @@ Question: how far does interactive post-training with nothing but success or fai
     that was imitation-learned from a single demonstration of each of three MetaWorld tasks?
 Source: RIPT-VLA (Tan et al. 2025), Algorithm 1 and section 5.3 (few-shot); sizes and step counts are ours.
 Expected: success on held-out contexts rises by 30 points or more (docs/quickstart.md).
-Hardware: two CPU cores, 6 GiB of memory (a run uses 3.2), no GPU.
+Hardware: two CPU cores, 6 GiB of memory (a run uses 2.4), no GPU.
 Time: six to eight minutes.
 
 Differences from the paper: low-dimensional observations (the hand; object and goal relative to it) instead of images; a
