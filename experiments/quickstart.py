@@ -5,7 +5,7 @@ Question: how far does interactive post-training with nothing but success or fai
 Source: RIPT-VLA (Tan et al. 2025), Algorithm 1 and section 5.3 (few-shot); sizes and step counts are ours.
 Expected: success on held-out contexts rises by 30 points or more (docs/quickstart.md).
 Hardware: two CPU cores, 6 GiB of memory (a run uses 2.4), no GPU.
-Time: six to eight minutes.
+Time: about six minutes.
 
 Differences from the paper: low-dimensional observations (the hand; object and goal relative to it) instead of images; a
 prior with 0.37 M parameters instead of 11.4 M, over 200 skills instead of 1000; chunks of 8 actions, all executed,
