@@ -118,24 +118,22 @@ def without(flag: mujoco.mjtRndFlag) -> Edit:
     return edit
 
 
-def without_casting(kinds: Sequence[mujoco.mjtGeom]) -> Edit:
+def without_casting(*kinds: mujoco.mjtGeom) -> Edit:
     """Return an edit after which geoms of these kinds, or all if there are none, are not drawn in the shadow map."""
-
-    def edit(scene: mujoco.MjvScene) -> None:
-        for geom in scene.geoms[: scene.ngeom]:
-            if not kinds or geom.type in kinds:
-                geom.category = mujoco.mjtCatBit.mjCAT_DECOR
-
-    return edit
+    return _with_geoms(kinds, category=mujoco.mjtCatBit.mjCAT_DECOR)
 
 
-def without_kinds(kinds: Sequence[mujoco.mjtGeom]) -> Edit:
+def without_kinds(*kinds: mujoco.mjtGeom) -> Edit:
     """Return an edit after which geoms of these kinds, or all if there are none, are not drawn at all."""
+    return _with_geoms(kinds, type=mujoco.mjtGeom.mjGEOM_NONE)
 
+
+def _with_geoms(kinds: Sequence[mujoco.mjtGeom], **changes: int) -> Edit:
     def edit(scene: mujoco.MjvScene) -> None:
         for geom in scene.geoms[: scene.ngeom]:
             if not kinds or geom.type in kinds:
-                geom.type = mujoco.mjtGeom.mjGEOM_NONE
+                for name, value in changes.items():
+                    setattr(geom, name, value)
 
     return edit
 
@@ -146,13 +144,13 @@ def renderers(view: View) -> dict[str, OffscreenRenderer]:
     edits: dict[str, Edit | None] = {
         "MuJoCo": None,
         "no shadows": without(flags.mjRND_SHADOW),
-        "empty map": without_casting(()),
-        "no plane in it": without_casting((kinds.mjGEOM_PLANE,)),
-        "no mesh in it": without_casting((kinds.mjGEOM_MESH,)),
+        "empty map": without_casting(),
+        "no plane in it": without_casting(kinds.mjGEOM_PLANE),
+        "no mesh in it": without_casting(kinds.mjGEOM_MESH),
         "no reflection": without(flags.mjRND_REFLECTION),
         "no sky": without(flags.mjRND_SKYBOX),
-        "no meshes": without_kinds((kinds.mjGEOM_MESH,)),
-        "nothing": without_kinds(()),
+        "no meshes": without_kinds(kinds.mjGEOM_MESH),
+        "nothing": without_kinds(),
     }
     built: dict[str, OffscreenRenderer] = {
         way: StockRenderer(view.model, view.size, view.hidden_groups, edit) for way, edit in edits.items()

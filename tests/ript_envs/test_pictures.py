@@ -40,6 +40,14 @@ def act(environment: Environment, generator: np.random.Generator, num_actions: i
         environment.step(generator.uniform(-1, 1, num_actions).astype(np.float32))
 
 
+def spared(model: mujoco.MjModel, hidden_groups: tuple[int, ...] = ()) -> OffscreenRenderer:
+    """Our renderer, where there is no GPU: one draws everything."""
+    renderer = OffscreenRenderer(model, size=SIZE, rendering="full", hidden_groups=hidden_groups)
+    if not renderer._is_slow:
+        pytest.skip("a GPU is spared nothing")
+    return renderer
+
+
 def shadow_map(renderer: OffscreenRenderer) -> NDArray[np.uint32]:
     gl: Any = importlib.import_module("OpenGL.GL")
     gl.glBindTexture(gl.GL_TEXTURE_2D, renderer._gl_context.shadowTex)
@@ -51,7 +59,7 @@ def shadow_map(renderer: OffscreenRenderer) -> NDArray[np.uint32]:
 def test_metaworlds_pictures_equal_mujocos(task: str) -> None:
     environment, generator = metaworld(task), np.random.default_rng(0)
     model, data = environment._sim.model, environment._sim.data
-    ours, stock = OffscreenRenderer(model, size=SIZE, rendering="full"), StockRenderer(model, SIZE)
+    ours, stock = spared(model), StockRenderer(model, SIZE)
     seen = set()
     for _ in range(4):
         for camera in CAMERAS:
@@ -65,9 +73,7 @@ def test_metaworlds_pictures_equal_mujocos(task: str) -> None:
 def test_metaworlds_shadow_map_equals_mujocos_where_two_environments_take_turns() -> None:
     environments, generator = [metaworld("hammer-v3", seed) for seed in range(2)], np.random.default_rng(0)
     model = environments[0]._sim.model
-    ours, stock = OffscreenRenderer(model, size=SIZE, rendering="full"), StockRenderer(model, SIZE)
-    if ours._shadows is None:
-        pytest.skip("a GPU draws whole shadow maps")
+    ours, stock = spared(model), StockRenderer(model, SIZE)
     camera = model.camera("corner2").id
     for index in range(6):
         environment = environments[index % 2]
@@ -88,7 +94,7 @@ def test_liberos_pictures_equal_mujocos_and_the_hands_leave_most_of_the_scene_ou
     assert isinstance(environment, LiberoEnvironment)
     environment.reset(benchmark.evaluation_states(task)[0])
     model, data = environment._model, environment._data
-    ours = OffscreenRenderer(model, size=SIZE, rendering="full", hidden_groups=(COLLISION_SHAPES,))
+    ours = spared(model, (COLLISION_SHAPES,))
     stock = StockRenderer(model, SIZE, (COLLISION_SHAPES,))
     num_left_out = []
     for _ in range(3):
@@ -148,7 +154,7 @@ def test_all_shapes_lights_and_mirrors_from_all_sides_look_as_mujoco_draws_them(
 ) -> None:
     model = mujoco.MjModel.from_xml_string(SHAPES.format(lights=lights, floor=floor, plane=plane))
     data, generator = mujoco.MjData(model), np.random.default_rng(0)
-    ours, stock = OffscreenRenderer(model, size=SIZE, rendering="full"), StockRenderer(model, SIZE)
+    ours, stock = spared(model), StockRenderer(model, SIZE)
     num_without_mirror = num_left_out = 0
     for index in range(40):
         for body in range(model.nmocap):
@@ -179,7 +185,7 @@ def test_mujoco_draws_the_shadows_if_it_draws_them_otherwise_than_we() -> None:
     data.mocap_pos[:] = 0.1, 0.1, 0.5
     data.mocap_pos[-1] = 0.1, 0.0, 1.5
     mujoco.mj_forward(model, data)
-    ours, stock = OffscreenRenderer(model, size=SIZE, rendering="full"), StockRenderer(model, SIZE)
+    ours, stock = spared(model), StockRenderer(model, SIZE)
     ours._shadows = OtherMap(ours._gl_context)
     for _ in range(2):
         np.testing.assert_array_equal(ours.draw(model, data, 0), stock.draw(model, data, 0))
